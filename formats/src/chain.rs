@@ -1,0 +1,221 @@
+//! Turns the layers of an image and its parents into one disk.
+//!
+//! ```text
+//!   guest offset ──► overlay.qcow2 ──Absent──► middle.vhdx ──Absent──► base.raw ──Absent or past its end──► zeros
+//!                    layers[0]                 layers[1]               layers[2]
+//! ```
+//!
+//! Invariants: layer 0 is the one that was asked for and gives the disk its size; a parent that is shorter reads as zeros
+//! past its end, one that is longer is cut; no file is in a chain twice.
+
+use std::sync::Arc;
+
+use crate::error::{ErrorKind, ImageError, Result};
+use crate::extent::{DiskExtent, DiskKind, HostFileId, HostRange, LayerKind};
+use crate::host_file::{FileIdentity, OpenFile};
+use crate::layer::{FileReference, Image, ImageInfo, ImageLayer};
+use crate::limits::MAX_CHAIN_DEPTH;
+use crate::reference_gate::ReferenceGate;
+use crate::registry::{self, Format};
+use crate::source::{BlockSource, Geometry};
+
+/// A disk: an image with everything that it inherits from.
+pub struct Disk {
+    layers: Vec<Layer>,
+    files: Vec<OpenFile>,
+    /// The first layer that belongs to the declared parent.
+    inherited_from: usize,
+}
+
+struct Layer {
+    mapping: Box<dyn ImageLayer>,
+    info: ImageInfo,
+    /// The host file of the image itself.
+    name: String,
+    identity: Option<FileIdentity>,
+    /// Index of its first host file in `Disk::files`.
+    first_file: usize,
+}
+
+impl Disk {
+    /// Opens `file` as `format` (probed if `None`), at its current state or a snapshot's, with all its parents.
+    pub fn open(
+        file: OpenFile,
+        format: Option<&'static Format>,
+        snapshot: Option<&str>,
+        gate: Arc<dyn ReferenceGate>,
+    ) -> Result<Disk> {
+        let mut disk = Disk { layers: Vec::new(), files: Vec::new(), inherited_from: usize::MAX };
+        let image = registry::open_image(&file, format)?;
+        let mut next = disk.add(file, image.as_ref(), snapshot, gate.as_ref())?.map(|parent| (parent, gate));
+        while let Some((reference, gate)) = next {
+            let referenced = gate.open(&reference)?;
+            let name = referenced.file.name.clone();
+            let parent = disk
+                .add_parent(referenced.file, &reference, referenced.gate.as_ref())
+                .map_err(|cause| in_parent(&name, cause))?;
+            next = parent.map(|reference| (reference, referenced.gate));
+        }
+        Ok(disk)
+    }
+
+    fn add_parent(
+        &mut self,
+        file: OpenFile,
+        reference: &FileReference,
+        gate: &dyn ReferenceGate,
+    ) -> Result<Option<FileReference>> {
+        self.check_position(&file)?;
+        let format = match reference.format.as_deref() {
+            Some(name) => Some(registry::by_name(name).ok_or_else(|| {
+                ImageError::unsupported(
+                    "open parent",
+                    format!("the image says that its format is \"{}\"", name.escape_default()),
+                )
+            })?),
+            None => None,
+        };
+        let image = registry::open_image(&file, format)?;
+        check_identity(reference, image.info())?;
+        self.add(file, image.as_ref(), None, gate)
+    }
+
+    /// Appends an image as the lowest layer; returns the parent that it names.
+    fn add(
+        &mut self,
+        file: OpenFile,
+        image: &dyn Image,
+        snapshot: Option<&str>,
+        gate: &dyn ReferenceGate,
+    ) -> Result<Option<FileReference>> {
+        let mapping = image.layer(snapshot, gate)?;
+        let first_file = self.files.len();
+        self.files.extend_from_slice(mapping.host_files());
+        let info = image.info().clone();
+        self.layers.push(Layer { mapping, info, name: file.name, identity: file.identity, first_file });
+        Ok(image.parent().cloned())
+    }
+
+    fn check_position(&self, file: &OpenFile) -> Result<()> {
+        if self.layers.len() >= MAX_CHAIN_DEPTH {
+            let detail = format!("the chain is longer than {MAX_CHAIN_DEPTH} files");
+            return Err(ImageError::limit_exceeded("open parent", detail));
+        }
+        let repeated = self.layers.iter().any(|layer| layer.identity.is_some() && layer.identity == file.identity);
+        if repeated {
+            return Err(ImageError::corrupt(
+                "open parent",
+                "the chain comes back to a file that it already went through",
+            ));
+        }
+        Ok(())
+    }
+
+    /// What the header of each layer says, with the layer's file name, from the top down.
+    pub fn layers(&self) -> impl ExactSizeIterator<Item = (&str, &ImageInfo)> {
+        self.layers.iter().map(|layer| (layer.name.as_str(), &layer.info))
+    }
+
+    /// Makes everything that comes from `file`, or from below it in the chain, [`DiskKind::Inherited`].
+    ///
+    /// Returns whether the chain goes through that file; if not, nothing is inherited.
+    pub fn declare_parent(&mut self, file: FileIdentity) -> bool {
+        let position = self.layers.iter().skip(1).position(|layer| layer.identity == Some(file));
+        self.inherited_from = position.map_or(usize::MAX, |below_top| below_top + 1);
+        position.is_some()
+    }
+
+    fn read_from(&self, depth: usize, guest_offset: u64, buffer: &mut [u8]) -> Result<()> {
+        let Some(layer) = self.layers.get(depth) else {
+            buffer.fill(0);
+            return Ok(());
+        };
+        let size_bytes = layer.mapping.geometry().size_bytes;
+        let here = size_bytes.saturating_sub(guest_offset).min(buffer.len() as u64) as usize;
+        let (mut inside, past_the_end) = buffer.split_at_mut(here);
+        past_the_end.fill(0);
+        let mut guest_offset = guest_offset;
+        while !inside.is_empty() {
+            let extent = layer.mapping.extent_at(guest_offset, inside.len() as u64)?;
+            let (part, rest) = inside.split_at_mut(extent.length_bytes.min(inside.len() as u64) as usize);
+            match extent.kind {
+                LayerKind::Data(_) | LayerKind::Encoded => layer.mapping.read_at(guest_offset, part)?,
+                LayerKind::Zero => part.fill(0),
+                LayerKind::Absent => self.read_from(depth + 1, guest_offset, part)?,
+            }
+            guest_offset += part.len() as u64;
+            inside = rest;
+        }
+        Ok(())
+    }
+}
+
+impl BlockSource for Disk {
+    fn geometry(&self) -> Geometry {
+        let mut geometry = self.layers[0].mapping.geometry();
+        geometry.unit_bytes = self.layers.iter().map(|layer| layer.mapping.geometry().unit_bytes).max().unwrap_or(1);
+        geometry
+    }
+
+    fn extent_at(&self, guest_offset: u64, max_bytes: u64) -> Result<DiskExtent> {
+        let mut length_bytes = self.geometry().clamp(guest_offset, max_bytes)?;
+        for (depth, layer) in self.layers.iter().enumerate() {
+            if depth >= self.inherited_from {
+                return Ok(DiskExtent { length_bytes, kind: DiskKind::Inherited });
+            }
+            let size_bytes = layer.mapping.geometry().size_bytes;
+            if guest_offset >= size_bytes {
+                break;
+            }
+            length_bytes = length_bytes.min(size_bytes - guest_offset);
+            let extent = layer.mapping.extent_at(guest_offset, length_bytes)?;
+            length_bytes = length_bytes.min(extent.length_bytes);
+            let kind = match extent.kind {
+                LayerKind::Data(HostRange { file: HostFileId(index), host_offset }) => {
+                    DiskKind::Data(Some(HostRange { file: HostFileId(layer.first_file + index), host_offset }))
+                }
+                LayerKind::Encoded => DiskKind::Encoded,
+                LayerKind::Zero => DiskKind::Zero,
+                LayerKind::Absent => continue,
+            };
+            return Ok(DiskExtent { length_bytes, kind });
+        }
+        Ok(DiskExtent { length_bytes, kind: DiskKind::Hole })
+    }
+
+    fn read_at(&self, guest_offset: u64, buffer: &mut [u8]) -> Result<()> {
+        self.geometry().check_range(guest_offset, buffer.len() as u64)?;
+        self.read_from(0, guest_offset, buffer)
+    }
+
+    fn host_files(&self) -> &[OpenFile] {
+        &self.files
+    }
+}
+
+/// The child says who its parent is; a file of the same name that is somebody else would give wrong data silently.
+fn check_identity(reference: &FileReference, parent: &ImageInfo) -> Result<()> {
+    if reference.identities.is_empty() {
+        return Ok(());
+    }
+    match &parent.identity {
+        Some(identity) if reference.identities.contains(identity) => Ok(()),
+        found => Err(ImageError::corrupt(
+            "open parent",
+            format!(
+                "the file is {}, the child expects {}: it is not the parent, or was changed after the child was made",
+                found.as_deref().unwrap_or("without an identity"),
+                reference.identities.join(" or ")
+            ),
+        )),
+    }
+}
+
+fn in_parent(name: &str, cause: ImageError) -> ImageError {
+    let kind = match cause.kind() {
+        ErrorKind::NotThisFormat => ErrorKind::Corrupt,
+        kind => kind,
+    };
+    ImageError::new(kind, format!("open the chain through \"{}\"", name.escape_debug()), "a parent cannot be used")
+        .caused_by(cause)
+}

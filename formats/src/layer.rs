@@ -1,0 +1,133 @@
+//! What a format author writes: an [`Image`] (a parsed file) and its [`ImageLayer`]s (one disk's worth of mapping).
+//!
+//! A layer knows only its own file. [`crate::chain`] alone turns layers into a disk, so that no other code can forget a
+//! parent.
+
+use crate::check::CheckReport;
+use crate::error::Result;
+use crate::extent::LayerExtent;
+use crate::host_file::OpenFile;
+use crate::reference_gate::ReferenceGate;
+use crate::source::Geometry;
+
+/// A file of some format whose header has been read and checked.
+///
+/// Opening and [`info`](Self::info) never follow a reference to another file; [`layer`](Self::layer) may, through the gate.
+pub trait Image: Send + Sync {
+    /// What the header says.
+    fn info(&self) -> &ImageInfo;
+
+    /// The file that holds what this one does not, if there is one.
+    fn parent(&self) -> Option<&FileReference>;
+
+    /// The snapshots kept inside the file.
+    fn snapshots(&self) -> &[SnapshotInfo];
+
+    /// The current state of the disk, or the one of a snapshot given by name or id.
+    fn layer(&self, snapshot: Option<&str>, gate: &dyn ReferenceGate) -> Result<Box<dyn ImageLayer>>;
+
+    /// Looks for damage in the file's own structures; fails only if it cannot look.
+    fn check(&self, report: &mut CheckReport) -> Result<()>;
+}
+
+/// One file's part of a disk.
+///
+/// The promises are those of [`BlockSource`](crate::source::BlockSource); `extent_at` says [`Absent`] where the parent
+/// decides, and `read_at` gives zeros there.
+///
+/// [`Absent`]: crate::extent::LayerKind::Absent
+pub trait ImageLayer: Send + Sync {
+    /// The numbers that describe the disk at this layer.
+    fn geometry(&self) -> Geometry;
+
+    /// What this layer holds from `guest_offset` on, for at most `max_bytes`.
+    fn extent_at(&self, guest_offset: u64, max_bytes: u64) -> Result<LayerExtent>;
+
+    /// Reads this layer's bytes at `guest_offset`.
+    fn read_at(&self, guest_offset: u64, buffer: &mut [u8]) -> Result<()>;
+
+    /// The files that the layer's host ranges point into.
+    fn host_files(&self) -> &[OpenFile];
+}
+
+/// What an image's header says, for people and programs.
+#[derive(Debug, Clone)]
+pub struct ImageInfo {
+    /// The format's name in the registry.
+    pub format: &'static str,
+    /// The disk's numbers.
+    pub geometry: Geometry,
+    /// What a child must name to prove that this is its parent (a linkage GUID, a content id), if the format has that.
+    pub identity: Option<String>,
+    /// What only this format has, in the order to show it.
+    pub details: Vec<(&'static str, Detail)>,
+    /// What is wrong with the image without keeping it from being read.
+    pub warnings: Vec<String>,
+}
+
+/// A value of a format's own, for [`ImageInfo::details`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Detail {
+    /// Words. May come from the file: escape it before a terminal sees it.
+    Text(String),
+    /// A number; its unit is in its name.
+    Number(u64),
+    /// Yes or no.
+    Flag(bool),
+}
+
+impl From<&str> for Detail {
+    fn from(text: &str) -> Self {
+        Detail::Text(text.to_owned())
+    }
+}
+
+impl From<String> for Detail {
+    fn from(text: String) -> Self {
+        Detail::Text(text)
+    }
+}
+
+impl From<u64> for Detail {
+    fn from(number: u64) -> Self {
+        Detail::Number(number)
+    }
+}
+
+impl From<u32> for Detail {
+    fn from(number: u32) -> Self {
+        Detail::Number(number.into())
+    }
+}
+
+impl From<bool> for Detail {
+    fn from(flag: bool) -> Self {
+        Detail::Flag(flag)
+    }
+}
+
+/// A snapshot kept inside an image.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SnapshotInfo {
+    /// Its id, unique in the image.
+    pub id: String,
+    /// Its name, as the user gave it; need not be unique.
+    pub name: String,
+    /// The disk's size when it was taken, in bytes.
+    pub size_bytes: u64,
+    /// When it was taken, in seconds since 1970, if known.
+    pub taken_unix_s: Option<u64>,
+    /// How many bytes of machine state (memory) were saved with it.
+    pub machine_state_bytes: u64,
+}
+
+/// Another file that an image names.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FileReference {
+    /// The names it may be found under, best first, as they stand in the image.
+    pub names: Vec<String>,
+    /// The format that the image says the file has.
+    pub format: Option<String>,
+    /// The identities, any of which the file's own must equal ([`ImageInfo::identity`]); empty if the format has none.
+    pub identities: Vec<String>,
+}

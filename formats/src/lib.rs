@@ -1,0 +1,43 @@
+//! Virtual disk image formats behind one reading and one creating interface.
+//!
+//! *Guest* is the disk as the machine sees it, *host* is the file that holds it; every offset says which.
+//!
+//! ```text
+//!  reading    HostFile ──► Format::open ──► Image ──► ImageLayer ─┐
+//!                                             (parents, by chain) ├──► Disk: BlockSource
+//!                          ReferenceGate ──► Image ──► ImageLayer ┘
+//!  creating   GuestUnit ──► ImageWriter (encode, place, write, finish) ──► HostFileMut
+//! ```
+//!
+//! Formats read, and create anew; they never edit a file in place. This crate knows no policy about paths, starts no
+//! threads, prints nothing and opens no file by itself.
+
+#![forbid(unsafe_code)]
+
+pub mod chain;
+pub mod check;
+pub mod codec;
+pub mod error;
+pub mod extent;
+pub mod host_file;
+pub mod layer;
+pub mod limits;
+pub mod local_file;
+pub mod qcow2;
+pub mod raw;
+pub mod reference_gate;
+pub mod registry;
+pub mod sink;
+pub mod source;
+mod table_cache;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
+pub mod vhdx;
+
+pub use chain::Disk;
+pub use error::{ErrorKind, ImageError, Result};
+pub use host_file::{HostFile, HostFileMut, OpenFile};
+pub use layer::{Image, ImageLayer};
+pub use registry::{FORMATS, Format};
+pub use sink::{CreateOptions, ImageWriter};
+pub use source::{BlockSource, Geometry};

@@ -1,0 +1,25 @@
+//! Raw images: the guest's bytes and nothing else.
+
+mod create;
+mod read;
+
+use crate::registry::{Create, Format};
+
+/// The raw format. Everything looks like it, so it is only ever a guess.
+pub static FORMAT: Format = Format {
+    name: "raw",
+    title: "Raw disk",
+    extensions: &["raw", "img", "dd", "bin"],
+    reads: "files with holes, block devices, standard input",
+    probe: |_| true,
+    open: read::open,
+    create: Some(Create {
+        begin: create::begin,
+        measure: create::measure,
+        subformats: &["sparse", "full"],
+        options: &[],
+        compressions: &[],
+        parents: false,
+        streamable: true,
+    }),
+};

@@ -1,0 +1,186 @@
+//! The formats that there are. Help, documentation, `tintype formats` and the tests iterate [`FORMATS`].
+
+use std::sync::Arc;
+
+use crate::error::{ImageError, Result};
+use crate::host_file::{HostFile, HostFileMut, OpenFile};
+use crate::layer::Image;
+use crate::sink::{CreateOptions, ImageWriter, invalid_option};
+
+/// Every format, in the order in which a file is tried. `raw` is last: it is only ever a guess.
+pub static FORMATS: &[&Format] = &[&crate::raw::FORMAT];
+
+/// A format: its names and what can be done with it.
+pub struct Format {
+    /// The name on the command line and in images that name their parent's format.
+    pub name: &'static str,
+    /// The name for people.
+    pub title: &'static str,
+    /// File name extensions without the dot, the usual one first.
+    pub extensions: &'static [&'static str],
+    /// What of the format is read, in a few words.
+    pub reads: &'static str,
+    /// Says whether a file looks like this format.
+    pub probe: fn(&ProbeInput<'_>) -> bool,
+    /// Reads and checks the header.
+    pub open: fn(OpenFile) -> Result<Box<dyn Image>>,
+    /// How images of the format are created, if they are.
+    pub create: Option<Create>,
+}
+
+/// How images of a format are created.
+pub struct Create {
+    /// Begins an image in an empty file (or, for raw, one with old data).
+    pub begin: fn(Arc<dyn HostFileMut>, &CreateOptions) -> Result<Box<dyn ImageWriter>>,
+    /// How large the file becomes when `data_bytes` of the disk are stored without compression.
+    pub measure: fn(&CreateOptions, data_bytes: u64) -> Result<Measure>,
+    /// The variants, the default one first.
+    pub subformats: &'static [&'static str],
+    /// The format's own options.
+    pub options: &'static [OptionHelp],
+    /// The compressions, by name.
+    pub compressions: &'static [&'static str],
+    /// Whether an image can inherit from another one.
+    pub parents: bool,
+    /// Whether the file can be written front to back, to a pipe.
+    pub streamable: bool,
+}
+
+/// One of a format's own options for new images.
+pub struct OptionHelp {
+    /// Its name.
+    pub name: &'static str,
+    /// The values it can have, and the default.
+    pub values: &'static str,
+    /// What it does.
+    pub help: &'static str,
+}
+
+/// How large an image would be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Measure {
+    /// With only the data stored, in bytes.
+    pub required_bytes: u64,
+    /// With every part of the disk stored, in bytes.
+    pub fully_allocated_bytes: u64,
+}
+
+/// What a probe gets to see.
+pub struct ProbeInput<'a> {
+    /// The first bytes of the file ([`PROBE_BYTES`], or all of a shorter one).
+    pub head: &'a [u8],
+    /// The length of the file.
+    pub len_bytes: u64,
+}
+
+/// How much of a file's begin a probe sees.
+pub const PROBE_BYTES: usize = 4096;
+
+/// Finds a format by its name (case does not matter).
+pub fn by_name(name: &str) -> Option<&'static Format> {
+    FORMATS.iter().copied().find(|format| format.name.eq_ignore_ascii_case(name))
+}
+
+/// Finds a format by a file name extension.
+pub fn by_extension(extension: &str) -> Option<&'static Format> {
+    FORMATS.iter().copied().find(|format| format.extensions.iter().any(|known| known.eq_ignore_ascii_case(extension)))
+}
+
+/// Says which format a file looks like; [`raw`](crate::raw) if none other.
+///
+/// A guest writes what it likes into its disk, so a file that is known to be a raw disk must not be probed: its content
+/// could claim to be another format, with a parent of the guest's choice.
+pub fn probe(file: &dyn HostFile) -> Result<&'static Format> {
+    let len_bytes = file.len_bytes().map_err(|cause| ImageError::io("find out the file's length", cause))?;
+    let mut head = vec![0; len_bytes.min(PROBE_BYTES as u64) as usize];
+    file.read_exact_at(0, &mut head).map_err(|cause| ImageError::io("read the begin of the file", cause).at_host(0))?;
+    let input = ProbeInput { head: &head, len_bytes };
+    Ok(FORMATS.iter().copied().find(|format| (format.probe)(&input)).unwrap_or(&crate::raw::FORMAT))
+}
+
+/// Opens a file as `format`, or as the one that it looks like.
+pub fn open_image(file: &OpenFile, format: Option<&'static Format>) -> Result<Box<dyn Image>> {
+    let format = match format {
+        Some(format) => format,
+        None => probe(file.file.as_ref())?,
+    };
+    (format.open)(file.clone())
+}
+
+impl Format {
+    /// How images of this format are created; fails if they are not.
+    pub fn creation(&self) -> Result<&Create> {
+        self.create.as_ref().ok_or_else(|| {
+            ImageError::unsupported("create an image", format!("{} images can be read, but not created", self.title))
+        })
+    }
+
+    /// Begins an image, after checking that the options are ones that this format has.
+    pub fn begin(&self, file: Arc<dyn HostFileMut>, options: &CreateOptions) -> Result<Box<dyn ImageWriter>> {
+        let create = self.creation()?;
+        self.check_options(create, options)?;
+        (create.begin)(file, options)
+    }
+
+    /// How large an image with `data_bytes` of stored data would be.
+    pub fn measure(&self, options: &CreateOptions, data_bytes: u64) -> Result<Measure> {
+        let create = self.creation()?;
+        self.check_options(create, options)?;
+        (create.measure)(options, data_bytes)
+    }
+
+    fn check_options(&self, create: &Create, options: &CreateOptions) -> Result<()> {
+        if let Some(subformat) = options.subformat.as_deref()
+            && !create.subformats.contains(&subformat)
+        {
+            return Err(invalid_option("subformat", subformat, &one_of(create.subformats)));
+        }
+        for (name, value) in &options.options {
+            if !create.options.iter().any(|known| known.name == name) {
+                let known: Vec<_> = create.options.iter().map(|option| option.name).collect();
+                return Err(invalid_option(name, value, &format!("for {} only {}", self.name, one_of(&known))));
+            }
+        }
+        let compression = match options.compression {
+            crate::sink::Compression::None => "none",
+            crate::sink::Compression::Zlib(_) => "zlib",
+            crate::sink::Compression::Zstd(_) => "zstd",
+        };
+        if compression != "none" && !create.compressions.contains(&compression) {
+            return Err(invalid_option(
+                "compress",
+                compression,
+                &format!("for {} {}", self.name, one_of(create.compressions)),
+            ));
+        }
+        if options.parent.is_some() && !create.parents {
+            return Err(ImageError::unsupported(
+                "create an image",
+                format!("{} images cannot name a parent", self.title),
+            ));
+        }
+        Ok(())
+    }
+}
+
+fn one_of(names: &[&str]) -> String {
+    if names.is_empty() { "none at all".to_owned() } else { names.join(", ") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_and_extensions_are_unique_and_raw_is_last() {
+        let mut names: Vec<_> = FORMATS.iter().map(|format| format.name).collect();
+        let mut extensions: Vec<_> = FORMATS.iter().flat_map(|format| format.extensions).collect();
+        let (name_count, extension_count) = (names.len(), extensions.len());
+        names.sort_unstable();
+        names.dedup();
+        extensions.sort_unstable();
+        extensions.dedup();
+        assert_eq!((names.len(), extensions.len()), (name_count, extension_count));
+        assert_eq!(FORMATS.last().map(|format| format.name), Some("raw"));
+    }
+}
