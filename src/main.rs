@@ -1,2 +1,5 @@
-//! x
-fn main() {}
+//! The `tintype` command.
+
+fn main() -> std::process::ExitCode {
+    tintype::cli::main()
+}

@@ -147,6 +147,11 @@ impl ImageError {
         self.guest_offset
     }
 
+    /// The underlying cause alone, for callers that show this error's own text by themselves.
+    pub fn into_source(self) -> Option<Box<dyn Error + Send + Sync>> {
+        self.source
+    }
+
     /// The operating system's error, if that was the cause.
     pub fn io_cause(&self) -> Option<&io::Error> {
         self.source.as_deref().and_then(|cause| cause.downcast_ref())

@@ -1,0 +1,21 @@
+//! The operations, each in a file of its own, over one copying pipeline. Prints nothing and knows no command line.
+//!
+//! ```text
+//!   plan (in order) ──► load (all workers) ──► zero scan ──► encode ──► place (in order) ──► write (all workers)
+//!   what to read        the guest's bytes                                  │
+//!                                                           digest (in order, or merged in order)
+//! ```
+
+pub mod compare;
+pub mod convert;
+mod copy;
+pub mod digest;
+pub mod map;
+mod ordered_window;
+mod pipeline;
+mod plan;
+pub mod progress;
+mod rate_limit;
+mod zero_scan;
+
+pub use progress::Progress;

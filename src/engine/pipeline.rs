@@ -1,0 +1,213 @@
+//! Workers that take units from a plan, load them, and hand them on.
+
+use std::ops::Range;
+use std::sync::{Mutex, PoisonError};
+
+use tintype_formats::{BlockSource, ErrorKind, HostFile};
+
+use super::Progress;
+use super::ordered_window::{Closed, OrderedWindow};
+use super::plan::{Feed, Part, Unit, Work};
+use super::rate_limit::RateLimit;
+use crate::error::{Error, Result};
+
+/// Direct I/O wants memory at multiples of this.
+const BUFFER_ALIGNMENT: usize = 4096;
+
+/// What is retried in smaller and smaller parts where a source cannot be read, down to this.
+const SALVAGE_STEP_BYTES: usize = 4096;
+
+/// What all workers of a job share.
+pub struct Pipeline<'a> {
+    /// The disk that units are loaded from; a pipe has none.
+    pub source: Option<&'a dyn BlockSource>,
+    /// How many workers.
+    pub workers: usize,
+    /// Who watches.
+    pub progress: &'a Progress,
+    /// How fast to read at most.
+    pub rate_limit: Option<&'a RateLimit>,
+    /// Whether unreadable ranges are passed over as zeros; they are listed in the result.
+    pub salvage: bool,
+}
+
+/// A unit with its bytes.
+pub struct LoadedUnit<'a> {
+    /// Which one it is.
+    pub unit: &'a Unit,
+    /// Its bytes, unless it is all zeros or cloned.
+    pub bytes: Option<&'a [u8]>,
+    /// The file that it is cloned from, and where.
+    pub origin: Option<(&'a dyn HostFile, u64)>,
+}
+
+/// Why a worker stops: its own failure, or another's.
+pub enum Stop {
+    /// This worker failed.
+    Failed(Error),
+    /// Another one did.
+    Closed,
+}
+
+impl<E: Into<Error>> From<E> for Stop {
+    fn from(cause: E) -> Self {
+        Stop::Failed(cause.into())
+    }
+}
+
+impl From<Closed> for Stop {
+    fn from(_: Closed) -> Self {
+        Stop::Closed
+    }
+}
+
+/// What the workers come to.
+#[derive(Default)]
+struct Outcome {
+    failure: Option<Error>,
+    unreadable: Vec<Range<u64>>,
+}
+
+impl Pipeline<'_> {
+    /// Runs `consume` for every unit of `feed`, on all workers; `windows` are closed when one fails.
+    ///
+    /// Returns the guest ranges that could not be read and count as zeros, ascending.
+    pub fn run(
+        &self,
+        feed: &mut dyn Feed,
+        windows: &[&OrderedWindow],
+        consume: &(dyn Fn(&LoadedUnit<'_>) -> Result<(), Stop> + Sync),
+    ) -> Result<Vec<Range<u64>>> {
+        let unit_bytes = feed.unit_bytes() as usize;
+        let feed = Mutex::new(feed);
+        let outcome = Mutex::new(Outcome::default());
+        std::thread::scope(|scope| {
+            for _ in 0..self.workers.max(1) {
+                scope.spawn(|| {
+                    let stop = self.work(unit_bytes, &feed, &outcome, consume);
+                    if let Err(Stop::Failed(failure)) = stop {
+                        lock(&outcome).failure.get_or_insert(failure);
+                        windows.iter().for_each(|window| window.close());
+                    }
+                });
+            }
+        });
+        let Outcome { failure, unreadable } = outcome.into_inner().unwrap_or_else(PoisonError::into_inner);
+        match failure {
+            Some(failure) => Err(failure),
+            None => Ok(joined(unreadable)),
+        }
+    }
+
+    fn work(
+        &self,
+        unit_bytes: usize,
+        feed: &Mutex<&mut dyn Feed>,
+        outcome: &Mutex<Outcome>,
+        consume: &(dyn Fn(&LoadedUnit<'_>) -> Result<(), Stop> + Sync),
+    ) -> Result<(), Stop> {
+        let mut buffer = AlignedBuffer::new(unit_bytes);
+        loop {
+            self.progress.check_cancelled()?;
+            if lock(outcome).failure.is_some() {
+                return Err(Stop::Closed);
+            }
+            let Some(unit) = lock(feed).next(buffer.bytes())? else { return Ok(()) };
+            if let Some(rate_limit) = self.rate_limit {
+                rate_limit.take(unit.length_bytes, self.progress)?;
+            }
+            let unreadable = self.load(&unit, buffer.bytes())?;
+            lock(outcome).unreadable.extend(unreadable);
+            let has_bytes = matches!(unit.work, Work::Read(_) | Work::Arrived);
+            let loaded = LoadedUnit {
+                unit: &unit,
+                bytes: has_bytes.then_some(&buffer.bytes()[..unit.length_bytes as usize]),
+                origin: self.origin(&unit),
+            };
+            consume(&loaded)?;
+        }
+    }
+
+    fn origin(&self, unit: &Unit) -> Option<(&dyn HostFile, u64)> {
+        match (&unit.work, self.source) {
+            (Work::Clone(range), Some(source)) => {
+                Some((source.host_files()[range.file.0].file.as_ref(), range.host_offset))
+            }
+            _ => None,
+        }
+    }
+
+    /// Fills the buffer with the unit's bytes; returns what could not be read.
+    fn load(&self, unit: &Unit, buffer: &mut [u8]) -> Result<Vec<Range<u64>>> {
+        let (Work::Read(parts), Some(source)) = (&unit.work, self.source) else { return Ok(Vec::new()) };
+        let mut unreadable = Vec::new();
+        let mut end = 0;
+        for Part { offset, length_bytes } in parts {
+            let range = *offset as usize..(offset + length_bytes) as usize;
+            buffer[end..range.start].fill(0);
+            end = range.end;
+            match source.read_at(unit.guest_offset + offset, &mut buffer[range.clone()]) {
+                Err(cause) if self.salvage && cause.kind() != ErrorKind::OutOfRange => {
+                    salvage(source, unit.guest_offset + offset, &mut buffer[range], &mut unreadable);
+                }
+                other => other?,
+            }
+        }
+        buffer[end..unit.length_bytes as usize].fill(0);
+        Ok(unreadable)
+    }
+}
+
+/// Reads what can be read of a range, in halves; the rest becomes zeros.
+fn salvage(source: &dyn BlockSource, guest_offset: u64, buffer: &mut [u8], unreadable: &mut Vec<Range<u64>>) {
+    if source.read_at(guest_offset, buffer).is_ok() {
+        return;
+    }
+    if buffer.len() <= SALVAGE_STEP_BYTES {
+        buffer.fill(0);
+        unreadable.push(guest_offset..guest_offset + buffer.len() as u64);
+        return;
+    }
+    let half = (buffer.len() / 2).next_multiple_of(SALVAGE_STEP_BYTES).min(buffer.len() - 1);
+    let (first, second) = buffer.split_at_mut(half);
+    salvage(source, guest_offset, first, unreadable);
+    salvage(source, guest_offset + half as u64, second, unreadable);
+}
+
+/// Sorts ranges and joins those that touch.
+pub fn joined(mut ranges: Vec<Range<u64>>) -> Vec<Range<u64>> {
+    ranges.sort_unstable_by_key(|range| range.start);
+    let mut joined: Vec<Range<u64>> = Vec::new();
+    for range in ranges {
+        match joined.last_mut() {
+            Some(last) if range.start <= last.end => last.end = last.end.max(range.end),
+            _ => joined.push(range),
+        }
+    }
+    joined
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Memory that direct I/O accepts.
+pub struct AlignedBuffer {
+    memory: Vec<u8>,
+    begin: usize,
+    length: usize,
+}
+
+impl AlignedBuffer {
+    /// Zeros, `length` of them.
+    pub fn new(length: usize) -> Self {
+        let memory = vec![0; length + BUFFER_ALIGNMENT];
+        let begin = memory.as_ptr().align_offset(BUFFER_ALIGNMENT).min(BUFFER_ALIGNMENT);
+        AlignedBuffer { memory, begin, length }
+    }
+
+    /// The bytes.
+    pub fn bytes(&mut self) -> &mut [u8] {
+        &mut self.memory[self.begin..self.begin + self.length]
+    }
+}

@@ -1,0 +1,59 @@
+//! How far a job is, and whether it is to stop: counters that the engine adds to and somebody else looks at.
+
+use std::sync::Mutex;
+use std::sync::PoisonError;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+
+use crate::error::{Error, Result};
+
+/// The state of a running job. The engine never waits for who watches it.
+#[derive(Debug, Default)]
+pub struct Progress {
+    total_bytes: AtomicU64,
+    done_bytes: AtomicU64,
+    cancelled: AtomicBool,
+    notes: Mutex<Vec<String>>,
+}
+
+impl Progress {
+    /// Nothing done yet.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Begins a phase of the job: so many guest bytes are to be passed.
+    pub fn begin(&self, total_bytes: u64) {
+        self.done_bytes.store(0, Relaxed);
+        self.total_bytes.store(total_bytes, Relaxed);
+    }
+
+    /// Notes that the guest's disk has been passed up to here, holes included.
+    pub fn reach(&self, guest_offset: u64) {
+        self.done_bytes.fetch_max(guest_offset, Relaxed);
+    }
+
+    /// Guest bytes passed, of how many.
+    pub fn position(&self) -> (u64, u64) {
+        (self.done_bytes.load(Relaxed), self.total_bytes.load(Relaxed))
+    }
+
+    /// Asks the job to stop soon.
+    pub fn cancel(&self) {
+        self.cancelled.store(true, Relaxed);
+    }
+
+    /// Fails if the job was asked to stop.
+    pub fn check_cancelled(&self) -> Result<()> {
+        if self.cancelled.load(Relaxed) { Err(Error::cancelled()) } else { Ok(()) }
+    }
+
+    /// Leaves a word for the user that is no failure.
+    pub fn note(&self, text: impl Into<String>) {
+        self.notes.lock().unwrap_or_else(PoisonError::into_inner).push(text.into());
+    }
+
+    /// Takes the words left so far.
+    pub fn take_notes(&self) -> Vec<String> {
+        std::mem::take(&mut self.notes.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}

@@ -1,0 +1,119 @@
+//! What can go wrong outside the format adapters, and which file it concerned.
+
+use std::error::Error as StdError;
+use std::fmt;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use tintype_formats::{ErrorKind as ImageErrorKind, ImageError};
+
+/// The result of every fallible call outside the formats.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// What sort of failure it was; the command line makes an exit code and a hint of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// The format adapter's own kind.
+    Image(ImageErrorKind),
+    /// The operating system refused.
+    Io,
+    /// The options contradict each other or the files.
+    Usage,
+    /// The target exists and may not be replaced.
+    TargetExists,
+    /// The target is the source, or a part of it, by some name.
+    TargetIsSource,
+    /// The target is mounted or otherwise held.
+    TargetBusy,
+    /// The target cannot hold the disk.
+    TargetTooSmall,
+    /// The file system or device is full.
+    NoSpace,
+    /// A running virtual machine holds the image open for writing.
+    ImageInUse,
+    /// What was read back is not what was written.
+    VerificationFailed,
+    /// The user or a signal stopped the work.
+    Cancelled,
+}
+
+/// A failure, with the path it concerns.
+#[derive(Debug)]
+pub struct Error {
+    kind: Kind,
+    path: Option<PathBuf>,
+    message: String,
+    source: Option<Box<dyn StdError + Send + Sync>>,
+}
+
+impl Error {
+    /// Makes an error of this kind; the message says what was being done, what was found and what was expected.
+    pub fn new(kind: Kind, message: impl Into<String>) -> Self {
+        Error { kind, path: None, message: message.into(), source: None }
+    }
+
+    /// The operating system failed while `doing`; a full disk is a kind of its own.
+    pub fn io(doing: impl Into<String>, cause: io::Error) -> Self {
+        let kind = if is_out_of_space(&cause) { Kind::NoSpace } else { Kind::Io };
+        Error { kind, path: None, message: doing.into(), source: Some(cause.into()) }
+    }
+
+    /// The work was stopped.
+    pub fn cancelled() -> Self {
+        Self::new(Kind::Cancelled, "stopped; the target was left as it was")
+    }
+
+    /// Adds the path of the file it concerns.
+    pub fn with_path(mut self, path: &Path) -> Self {
+        self.path.get_or_insert_with(|| path.to_owned());
+        self
+    }
+
+    /// What sort of failure it was.
+    pub fn kind(&self) -> Kind {
+        self.kind
+    }
+}
+
+/// Whether the operating system says that there is no room: the disk, the quota, or the device's end.
+fn is_out_of_space(cause: &io::Error) -> bool {
+    matches!(cause.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+}
+
+impl From<ImageError> for Error {
+    fn from(cause: ImageError) -> Self {
+        let kind = match cause.io_cause() {
+            Some(io) if is_out_of_space(io) => Kind::NoSpace,
+            _ => Kind::Image(cause.kind()),
+        };
+        let message = cause.to_string();
+        Error { kind, path: None, message, source: cause.into_source() }
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(path) = &self.path {
+            write!(f, "{}: ", path.display().to_string().escape_debug())?;
+        }
+        f.write_str(&self.message)
+    }
+}
+
+impl StdError for Error {
+    fn source(&self) -> Option<&(dyn StdError + 'static)> {
+        self.source.as_deref().map(|cause| cause as &(dyn StdError + 'static))
+    }
+}
+
+/// Adds a path to the error of any result.
+pub trait OnPath<T> {
+    /// Says which file it was about.
+    fn on_path(self, path: &Path) -> Result<T>;
+}
+
+impl<T, E: Into<Error>> OnPath<T> for std::result::Result<T, E> {
+    fn on_path(self, path: &Path) -> Result<T> {
+        self.map_err(|cause| cause.into().with_path(path))
+    }
+}

@@ -1,0 +1,15 @@
+//! Where disks come from: image files with their chains, devices, pipes, and slices of them.
+
+mod folder_gate;
+mod identity;
+mod open;
+mod physical_disk;
+mod qemu_lock;
+mod slice;
+mod standard_input;
+
+pub use folder_gate::{FolderGate, ReferencePolicy};
+pub use identity::{aliases, of_metadata as identity_of};
+pub use open::{OpenOptions, OpenedDisk, open_disk, open_host_file, open_image};
+pub use slice::Slice;
+pub use standard_input::{StandardInput, open_standard_input};

@@ -1,0 +1,120 @@
+//! Opens disks by path.
+
+use std::fs::File;
+use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use tintype_formats::layer::ImageInfo;
+use tintype_formats::local_file::LocalFile;
+use tintype_formats::{BlockSource, Disk, Format, Image, OpenFile, raw, registry};
+
+use super::folder_gate::{FolderGate, ReferencePolicy};
+use super::physical_disk::{self, PhysicalDisk};
+use super::{identity, qemu_lock};
+use crate::error::{Error, Kind, OnPath as _, Result};
+
+/// How a disk is to be opened.
+#[derive(Debug, Clone, Default)]
+pub struct OpenOptions {
+    /// The format's name; probed for files, raw for devices, if `None`.
+    pub format: Option<String>,
+    /// The snapshot inside the image.
+    pub snapshot: Option<String>,
+    /// What images may name.
+    pub references: ReferencePolicy,
+}
+
+/// An open disk, and what is known about it.
+pub struct OpenedDisk {
+    /// The disk.
+    pub disk: Box<dyn BlockSource>,
+    /// Its layers, from the top down: file name and what its header says. A device has none.
+    pub layers: Vec<(String, ImageInfo)>,
+}
+
+impl OpenedDisk {
+    /// What is wrong with its files without keeping them from being read.
+    pub fn warnings(&self) -> impl Iterator<Item = String> {
+        self.layers.iter().flat_map(|(name, info)| info.warnings.iter().map(move |text| format!("{name}: {text}")))
+    }
+}
+
+/// Opens the disk at `path` with everything that it inherits from; `parent`, if the chain goes through it, is declared.
+pub fn open_disk(path: &Path, options: &OpenOptions, parent: Option<&Path>) -> Result<OpenedDisk> {
+    let format = format_named(options.format.as_deref())?;
+    let (file, is_device) = open_host_file(path, options.references.force_share)?;
+    if is_device && format.is_none_or(|format| std::ptr::eq(format, &raw::FORMAT)) {
+        return open_device(file, options.snapshot.as_deref()).on_path(path);
+    }
+    let gate = FolderGate::beside(path, Arc::new(options.references.clone()));
+    let mut disk = Disk::open(file, format, options.snapshot.as_deref(), gate).on_path(path)?;
+    if let Some(parent) = parent {
+        let metadata = std::fs::metadata(parent).map_err(|cause| Error::io("look at the backing file", cause)).on_path(parent)?;
+        disk.declare_parent(identity::of_metadata(&metadata));
+    }
+    let layers = disk.layers().map(|(name, info)| (name.to_owned(), info.clone())).collect();
+    Ok(OpenedDisk { disk: Box::new(disk), layers })
+}
+
+fn open_device(file: OpenFile, snapshot: Option<&str>) -> Result<OpenedDisk> {
+    if let Some(snapshot) = snapshot {
+        return Err(tintype_formats::ImageError::no_such_snapshot(snapshot, &[]).into());
+    }
+    let device = file.file.as_file().ok_or_else(|| Error::new(Kind::Io, "the device is not open"))?;
+    let sectors = physical_disk::sector_bytes(device).map_err(|cause| Error::io("find out the sector size", cause))?;
+    Ok(OpenedDisk { disk: Box::new(PhysicalDisk::new(file, sectors)?), layers: Vec::new() })
+}
+
+/// Opens one image file without following what it names.
+pub fn open_image(path: &Path, format: Option<&str>, force_share: bool) -> Result<(OpenFile, Box<dyn Image>)> {
+    let format = format_named(format)?;
+    let (file, is_device) = open_host_file(path, force_share)?;
+    let format = if is_device { Some(format.unwrap_or(&raw::FORMAT)) } else { format };
+    let image = registry::open_image(&file, format).on_path(path)?;
+    Ok((file, image))
+}
+
+/// The format of that name.
+pub fn format_named(name: Option<&str>) -> Result<Option<&'static Format>> {
+    let find = |name: &str| {
+        registry::by_name(name).ok_or_else(|| {
+            let known: Vec<_> = registry::FORMATS.iter().map(|format| format.name).collect();
+            Error::new(Kind::Usage, format!("there is no format \"{}\"; there are {}", name.escape_debug(), known.join(", ")))
+        })
+    };
+    name.map(find).transpose()
+}
+
+/// Opens a regular file or block device for reading; says whether it is a device.
+pub fn open_host_file(path: &Path, force_share: bool) -> Result<(OpenFile, bool)> {
+    let file = File::options()
+        .read(true)
+        .custom_flags(rustix::fs::OFlags::NONBLOCK.bits() as i32)
+        .open(path)
+        .map_err(|cause| Error::io("open for reading", cause))
+        .on_path(path)?;
+    let kind = file.metadata().map_err(|cause| Error::io("look at the file", cause)).on_path(path)?.file_type();
+    if !kind.is_file() && !kind.is_block_device() {
+        let found = if kind.is_dir() { "a folder" } else { "neither a file nor a disk" };
+        return Err(Error::new(Kind::Io, format!("it is {found}; expected an image file or a block device")).with_path(path));
+    }
+    check_not_in_use(&file, force_share).map_err(|reason| Error::new(Kind::ImageInUse, reason)).on_path(path)?;
+    Ok((into_open_file(file, path).on_path(path)?, kind.is_block_device()))
+}
+
+/// Fails if a running machine writes to the image, unless that is wanted.
+pub fn check_not_in_use(file: &File, force_share: bool) -> Result<(), String> {
+    if !force_share && qemu_lock::is_held_for_writing(file) {
+        return Err("a running machine has the image open for writing, a copy would be torn".to_owned());
+    }
+    Ok(())
+}
+
+/// Wraps an open file for the formats.
+pub fn into_open_file(file: File, path: &Path) -> Result<OpenFile> {
+    let metadata = file.metadata().map_err(|cause| Error::io("look at the file", cause))?;
+    let file = LocalFile::new(file).map_err(|cause| Error::io("find out the length", cause))?;
+    let name = PathBuf::from(path).display().to_string();
+    Ok(OpenFile { file: Arc::new(file), name, identity: Some(identity::of_metadata(&metadata)) })
+}

@@ -1,0 +1,57 @@
+//! A part of a disk, as a disk of its own.
+
+use tintype_formats::extent::DiskExtent;
+use tintype_formats::{BlockSource, Geometry, ImageError, OpenFile};
+
+/// The bytes of a disk from an offset on.
+pub struct Slice<S> {
+    disk: S,
+    begin: u64,
+    geometry: Geometry,
+}
+
+impl<S: BlockSource> Slice<S> {
+    /// Takes `size_bytes` (or all that is left) from `begin` on; fails if the disk does not have them.
+    pub fn new(disk: S, begin: u64, size_bytes: Option<u64>) -> Result<Self, ImageError> {
+        let geometry = disk.geometry();
+        let size_bytes = size_bytes.unwrap_or_else(|| geometry.size_bytes.saturating_sub(begin));
+        geometry.check_range(begin, size_bytes)?;
+        Ok(Slice { disk, begin, geometry: Geometry { size_bytes, ..geometry } })
+    }
+}
+
+impl<S: BlockSource> BlockSource for Slice<S> {
+    fn geometry(&self) -> Geometry {
+        self.geometry
+    }
+
+    fn extent_at(&self, guest_offset: u64, max_bytes: u64) -> Result<DiskExtent, ImageError> {
+        let max_bytes = self.geometry.clamp(guest_offset, max_bytes)?;
+        self.disk.extent_at(self.begin + guest_offset, max_bytes)
+    }
+
+    fn read_at(&self, guest_offset: u64, buffer: &mut [u8]) -> Result<(), ImageError> {
+        self.geometry.check_range(guest_offset, buffer.len() as u64)?;
+        self.disk.read_at(self.begin + guest_offset, buffer)
+    }
+
+    fn host_files(&self) -> &[OpenFile] {
+        self.disk.host_files()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tintype_formats::testing::{ModelDisk, check_disk, read_all};
+
+    #[test]
+    fn a_slice_is_a_disk_with_the_right_bytes() {
+        let disk = ModelDisk::random(3, 1 << 20, 10, 20);
+        let whole = read_all(&disk).unwrap();
+        let slice = Slice::new(disk, 512 * 33, Some(300_032)).unwrap();
+        check_disk(&slice, 1).unwrap();
+        assert_eq!(read_all(&slice).unwrap(), whole[512 * 33..512 * 33 + 300_032]);
+        assert!(Slice::new(slice, 300_000, Some(33)).is_err());
+    }
+}

@@ -1,0 +1,54 @@
+//! Standard input as a disk: a raw stream, or a file that was redirected.
+
+use std::fs::File;
+use std::io::{self, Read};
+use std::os::fd::AsFd;
+use std::path::Path;
+
+use tintype_formats::OpenFile;
+
+use super::open::into_open_file;
+use crate::error::{Error, Result};
+
+/// What standard input turned out to be.
+pub enum StandardInput {
+    /// A file that can be read at any place (`tintype ... - < disk.raw`).
+    File(OpenFile),
+    /// A pipe.
+    Pipe(File),
+}
+
+/// Looks at standard input. A pipe of unknown size is first stored in a temporary file if `spool` is set, because a disk
+/// image begins with its size.
+pub fn open_standard_input(spool: bool) -> Result<StandardInput> {
+    let input = io::stdin().as_fd().try_clone_to_owned().map_err(|cause| Error::io("open standard input", cause))?;
+    let mut input = File::from(input);
+    let metadata = input.metadata().map_err(|cause| Error::io("look at standard input", cause))?;
+    let file = match (metadata.is_file(), spool) {
+        (true, _) => input,
+        (false, true) => spooled(&mut input).map_err(|cause| Error::io("store standard input in a temporary file", cause))?,
+        (false, false) => return Ok(StandardInput::Pipe(input)),
+    };
+    into_open_file(file, Path::new("standard input")).map(StandardInput::File)
+}
+
+/// Copies a stream into a file without a name, leaving its zeros out.
+fn spooled(input: &mut impl Read) -> io::Result<File> {
+    use std::os::unix::fs::FileExt as _;
+    const STEP_BYTES: usize = 64 << 10;
+    let file = tempfile::tempfile()?;
+    let mut buffer = vec![0; STEP_BYTES];
+    let mut offset = 0;
+    loop {
+        let length = input.by_ref().take(STEP_BYTES as u64).read(&mut buffer)?;
+        if length == 0 {
+            break;
+        }
+        if buffer[..length].iter().any(|byte| *byte != 0) {
+            file.write_all_at(&buffer[..length], offset)?;
+        }
+        offset += length as u64;
+    }
+    file.set_len(offset)?;
+    Ok(file)
+}

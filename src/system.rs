@@ -1,0 +1,57 @@
+//! The few system calls that no library wraps safely. All `unsafe` of this crate is here.
+
+#![allow(unsafe_code)]
+
+use std::fs::File;
+use std::io;
+
+use rustix::ioctl::{self, Opcode, Updater};
+
+/// `struct file_clone_range` of `linux/fs.h`.
+#[repr(C)]
+struct FileCloneRange {
+    source_fd: i64,
+    source_offset: u64,
+    length: u64,
+    target_offset: u64,
+}
+
+/// `FICLONERANGE` of `linux/fs.h`: `_IOW(0x94, 13, struct file_clone_range)`.
+const FICLONERANGE: Opcode = ioctl::opcode::write::<FileCloneRange>(0x94, 13);
+
+/// `BLKRRPART` of `linux/fs.h`: `_IO(0x12, 95)`.
+const BLKRRPART: Opcode = ioctl::opcode::none(0x12, 95);
+
+/// `BLKFLSBUF` of `linux/fs.h`: `_IO(0x12, 97)`.
+const BLKFLSBUF: Opcode = ioctl::opcode::none(0x12, 97);
+
+/// Lets `target` share blocks of `source`; both offsets and the length are multiples of the file system's block.
+pub fn clone_range(
+    source: &File,
+    source_offset: u64,
+    target: &File,
+    target_offset: u64,
+    length: u64,
+) -> io::Result<()> {
+    use std::os::fd::AsRawFd as _;
+    let source_fd = i64::from(source.as_raw_fd());
+    let mut range = FileCloneRange { source_fd, source_offset, length, target_offset };
+    // SAFETY: the kernel reads one `file_clone_range`, which `range` is by its layout, and keeps no pointer to it; the
+    // descriptor in it is open as long as `source` is borrowed.
+    unsafe { ioctl::ioctl(target, Updater::<FICLONERANGE, FileCloneRange>::new(&mut range)) }?;
+    Ok(())
+}
+
+/// Has the kernel read the partition table of a device again.
+pub fn reread_partition_table(device: &File) -> io::Result<()> {
+    // SAFETY: the request takes no argument.
+    unsafe { ioctl::ioctl(device, ioctl::NoArg::<BLKRRPART>::new()) }?;
+    Ok(())
+}
+
+/// Writes back and forgets what the kernel has cached of a device.
+pub fn drop_device_cache(device: &File) -> io::Result<()> {
+    // SAFETY: the request takes no argument.
+    unsafe { ioctl::ioctl(device, ioctl::NoArg::<BLKFLSBUF>::new()) }?;
+    Ok(())
+}

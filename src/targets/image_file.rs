@@ -1,0 +1,85 @@
+//! A new file: written under a temporary name beside the target, and renamed when it is whole and durable.
+
+use std::fs::File;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use tempfile::{NamedTempFile, TempPath};
+
+use super::output_file::OutputFile;
+use crate::error::{Error, Kind, OnPath as _, Result};
+
+/// A file that does not exist yet under its own name. Dropped without [`commit`](Self::commit), it never existed.
+pub struct ImageFile {
+    temporary: TempPath,
+    target: PathBuf,
+    replace: bool,
+    output: Arc<OutputFile>,
+}
+
+impl ImageFile {
+    /// Begins the file; fails if the target exists and is not to be replaced.
+    pub fn create(target: &Path, replace: bool) -> Result<Self> {
+        refuse_existing(target, replace)?;
+        let folder = folder_of(target);
+        let name = target.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+        let temporary = tempfile::Builder::new()
+            .prefix(&format!(".{name}."))
+            .suffix(".partial")
+            .permissions(PermissionsExt::from_mode(0o666))
+            .tempfile_in(&folder)
+            .map_err(|cause| Error::io("create a temporary file in its folder", cause))
+            .on_path(target)?;
+        let (file, temporary) = NamedTempFile::into_parts(temporary);
+        let output = OutputFile::new(file, &temporary, false)
+            .map_err(|cause| Error::io("open the temporary file", cause))
+            .on_path(target)?;
+        Ok(ImageFile { temporary, target: target.to_owned(), replace, output: Arc::new(output) })
+    }
+
+    /// The file to write to.
+    pub fn output(&self) -> &Arc<OutputFile> {
+        &self.output
+    }
+
+    /// Where it is until it is committed.
+    pub fn temporary_path(&self) -> &Path {
+        &self.temporary
+    }
+
+    /// Gives the file its name, durably. It was synced before.
+    pub fn commit(self) -> Result<()> {
+        let renamed = if self.replace {
+            self.temporary.persist(&self.target)
+        } else {
+            self.temporary.persist_noclobber(&self.target)
+        };
+        renamed.map_err(|cause| Error::io("give the finished file its name", cause.error)).on_path(&self.target)?;
+        File::open(folder_of(&self.target))
+            .and_then(|folder| folder.sync_all())
+            .map_err(|cause| Error::io("make the file's name durable", cause))
+            .on_path(&self.target)
+    }
+}
+
+fn refuse_existing(target: &Path, replace: bool) -> Result<()> {
+    match std::fs::symlink_metadata(target) {
+        Err(_) => Ok(()),
+        Ok(found) if found.is_dir() => {
+            Err(Error::new(Kind::TargetExists, "it is a folder; expected the name of a file").with_path(target))
+        }
+        Ok(found) if !found.is_file() && !found.is_symlink() => {
+            Err(Error::new(Kind::TargetExists, "it is no regular file and will not be replaced").with_path(target))
+        }
+        Ok(_) if replace => Ok(()),
+        Ok(_) => Err(Error::new(Kind::TargetExists, "it exists already").with_path(target)),
+    }
+}
+
+fn folder_of(target: &Path) -> PathBuf {
+    match target.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent.to_owned(),
+        _ => PathBuf::from("."),
+    }
+}

@@ -1,0 +1,9 @@
+//! Where disks go to: new image files, devices, existing raw files, standard output.
+
+mod image_file;
+mod open;
+mod output_file;
+mod physical_disk;
+mod standard_output;
+
+pub use open::{Target, TargetOptions};

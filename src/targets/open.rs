@@ -1,0 +1,162 @@
+//! Opens targets by path.
+
+use std::fs::File;
+use std::os::unix::fs::FileTypeExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use tintype_formats::host_file::FileIdentity;
+use tintype_formats::{HostFile, HostFileMut};
+
+use super::image_file::ImageFile;
+use super::output_file::OutputFile;
+use super::physical_disk;
+use super::standard_output::StandardOutput;
+use crate::error::{Error, Kind, OnPath as _, Result};
+use crate::sources::aliases;
+
+/// How a target is to be opened.
+#[derive(Debug, Clone, Default)]
+pub struct TargetOptions {
+    /// Existing files and devices may be overwritten.
+    pub force: bool,
+    /// The target is an existing raw file or device, and its content is replaced in place.
+    pub existing: bool,
+    /// An existing target reads as zeros already.
+    pub target_is_zero: bool,
+}
+
+/// An open target. Dropped before [`commit`](Self::commit), a new file leaves nothing behind.
+pub struct Target {
+    path: PathBuf,
+    options: TargetOptions,
+    kind: TargetKind,
+}
+
+enum TargetKind {
+    NewFile(ImageFile),
+    ExistingFile(Arc<OutputFile>),
+    Device(Arc<OutputFile>),
+    StandardOutput(Arc<StandardOutput>),
+}
+
+impl Target {
+    /// Opens the target for a disk of `size_bytes`; `sources` are the files that must not be written to.
+    pub fn open(path: &Path, size_bytes: u64, sources: &[FileIdentity], options: &TargetOptions) -> Result<Target> {
+        if path == Path::new("-") {
+            let kind = TargetKind::StandardOutput(Arc::new(StandardOutput::open()?));
+            return Ok(Target { path: path.to_owned(), options: options.clone(), kind });
+        }
+        refuse_source(path, sources)?;
+        let is_device = std::fs::metadata(path).is_ok_and(|found| found.file_type().is_block_device());
+        let kind = match (is_device, options.existing) {
+            (true, _) => TargetKind::Device(open_device(path, size_bytes, options.force)?),
+            (false, true) => TargetKind::ExistingFile(open_existing(path, size_bytes)?),
+            (false, false) => TargetKind::NewFile(ImageFile::create(path, options.force)?),
+        };
+        Ok(Target { path: path.to_owned(), options: options.clone(), kind })
+    }
+
+    /// The file to write to.
+    pub fn file(&self) -> Arc<dyn HostFileMut> {
+        match &self.kind {
+            TargetKind::NewFile(file) => file.output().clone(),
+            TargetKind::ExistingFile(file) | TargetKind::Device(file) => file.clone(),
+            TargetKind::StandardOutput(output) => output.clone(),
+        }
+    }
+
+    /// Whether places that are not written may hold something else than zeros.
+    pub fn holds_old_data(&self) -> bool {
+        let existing = matches!(self.kind, TargetKind::ExistingFile(_) | TargetKind::Device(_));
+        existing && !self.options.target_is_zero
+    }
+
+    /// Whether it is written in place: its length is what it is.
+    pub fn is_in_place(&self) -> bool {
+        matches!(self.kind, TargetKind::ExistingFile(_) | TargetKind::Device(_))
+    }
+
+    /// Whether it can only be appended to.
+    pub fn is_stream(&self) -> bool {
+        matches!(self.kind, TargetKind::StandardOutput(_))
+    }
+
+    /// Whether blocks of `source` can be cloned into it; tried with one block at the very begin.
+    pub fn can_clone_from(&self, source: &dyn HostFile) -> bool {
+        const TRIAL_BYTES: u64 = 4096;
+        let TargetKind::NewFile(file) = &self.kind else { return false };
+        let long_enough = source.len_bytes().is_ok_and(|length| length >= TRIAL_BYTES);
+        let output = file.output();
+        let cloned = long_enough && output.clone_range(source, 0, 0, TRIAL_BYTES).unwrap_or(false);
+        cloned && output.set_len_bytes(0).is_ok()
+    }
+
+    /// Opens what was written for reading it back from the disk, past the page cache.
+    pub fn read_back(&self) -> Result<File> {
+        let path = match &self.kind {
+            TargetKind::NewFile(file) => file.temporary_path(),
+            TargetKind::ExistingFile(_) | TargetKind::Device(_) => &self.path,
+            TargetKind::StandardOutput(_) => {
+                return Err(Error::new(Kind::Usage, "standard output cannot be read back to verify it"));
+            }
+        };
+        let file = File::open(path).map_err(|cause| Error::io("open to read back", cause)).on_path(&self.path)?;
+        rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::DontNeed)
+            .map_err(|errno| Error::io("drop the page cache before reading back", errno.into()))
+            .on_path(&self.path)?;
+        Ok(file)
+    }
+
+    /// Makes the target what the user sees. The file was synced before.
+    pub fn commit(self) -> Result<()> {
+        match self.kind {
+            TargetKind::NewFile(file) => file.commit(),
+            TargetKind::Device(device) => {
+                physical_disk::announce(&device);
+                Ok(())
+            }
+            TargetKind::ExistingFile(_) | TargetKind::StandardOutput(_) => Ok(()),
+        }
+    }
+
+    /// Where the disk goes.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+}
+
+fn refuse_source(path: &Path, sources: &[FileIdentity]) -> Result<()> {
+    if aliases(path).iter().any(|alias| sources.contains(alias)) {
+        let message = "the target is the source, or one of the files that the source is made of, by this or another name";
+        return Err(Error::new(Kind::TargetIsSource, message).with_path(path));
+    }
+    Ok(())
+}
+
+fn open_device(path: &Path, size_bytes: u64, force: bool) -> Result<Arc<OutputFile>> {
+    if !force {
+        let message = "it is a device, and everything on it would be overwritten";
+        return Err(Error::new(Kind::TargetExists, message).with_path(path));
+    }
+    let device = physical_disk::open(path)?;
+    check_size(&device, path, size_bytes)?;
+    Ok(Arc::new(device))
+}
+
+fn open_existing(path: &Path, size_bytes: u64) -> Result<Arc<OutputFile>> {
+    let file = File::options().read(true).write(true).open(path);
+    let file = file.map_err(|cause| Error::io("open the existing target", cause)).on_path(path)?;
+    let output = OutputFile::new(file, path, false).map_err(|cause| Error::io("open the target", cause)).on_path(path)?;
+    check_size(&output, path, size_bytes)?;
+    Ok(Arc::new(output))
+}
+
+fn check_size(target: &OutputFile, path: &Path, size_bytes: u64) -> Result<()> {
+    let target_bytes = target.len_bytes().map_err(|cause| Error::io("find out its size", cause)).on_path(path)?;
+    if target_bytes < size_bytes {
+        let message = format!("it has {target_bytes} bytes, the disk needs {size_bytes}");
+        return Err(Error::new(Kind::TargetTooSmall, message).with_path(path));
+    }
+    Ok(())
+}
