@@ -32,8 +32,8 @@ pub struct Format {
 pub struct Create {
     /// Begins an image in an empty file (or, for raw, one with old data).
     pub begin: fn(Arc<dyn HostFileMut>, &CreateOptions) -> Result<Box<dyn ImageWriter>>,
-    /// How large the file becomes when `data_bytes` of the disk are stored without compression.
-    pub measure: fn(&CreateOptions, data_bytes: u64) -> Result<Measure>,
+    /// How large the file becomes without compression.
+    pub measure: fn(&CreateOptions, &TouchedBytes<'_>) -> Result<Measure>,
     /// The variants, the default one first.
     pub subformats: &'static [&'static str],
     /// The format's own options.
@@ -42,9 +42,14 @@ pub struct Create {
     pub compressions: &'static [&'static str],
     /// Whether an image can inherit from another one.
     pub parents: bool,
+    /// Whether images record the logical sector size; without it, a disk of 4096-byte sectors loses its partition table.
+    pub records_sectors: bool,
     /// Whether the file can be written front to back, to a pipe.
     pub streamable: bool,
 }
+
+/// How many bytes of the disk to be stored lie in units of so many bytes that are not known to be zeros.
+pub type TouchedBytes<'a> = dyn Fn(u64) -> Result<u64> + 'a;
 
 /// One of a format's own options for new images.
 pub struct OptionHelp {
@@ -122,11 +127,11 @@ impl Format {
         (create.begin)(file, options)
     }
 
-    /// How large an image with `data_bytes` of stored data would be.
-    pub fn measure(&self, options: &CreateOptions, data_bytes: u64) -> Result<Measure> {
+    /// How large an image of a disk would be.
+    pub fn measure(&self, options: &CreateOptions, touched_bytes: &TouchedBytes<'_>) -> Result<Measure> {
         let create = self.creation()?;
         self.check_options(create, options)?;
-        (create.measure)(options, data_bytes)
+        (create.measure)(options, touched_bytes)
     }
 
     fn check_options(&self, create: &Create, options: &CreateOptions) -> Result<()> {

@@ -65,3 +65,21 @@ pub trait BlockSource: Send + Sync {
         &[]
     }
 }
+
+impl<S: BlockSource + ?Sized> BlockSource for Box<S> {
+    fn geometry(&self) -> Geometry {
+        (**self).geometry()
+    }
+
+    fn extent_at(&self, guest_offset: u64, max_bytes: u64) -> Result<DiskExtent> {
+        (**self).extent_at(guest_offset, max_bytes)
+    }
+
+    fn read_at(&self, guest_offset: u64, buffer: &mut [u8]) -> Result<()> {
+        (**self).read_at(guest_offset, buffer)
+    }
+
+    fn host_files(&self) -> &[OpenFile] {
+        (**self).host_files()
+    }
+}

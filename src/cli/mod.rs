@@ -1,6 +1,111 @@
-//! The command line.
+//! The command line: one file per command, and what people and programs get to see.
 
-/// Runs.
-pub fn main() -> std::process::ExitCode {
-    std::process::ExitCode::SUCCESS
+mod address;
+mod check;
+mod compare;
+mod completions;
+mod convert;
+mod create_args;
+mod digest;
+mod escape;
+mod failure;
+mod formats;
+mod info;
+mod job;
+mod man;
+mod map;
+mod measure;
+mod output;
+mod source_args;
+mod units;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use self::failure::Failure;
+
+/// Converts virtual and physical disks between formats
+///
+/// Every command reads any disk: an image file of any format with its backing files, a block device, or "-" for a raw
+/// stream on standard input. A snapshot inside an image is a part of the address: disk.qcow2?snapshot=before.
+#[derive(Debug, Parser)]
+#[command(name = "tintype", version, propagate_version = true, max_term_width = 100)]
+#[command(after_help = "Exit codes: 0 done; 1 failed; 2 wrong usage; 3 finished, but something could not be read, or \
+    differences or leaks were found; 4 verification failed or an image is damaged; 13 no space left; 14 target too \
+    small; 130 stopped.")]
+pub struct Cli {
+    #[command(flatten)]
+    global: Global,
+    #[command(subcommand)]
+    command: Command,
+}
+
+/// What every command understands.
+#[derive(Debug, Clone, Copy, clap::Args)]
+pub struct Global {
+    /// Print one JSON document, or JSON lines with a "type" for long jobs, on standard output
+    #[arg(long, global = true, env = "TINTYPE_JSON", value_parser = clap::builder::FalseyValueParser::new())]
+    json: bool,
+    /// Print no progress, no summary and no warnings
+    #[arg(long, short, global = true, env = "TINTYPE_QUIET", value_parser = clap::builder::FalseyValueParser::new())]
+    quiet: bool,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Check(check::Args),
+    Compare(compare::Args),
+    Completions(completions::Args),
+    Convert(convert::Args),
+    Digest(digest::Args),
+    Formats(formats::Args),
+    Info(info::Args),
+    Man(man::Args),
+    Map(map::Args),
+    Measure(measure::Args),
+}
+
+/// How a command ended, when it did not fail.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Outcome {
+    Done,
+    /// Finished, but something could not be read, or differences or leaks were found.
+    Incomplete,
+    /// An image is damaged.
+    Damaged,
+}
+
+impl From<Outcome> for ExitCode {
+    fn from(outcome: Outcome) -> Self {
+        match outcome {
+            Outcome::Done => ExitCode::SUCCESS,
+            Outcome::Incomplete => ExitCode::from(3),
+            Outcome::Damaged => ExitCode::from(4),
+        }
+    }
+}
+
+/// Runs the program with the arguments of the process.
+pub fn main() -> ExitCode {
+    let Cli { global, command } = Cli::parse();
+    match run(command, global) {
+        Ok(outcome) => outcome.into(),
+        Err(failure) => failure.report(global),
+    }
+}
+
+fn run(command: Command, global: Global) -> Result<Outcome, Failure> {
+    match command {
+        Command::Check(args) => check::run(&args, global),
+        Command::Compare(args) => compare::run(&args, global),
+        Command::Completions(args) => completions::run(&args),
+        Command::Convert(args) => convert::run(&args, global),
+        Command::Digest(args) => digest::run(&args, global),
+        Command::Formats(args) => formats::run(&args, global),
+        Command::Info(args) => info::run(&args, global),
+        Command::Man(args) => man::run(&args),
+        Command::Map(args) => map::run(&args, global),
+        Command::Measure(args) => measure::run(&args, global),
+    }
 }

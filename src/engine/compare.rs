@@ -35,13 +35,8 @@ pub fn compare(a: &dyn BlockSource, b: &dyn BlockSource, workers: usize, progres
     let (longer, shorter) = if sizes_bytes[0] >= sizes_bytes[1] { (a, b) } else { (b, a) };
     progress.begin(longer.geometry().size_bytes);
     let found = Mutex::new(Comparison { sizes_bytes, ..Comparison::default() });
-    let options = PlanOptions {
-        parent: Some(shorter),
-        with_zeros: false,
-        with_inherited: true,
-        clonable: &[],
-        salvage: false,
-    };
+    let options =
+        PlanOptions { parent: Some(shorter), with_zeros: false, with_inherited: true, clonable: &[], salvage: false };
     let mut plan = DiskPlan::new(longer, None, options);
     let pipeline = Pipeline { source: Some(longer), workers, progress, rate_limit: None, salvage: false };
     pipeline.run(&mut plan, &[], &|loaded| {
@@ -70,7 +65,9 @@ fn differing_ranges(bytes: &[u8], other: &dyn BlockSource, guest_offset: u64) ->
     let inside = other.geometry().size_bytes.saturating_sub(guest_offset).min(bytes.len() as u64) as usize;
     other.read_at(guest_offset, &mut theirs[..inside])?;
     let mut ranges = Vec::new();
-    for (block, (ours, theirs)) in bytes.chunks(zero_scan::BLOCK_BYTES).zip(theirs.chunks(zero_scan::BLOCK_BYTES)).enumerate() {
+    for (block, (ours, theirs)) in
+        bytes.chunks(zero_scan::BLOCK_BYTES).zip(theirs.chunks(zero_scan::BLOCK_BYTES)).enumerate()
+    {
         if ours == theirs {
             continue;
         }

@@ -105,12 +105,8 @@ fn run_copy(
     let layout = writer.layout();
     let parent = options.parent.as_ref().map(|(parent, _)| *parent);
     let digest = digest_to_make(options, input);
-    let copy_options = CopyOptions {
-        parent,
-        explicit_zeros: target.holds_old_data(),
-        ordered_writes: target.is_stream(),
-        digest,
-    };
+    let copy_options =
+        CopyOptions { parent, explicit_zeros: target.holds_old_data(), ordered_writes: target.is_stream(), digest };
     let clonable = match input {
         Input::Disk(source) if options.reflink && layout.clones && digest.is_none() && parent.is_none() => {
             source.host_files().iter().map(|file| target.can_clone_from(file.file.as_ref())).collect()

@@ -167,11 +167,7 @@ impl UnitTurn<'_> {
         Ok(())
     }
 
-    fn pass(
-        &self,
-        window: &OrderedWindow,
-        work: &mut dyn FnMut() -> Result<(), ImageError>,
-    ) -> Result<(), ImageError> {
+    fn pass(&self, window: &OrderedWindow, work: &mut dyn FnMut() -> Result<(), ImageError>) -> Result<(), ImageError> {
         window.pass(self.index, work).unwrap_or_else(|_| {
             self.closed.set(true);
             Err(ImageError::new(ErrorKind::Io, "store a unit", "another unit failed"))

@@ -56,8 +56,7 @@ pub fn digest(source: &dyn BlockSource, algorithm: Algorithm, workers: usize, pr
     let size_bytes = source.geometry().size_bytes;
     progress.begin(size_bytes);
     let hasher = DiskHasher::new(algorithm, size_bytes);
-    let options =
-        PlanOptions { parent: None, with_zeros: true, with_inherited: true, clonable: &[], salvage: false };
+    let options = PlanOptions { parent: None, with_zeros: true, with_inherited: true, clonable: &[], salvage: false };
     let mut plan = DiskPlan::new(source, None, options);
     let pipeline = Pipeline { source: Some(source), workers, progress, rate_limit: None, salvage: false };
     pipeline.run(&mut plan, &[hasher.window()], &|loaded| {

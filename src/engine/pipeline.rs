@@ -61,6 +61,15 @@ impl From<Closed> for Stop {
     }
 }
 
+/// Wakes the other workers when one fails or panics: its unit will never pass.
+struct CloseUnlessDone<'a>(&'a [&'a OrderedWindow]);
+
+impl Drop for CloseUnlessDone<'_> {
+    fn drop(&mut self) {
+        self.0.iter().for_each(|window| window.close());
+    }
+}
+
 /// What the workers come to.
 #[derive(Default)]
 struct Outcome {
@@ -84,10 +93,11 @@ impl Pipeline<'_> {
         std::thread::scope(|scope| {
             for _ in 0..self.workers.max(1) {
                 scope.spawn(|| {
-                    let stop = self.work(unit_bytes, &feed, &outcome, consume);
-                    if let Err(Stop::Failed(failure)) = stop {
-                        lock(&outcome).failure.get_or_insert(failure);
-                        windows.iter().for_each(|window| window.close());
+                    let closing = CloseUnlessDone(windows);
+                    match self.work(unit_bytes, &feed, &outcome, consume) {
+                        Ok(()) => std::mem::forget(closing),
+                        Err(Stop::Failed(failure)) => _ = lock(&outcome).failure.get_or_insert(failure),
+                        Err(Stop::Closed) => {}
                     }
                 });
             }
@@ -121,7 +131,7 @@ impl Pipeline<'_> {
             let has_bytes = matches!(unit.work, Work::Read(_) | Work::Arrived);
             let loaded = LoadedUnit {
                 unit: &unit,
-                bytes: has_bytes.then_some(&buffer.bytes()[..unit.length_bytes as usize]),
+                bytes: has_bytes.then(|| &buffer.bytes()[..unit.length_bytes as usize]),
                 origin: self.origin(&unit),
             };
             consume(&loaded)?;

@@ -229,7 +229,8 @@ impl<'a> DiskPlan<'a> {
         }
         let file = &self.source.host_files()[origin.file.0].file;
         holes.iter().filter(|(offset, _)| *offset < length).all(|(offset, length)| {
-            file.extent_at(origin.host_offset + offset, *length).is_ok_and(|extent| extent.hole && extent.length_bytes == *length)
+            file.extent_at(origin.host_offset + offset, *length)
+                .is_ok_and(|extent| extent.hole && extent.length_bytes == *length)
         })
     }
 }

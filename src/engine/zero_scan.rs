@@ -15,7 +15,9 @@ pub fn is_zero(bytes: &[u8]) -> bool {
 /// Appends a run to ascending runs, as part of the last one where that has the same kind and ends there.
 pub fn push_run(runs: &mut Vec<UnitRun>, offset: u64, length_bytes: u64, kind: RunKind) {
     match runs.last_mut() {
-        Some(last) if last.kind == kind && last.offset + last.length_bytes == offset => last.length_bytes += length_bytes,
+        Some(last) if last.kind == kind && last.offset + last.length_bytes == offset => {
+            last.length_bytes += length_bytes
+        }
         _ if length_bytes > 0 => runs.push(UnitRun { offset, length_bytes, kind }),
         _ => {}
     }

@@ -10,6 +10,6 @@ mod standard_input;
 
 pub use folder_gate::{FolderGate, ReferencePolicy};
 pub use identity::{aliases, of_metadata as identity_of};
-pub use open::{OpenOptions, OpenedDisk, open_disk, open_host_file, open_image};
+pub use open::{OpenOptions, OpenedDisk, format_named, open_disk, open_image, open_raw};
 pub use slice::Slice;
 pub use standard_input::{StandardInput, open_standard_input};

@@ -50,7 +50,8 @@ pub fn open_disk(path: &Path, options: &OpenOptions, parent: Option<&Path>) -> R
     let gate = FolderGate::beside(path, Arc::new(options.references.clone()));
     let mut disk = Disk::open(file, format, options.snapshot.as_deref(), gate).on_path(path)?;
     if let Some(parent) = parent {
-        let metadata = std::fs::metadata(parent).map_err(|cause| Error::io("look at the backing file", cause)).on_path(parent)?;
+        let metadata =
+            std::fs::metadata(parent).map_err(|cause| Error::io("look at the backing file", cause)).on_path(parent)?;
         disk.declare_parent(identity::of_metadata(&metadata));
     }
     let layers = disk.layers().map(|(name, info)| (name.to_owned(), info.clone())).collect();
@@ -64,6 +65,14 @@ fn open_device(file: OpenFile, snapshot: Option<&str>) -> Result<OpenedDisk> {
     let device = file.file.as_file().ok_or_else(|| Error::new(Kind::Io, "the device is not open"))?;
     let sectors = physical_disk::sector_bytes(device).map_err(|cause| Error::io("find out the sector size", cause))?;
     Ok(OpenedDisk { disk: Box::new(PhysicalDisk::new(file, sectors)?), layers: Vec::new() })
+}
+
+/// Takes a file as a raw disk.
+pub fn open_raw(file: OpenFile) -> Result<OpenedDisk> {
+    let gate = Arc::new(tintype_formats::reference_gate::NoReferences);
+    let disk = Disk::open(file, Some(&raw::FORMAT), None, gate)?;
+    let layers = disk.layers().map(|(name, info)| (name.to_owned(), info.clone())).collect();
+    Ok(OpenedDisk { disk: Box::new(disk), layers })
 }
 
 /// Opens one image file without following what it names.
@@ -80,7 +89,10 @@ pub fn format_named(name: Option<&str>) -> Result<Option<&'static Format>> {
     let find = |name: &str| {
         registry::by_name(name).ok_or_else(|| {
             let known: Vec<_> = registry::FORMATS.iter().map(|format| format.name).collect();
-            Error::new(Kind::Usage, format!("there is no format \"{}\"; there are {}", name.escape_debug(), known.join(", ")))
+            Error::new(
+                Kind::Usage,
+                format!("there is no format \"{}\"; there are {}", name.escape_debug(), known.join(", ")),
+            )
         })
     };
     name.map(find).transpose()
@@ -97,7 +109,9 @@ pub fn open_host_file(path: &Path, force_share: bool) -> Result<(OpenFile, bool)
     let kind = file.metadata().map_err(|cause| Error::io("look at the file", cause)).on_path(path)?.file_type();
     if !kind.is_file() && !kind.is_block_device() {
         let found = if kind.is_dir() { "a folder" } else { "neither a file nor a disk" };
-        return Err(Error::new(Kind::Io, format!("it is {found}; expected an image file or a block device")).with_path(path));
+        return Err(
+            Error::new(Kind::Io, format!("it is {found}; expected an image file or a block device")).with_path(path)
+        );
     }
     check_not_in_use(&file, force_share).map_err(|reason| Error::new(Kind::ImageInUse, reason)).on_path(path)?;
     Ok((into_open_file(file, path).on_path(path)?, kind.is_block_device()))

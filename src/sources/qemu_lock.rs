@@ -18,12 +18,7 @@ pub fn is_held_for_writing(file: &File) -> bool {
 }
 
 fn is_locked(file: &File, byte: u64) -> bool {
-    let question = Flock {
-        start: byte,
-        length: 1,
-        pid: None,
-        typ: FlockType::WriteLock,
-        offset_type: FlockOffsetType::Set,
-    };
+    let question =
+        Flock { start: byte, length: 1, pid: None, typ: FlockType::WriteLock, offset_type: FlockOffsetType::Set };
     matches!(rustix::process::fcntl_getlk(file, &question), Ok(Some(_)))
 }

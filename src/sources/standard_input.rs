@@ -26,7 +26,9 @@ pub fn open_standard_input(spool: bool) -> Result<StandardInput> {
     let metadata = input.metadata().map_err(|cause| Error::io("look at standard input", cause))?;
     let file = match (metadata.is_file(), spool) {
         (true, _) => input,
-        (false, true) => spooled(&mut input).map_err(|cause| Error::io("store standard input in a temporary file", cause))?,
+        (false, true) => {
+            spooled(&mut input).map_err(|cause| Error::io("store standard input in a temporary file", cause))?
+        }
         (false, false) => return Ok(StandardInput::Pipe(input)),
     };
     into_open_file(file, Path::new("standard input")).map(StandardInput::File)

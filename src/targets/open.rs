@@ -128,7 +128,8 @@ impl Target {
 
 fn refuse_source(path: &Path, sources: &[FileIdentity]) -> Result<()> {
     if aliases(path).iter().any(|alias| sources.contains(alias)) {
-        let message = "the target is the source, or one of the files that the source is made of, by this or another name";
+        let message =
+            "the target is the source, or one of the files that the source is made of, by this or another name";
         return Err(Error::new(Kind::TargetIsSource, message).with_path(path));
     }
     Ok(())
@@ -147,7 +148,8 @@ fn open_device(path: &Path, size_bytes: u64, force: bool) -> Result<Arc<OutputFi
 fn open_existing(path: &Path, size_bytes: u64) -> Result<Arc<OutputFile>> {
     let file = File::options().read(true).write(true).open(path);
     let file = file.map_err(|cause| Error::io("open the existing target", cause)).on_path(path)?;
-    let output = OutputFile::new(file, path, false).map_err(|cause| Error::io("open the target", cause)).on_path(path)?;
+    let output =
+        OutputFile::new(file, path, false).map_err(|cause| Error::io("open the target", cause)).on_path(path)?;
     check_size(&output, path, size_bytes)?;
     Ok(Arc::new(output))
 }

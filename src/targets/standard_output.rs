@@ -29,7 +29,8 @@ impl StandardOutput {
         if io::stdout().is_terminal() {
             return Err(Error::new(Kind::Usage, "a disk will not be written to a terminal; redirect standard output"));
         }
-        let output = io::stdout().as_fd().try_clone_to_owned().map_err(|cause| Error::io("open standard output", cause))?;
+        let output =
+            io::stdout().as_fd().try_clone_to_owned().map_err(|cause| Error::io("open standard output", cause))?;
         let state = State { file: File::from(output), position: 0, length_bytes: 0 };
         Ok(StandardOutput { state: Mutex::new(state) })
     }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use crate::HostFileMut;
 use crate::error::{ImageError, Result};
-use crate::registry::Measure;
+use crate::registry::{Measure, TouchedBytes};
 use crate::sink::{CreateOptions, GuestUnit, IdentitySeed, ImageWriter, RunKind, UnitWriter, WriterLayout};
 
 /// Any boundary would do; this one keeps direct I/O and clones possible.
@@ -26,10 +26,11 @@ pub(super) fn begin(file: Arc<dyn HostFileMut>, options: &CreateOptions) -> Resu
     Ok(Box::new(RawWriter { file, holds_old_data: options.target_holds_old_data }))
 }
 
-pub(super) fn measure(options: &CreateOptions, data_bytes: u64) -> Result<Measure> {
+pub(super) fn measure(options: &CreateOptions, touched_bytes: &TouchedBytes<'_>) -> Result<Measure> {
     let all = options.geometry.size_bytes;
     let full = options.subformat.as_deref() == Some("full");
-    Ok(Measure { required_bytes: if full { all } else { data_bytes }, fully_allocated_bytes: all })
+    let required_bytes = if full { all } else { touched_bytes(UNIT_BYTES)? };
+    Ok(Measure { required_bytes, fully_allocated_bytes: all })
 }
 
 impl UnitWriter for RawWriter {

@@ -20,6 +20,7 @@ pub static FORMAT: Format = Format {
         options: &[],
         compressions: &[],
         parents: false,
+        records_sectors: false,
         streamable: true,
     }),
 };

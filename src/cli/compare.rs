@@ -1,0 +1,103 @@
+//! `tintype compare`
+
+use clap::Args as ClapArgs;
+use serde::Serialize;
+
+use super::address::{self, Address};
+use super::failure::Failure;
+use super::source_args::{ReferenceArgs, SourceArgs, ThreadArgs};
+use super::{Global, Outcome, job, output, units};
+use crate::engine::compare::{Comparison, compare};
+
+/// Compare the content of two disks, whatever formats they are stored in
+///
+/// Disks of different sizes are the same if the rest of the longer one is zeros, unless --strict is given. Exit code 0
+/// if they are the same, 3 if not.
+#[derive(Debug, ClapArgs)]
+pub struct Args {
+    /// One disk
+    #[arg(value_name = "A", value_parser = address::parser())]
+    a: Address,
+    /// The other disk
+    #[arg(value_name = "B", value_parser = address::parser())]
+    b: Address,
+    /// Format of A; found by itself for files, raw for devices
+    #[arg(long, short, value_name = "FORMAT")]
+    format: Option<String>,
+    /// Format of B
+    #[arg(long, short = 'F', value_name = "FORMAT")]
+    format_b: Option<String>,
+    /// Disks of different sizes are different
+    #[arg(long, short)]
+    strict: bool,
+    #[command(flatten)]
+    references: ReferenceArgs,
+    #[command(flatten)]
+    threads: ThreadArgs,
+}
+
+#[derive(Serialize)]
+struct Report {
+    r#type: &'static str,
+    same: bool,
+    sizes_bytes: [u64; 2],
+    differing_bytes: u64,
+    differing: Vec<Range>,
+}
+
+#[derive(Serialize)]
+struct Range {
+    offset: u64,
+    length_bytes: u64,
+}
+
+/// How many differing ranges a person gets to see.
+const SHOWN_RANGES: usize = 10;
+
+pub fn run(args: &Args, global: Global) -> Result<Outcome, Failure> {
+    let open = |address: &Address, format: &Option<String>| {
+        SourceArgs { format: format.clone(), references: args.references.clone() }.open(address, None, global)
+    };
+    let (a, b) = (open(&args.a, &args.format)?, open(&args.b, &args.format_b)?);
+    let found = job::run(global, "comparing", |progress| {
+        compare(a.disk.as_ref(), b.disk.as_ref(), args.threads.workers(), progress)
+    })?;
+    let same_size = found.sizes_bytes[0] == found.sizes_bytes[1];
+    let same = found.differing_bytes == 0 && (same_size || !args.strict);
+    if global.json {
+        report_json(&found, same)?;
+    } else {
+        output::print(&report_text(&found, same))?;
+    }
+    Ok(if same { Outcome::Done } else { Outcome::Incomplete })
+}
+
+fn report_json(found: &Comparison, same: bool) -> Result<(), Failure> {
+    let range = |range: &std::ops::Range<u64>| Range { offset: range.start, length_bytes: range.end - range.start };
+    output::print_json_line(&Report {
+        r#type: "comparison",
+        same,
+        sizes_bytes: found.sizes_bytes,
+        differing_bytes: found.differing_bytes,
+        differing: found.differing.iter().map(range).collect(),
+    })
+}
+
+fn report_text(found: &Comparison, same: bool) -> String {
+    let [a, b] = found.sizes_bytes;
+    let mut text = String::new();
+    if a != b {
+        text += &format!("The sizes differ: {} and {}.\n", units::exact_size(a), units::exact_size(b));
+    }
+    if same {
+        return text + "The disks have the same content.\n";
+    }
+    text += &format!("{} differ, in {} places:\n", units::size(found.differing_bytes), found.differing.len());
+    for range in found.differing.iter().take(SHOWN_RANGES) {
+        text += &format!("  at {:#x}, {}\n", range.start, units::size(range.end - range.start));
+    }
+    if found.differing.len() > SHOWN_RANGES {
+        text += &format!("  and {} more\n", found.differing.len() - SHOWN_RANGES);
+    }
+    text
+}

@@ -1,0 +1,68 @@
+//! `tintype digest`
+
+use clap::{Args as ClapArgs, ValueEnum};
+use serde::Serialize;
+
+use super::address::{self, Address};
+use super::failure::Failure;
+use super::source_args::{SourceArgs, ThreadArgs};
+use super::{Global, Outcome, escape, job, output};
+use crate::engine::digest::{Algorithm, digest};
+
+/// Print the digest of a disk's content, whatever format it is stored in
+///
+/// Two images of the same disk have the same digest. For raw images it is what sha256sum or b3sum print.
+#[derive(Debug, ClapArgs)]
+pub struct Args {
+    /// The disk
+    #[arg(value_name = "IMAGE", value_parser = address::parser())]
+    image: Address,
+    /// How to hash: sha256 uses one core, blake3 all of them
+    #[arg(long, short, value_name = "ALGORITHM", default_value = "sha256", env = "TINTYPE_DIGEST")]
+    algorithm: DigestAlgorithm,
+    #[command(flatten)]
+    source: SourceArgs,
+    #[command(flatten)]
+    threads: ThreadArgs,
+}
+
+/// The digests that can be made.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub enum DigestAlgorithm {
+    Sha256,
+    Blake3,
+}
+
+impl From<DigestAlgorithm> for Algorithm {
+    fn from(algorithm: DigestAlgorithm) -> Self {
+        match algorithm {
+            DigestAlgorithm::Sha256 => Algorithm::Sha256,
+            DigestAlgorithm::Blake3 => Algorithm::Blake3,
+        }
+    }
+}
+
+#[derive(Serialize)]
+struct Report<'a> {
+    r#type: &'static str,
+    algorithm: &'a str,
+    digest: String,
+    size_bytes: u64,
+}
+
+pub fn run(args: &Args, global: Global) -> Result<Outcome, Failure> {
+    let opened = args.source.open(&args.image, None, global)?;
+    let algorithm = Algorithm::from(args.algorithm);
+    let digest = job::run(global, "hashing", |progress| {
+        digest(opened.disk.as_ref(), algorithm, args.threads.workers(), progress)
+    })?;
+    if global.json {
+        let size_bytes = opened.disk.geometry().size_bytes;
+        let report = Report { r#type: "digest", algorithm: algorithm.name(), digest: digest.to_hex(), size_bytes };
+        output::print_json_line(&report)?;
+    } else {
+        let name = escape::printable(&args.image.path.display().to_string());
+        output::print(&format!("{}  {name}\n", digest.to_hex()))?;
+    }
+    Ok(Outcome::Done)
+}

@@ -1,0 +1,165 @@
+//! `tintype info`
+
+use std::os::unix::fs::MetadataExt;
+
+use clap::Args as ClapArgs;
+use serde::Serialize;
+use tintype_formats::layer::{Detail, FileReference, SnapshotInfo};
+use tintype_formats::{Image, OpenFile};
+
+use super::address::{self, Address};
+use super::failure::Failure;
+use super::{Global, Outcome, escape::printable, output, units};
+use crate::sources;
+
+/// Show what an image is: format, size, options, snapshots, the files that it names
+///
+/// No file that the image names is opened.
+#[derive(Debug, ClapArgs)]
+pub struct Args {
+    /// The image
+    #[arg(value_name = "IMAGE", value_parser = address::parser())]
+    image: Address,
+    /// Format of the image; found by itself for files, raw for devices
+    #[arg(long, short, value_name = "FORMAT", env = "TINTYPE_FORMAT")]
+    format: Option<String>,
+}
+
+#[derive(Serialize)]
+struct Report {
+    path: String,
+    format: &'static str,
+    size_bytes: u64,
+    logical_sector_bytes: u32,
+    physical_sector_bytes: u32,
+    unit_bytes: u64,
+    file_bytes: u64,
+    allocated_bytes: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    identity: Option<String>,
+    details: serde_json::Map<String, serde_json::Value>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    parent: Option<Parent>,
+    snapshots: Vec<Snapshot>,
+    warnings: Vec<String>,
+}
+
+#[derive(Serialize)]
+struct Parent {
+    names: Vec<String>,
+    format: Option<String>,
+    identities: Vec<String>,
+}
+
+#[derive(Serialize)]
+struct Snapshot {
+    id: String,
+    name: String,
+    size_bytes: u64,
+    taken_unix_s: Option<u64>,
+    machine_state_bytes: u64,
+}
+
+pub fn run(args: &Args, global: Global) -> Result<Outcome, Failure> {
+    if args.image.is_standard_input() {
+        return Err(Failure::usage("info needs a file or a device, not standard input"));
+    }
+    // Reading the header of an image that is in use does no harm.
+    let (file, image) = sources::open_image(&args.image.path, args.format.as_deref(), true)?;
+    let mut report = report(&args.image, &file, image.as_ref());
+    if let Some(name) = &args.image.snapshot {
+        report.snapshots.retain(|snapshot| snapshot.id == *name || snapshot.name == *name);
+        if report.snapshots.is_empty() {
+            return Err(tintype_formats::ImageError::no_such_snapshot(name, image.snapshots()).into());
+        }
+    }
+    if global.json {
+        output::print_json(&report)?
+    } else {
+        output::print(&text(&report))?
+    }
+    Ok(Outcome::Done)
+}
+
+fn report(address: &Address, file: &OpenFile, image: &dyn Image) -> Report {
+    let info = image.info();
+    let value = |detail: &Detail| match detail {
+        Detail::Text(text) => text.clone().into(),
+        Detail::Number(number) => (*number).into(),
+        Detail::Flag(flag) => (*flag).into(),
+    };
+    Report {
+        path: address.path.display().to_string(),
+        format: info.format,
+        size_bytes: info.geometry.size_bytes,
+        logical_sector_bytes: info.geometry.logical_sector_bytes,
+        physical_sector_bytes: info.geometry.physical_sector_bytes,
+        unit_bytes: info.geometry.unit_bytes,
+        file_bytes: file.file.len_bytes().unwrap_or_default(),
+        allocated_bytes: file.file.as_file().and_then(|file| file.metadata().ok()).map(|found| found.blocks() * 512),
+        identity: info.identity.clone(),
+        details: info.details.iter().map(|(name, detail)| ((*name).to_owned(), value(detail))).collect(),
+        parent: image.parent().map(parent),
+        snapshots: image.snapshots().iter().map(snapshot).collect(),
+        warnings: info.warnings.clone(),
+    }
+}
+
+fn parent(reference: &FileReference) -> Parent {
+    Parent {
+        names: reference.names.clone(),
+        format: reference.format.clone(),
+        identities: reference.identities.clone(),
+    }
+}
+
+fn snapshot(snapshot: &SnapshotInfo) -> Snapshot {
+    Snapshot {
+        id: snapshot.id.clone(),
+        name: snapshot.name.clone(),
+        size_bytes: snapshot.size_bytes,
+        taken_unix_s: snapshot.taken_unix_s,
+        machine_state_bytes: snapshot.machine_state_bytes,
+    }
+}
+
+fn text(report: &Report) -> String {
+    let mut text = String::new();
+    let mut add = |name: &str, value: &str| text += &format!("{:<18} {}\n", format!("{name}:"), printable(value));
+    add("image", &report.path);
+    add("format", report.format);
+    add("disk size", &units::exact_size(report.size_bytes));
+    add("sectors", &format!("{} logical, {} physical", report.logical_sector_bytes, report.physical_sector_bytes));
+    add("file size", &units::exact_size(report.file_bytes));
+    if let Some(allocated) = report.allocated_bytes {
+        add("on disk", &units::exact_size(allocated));
+    }
+    if let Some(identity) = &report.identity {
+        add("identity", identity);
+    }
+    for (name, value) in &report.details {
+        let value = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+        add(&name.replace('_', " "), &value);
+    }
+    if let Some(parent) = &report.parent {
+        let format = parent.format.as_deref().map(|format| format!(" ({format})")).unwrap_or_default();
+        add("parent", &format!("{}{format}", parent.names.join(", or ")));
+        parent.identities.iter().for_each(|identity| add("parent identity", identity));
+    }
+    for snapshot in &report.snapshots {
+        add("snapshot", &snapshot_line(snapshot));
+    }
+    for warning in &report.warnings {
+        add("warning", warning);
+    }
+    text
+}
+
+fn snapshot_line(snapshot: &Snapshot) -> String {
+    let taken = snapshot.taken_unix_s.map(|seconds| format!(", taken at Unix time {seconds}")).unwrap_or_default();
+    let state = match snapshot.machine_state_bytes {
+        0 => String::new(),
+        bytes => format!(", {} of machine state", units::size(bytes)),
+    };
+    format!("{} \"{}\", {}{taken}{state}", snapshot.id, snapshot.name, units::size(snapshot.size_bytes))
+}

@@ -1,0 +1,39 @@
+//! Standard output and standard error. A closed pipe ends the output, not the program.
+
+use std::io::{self, Write};
+
+use serde::Serialize;
+
+use super::escape::printable;
+use super::failure::Failure;
+use crate::error::Error;
+
+/// Prints text on standard output.
+pub fn print(text: &str) -> Result<(), Failure> {
+    let mut output = io::stdout().lock();
+    match output.write_all(text.as_bytes()).and_then(|()| output.flush()) {
+        Err(cause) if cause.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        Err(cause) => Err(Error::io("write to standard output", cause).into()),
+        Ok(()) => Ok(()),
+    }
+}
+
+/// Prints a JSON document, over several lines, for a program or a curious person.
+pub fn print_json(document: &impl Serialize) -> Result<(), Failure> {
+    print(&(serde_json::to_string_pretty(document).unwrap_or_default() + "\n"))
+}
+
+/// Prints a JSON document in one line, as an event of a long job.
+pub fn print_json_line(event: &impl Serialize) -> Result<(), Failure> {
+    print(&(serde_json::to_string(event).unwrap_or_default() + "\n"))
+}
+
+/// Says something on standard error; nobody may be listening.
+pub fn say(text: &str) {
+    let _ = writeln!(io::stderr().lock(), "{text}");
+}
+
+/// Says that something is not as it should be, without keeping the work from being done.
+pub fn warn(text: &str) {
+    say(&format!("warning: {}", printable(text)));
+}
