@@ -7,6 +7,7 @@ use super::address::{self, Address};
 use super::failure::Failure;
 use super::source_args::{ReferenceArgs, SourceArgs, ThreadArgs};
 use super::{Global, Outcome, job, output, units};
+use crate::engine::NamedDisk;
 use crate::engine::compare::{Comparison, compare};
 
 /// Compare the content of two disks, whatever formats they are stored in
@@ -60,7 +61,9 @@ pub fn run(args: &Args, global: Global) -> Result<Outcome, Failure> {
     };
     let (a, b) = (open(&args.a, &args.format)?, open(&args.b, &args.format_b)?);
     let found = job::run(global, "comparing", |progress| {
-        compare(a.disk.as_ref(), b.disk.as_ref(), args.threads.workers(), progress)
+        let a = NamedDisk { disk: a.disk.as_ref(), path: &args.a.path };
+        let b = NamedDisk { disk: b.disk.as_ref(), path: &args.b.path };
+        compare(a, b, args.threads.workers(), progress)
     })?;
     let same_size = found.sizes_bytes[0] == found.sizes_bytes[1];
     let same = found.differing_bytes == 0 && (same_size || !args.strict);

@@ -19,6 +19,7 @@ use super::digest::DigestAlgorithm;
 use super::failure::Failure;
 use super::source_args::{SourceArgs, ThreadArgs};
 use super::{Global, Outcome, job, output, units};
+use crate::engine::NamedDisk;
 use crate::engine::convert::{ConvertOptions, Converted, Input, convert, parent_name};
 use crate::sources::{self, FolderGate, OpenOptions, OpenedDisk, ReferencePolicy, Slice, StandardInput};
 use crate::targets::{Target, TargetOptions};
@@ -135,9 +136,9 @@ pub fn run(args: &Args, global: Global) -> Result<Outcome, Failure> {
         reproducible: args.reproducible,
     };
     let converted = match source {
-        Source::Disk(disk, _) => {
-            job::run(global, "converting", |progress| convert(Input::Disk(disk.as_ref()), target, options, progress))?
-        }
+        Source::Disk(disk, _) => job::run(global, "converting", |progress| {
+            convert(Input::Disk(NamedDisk { disk: disk.as_ref(), path: &args.source.path }), target, options, progress)
+        })?,
         Source::Pipe(mut pipe, size_bytes) => job::run(global, "converting", |progress| {
             let pipe: &mut (dyn Read + Send) = &mut pipe;
             convert(Input::Pipe(pipe, size_bytes), target, options, progress)

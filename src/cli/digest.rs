@@ -7,6 +7,7 @@ use super::address::{self, Address};
 use super::failure::Failure;
 use super::source_args::{SourceArgs, ThreadArgs};
 use super::{Global, Outcome, escape, job, output};
+use crate::engine::NamedDisk;
 use crate::engine::digest::{Algorithm, digest};
 
 /// Print the digest of a disk's content, whatever format it is stored in
@@ -53,9 +54,8 @@ struct Report<'a> {
 pub fn run(args: &Args, global: Global) -> Result<Outcome, Failure> {
     let opened = args.source.open(&args.image, None, global)?;
     let algorithm = Algorithm::from(args.algorithm);
-    let digest = job::run(global, "hashing", |progress| {
-        digest(opened.disk.as_ref(), algorithm, args.threads.workers(), progress)
-    })?;
+    let disk = NamedDisk { disk: opened.disk.as_ref(), path: &args.image.path };
+    let digest = job::run(global, "hashing", |progress| digest(disk, algorithm, args.threads.workers(), progress))?;
     if global.json {
         let size_bytes = opened.disk.geometry().size_bytes;
         let report = Report { r#type: "digest", algorithm: algorithm.name(), digest: digest.to_hex(), size_bytes };

@@ -3,13 +3,13 @@
 use std::ops::Range;
 use std::sync::{Mutex, PoisonError};
 
-use tintype_formats::BlockSource;
+use tintype_formats::{BlockSource, ImageError};
 
-use super::Progress;
 use super::pipeline::{Pipeline, Stop, joined};
 use super::plan::{DiskPlan, PlanOptions};
 use super::zero_scan;
-use crate::error::Result;
+use super::{NamedDisk, Progress};
+use crate::error::{OnPath as _, Result};
 
 /// Differences are told by the sector.
 const SECTOR_BYTES: usize = 512;
@@ -30,18 +30,30 @@ pub struct Comparison {
 }
 
 /// Reads both disks and compares; what both leave out is not read.
-pub fn compare(a: &dyn BlockSource, b: &dyn BlockSource, workers: usize, progress: &Progress) -> Result<Comparison> {
-    let sizes_bytes = [a.geometry().size_bytes, b.geometry().size_bytes];
+pub fn compare(a: NamedDisk<'_>, b: NamedDisk<'_>, workers: usize, progress: &Progress) -> Result<Comparison> {
+    let sizes_bytes = [a.disk.geometry().size_bytes, b.disk.geometry().size_bytes];
     let (longer, shorter) = if sizes_bytes[0] >= sizes_bytes[1] { (a, b) } else { (b, a) };
-    progress.begin(longer.geometry().size_bytes);
+    progress.begin(longer.disk.geometry().size_bytes);
     let found = Mutex::new(Comparison { sizes_bytes, ..Comparison::default() });
-    let options =
-        PlanOptions { parent: Some(shorter), with_zeros: false, with_inherited: true, clonable: &[], salvage: false };
-    let mut plan = DiskPlan::new(longer, None, options);
-    let pipeline = Pipeline { source: Some(longer), workers, progress, rate_limit: None, salvage: false };
+    let options = PlanOptions {
+        parent: Some(shorter.disk),
+        with_zeros: false,
+        with_inherited: true,
+        clonable: &[],
+        salvage: false,
+    };
+    let mut plan = DiskPlan::new(longer.disk, None, options);
+    let pipeline = Pipeline {
+        source: Some(longer.disk),
+        source_path: longer.path,
+        workers,
+        progress,
+        rate_limit: None,
+        salvage: false,
+    };
     pipeline.run(&mut plan, &[], &|loaded| {
         if let Some(bytes) = loaded.bytes {
-            let differing = differing_ranges(bytes, shorter, loaded.unit.guest_offset)?;
+            let differing = differing_ranges(bytes, shorter.disk, loaded.unit.guest_offset).on_path(shorter.path)?;
             found.lock().unwrap_or_else(PoisonError::into_inner).add(differing);
         }
         progress.reach(loaded.unit.end());
@@ -60,7 +72,7 @@ impl Comparison {
     }
 }
 
-fn differing_ranges(bytes: &[u8], other: &dyn BlockSource, guest_offset: u64) -> Result<Vec<Range<u64>>, Stop> {
+fn differing_ranges(bytes: &[u8], other: &dyn BlockSource, guest_offset: u64) -> Result<Vec<Range<u64>>, ImageError> {
     let mut theirs = vec![0; bytes.len()];
     let inside = other.geometry().size_bytes.saturating_sub(guest_offset).min(bytes.len() as u64) as usize;
     other.read_at(guest_offset, &mut theirs[..inside])?;
@@ -86,15 +98,19 @@ mod tests {
     use super::*;
     use tintype_formats::testing::ModelDisk;
 
+    fn named(disk: &ModelDisk) -> NamedDisk<'_> {
+        NamedDisk { disk, path: std::path::Path::new("disk") }
+    }
+
     #[test]
     fn finds_what_differs_and_nothing_else() {
         let a = ModelDisk::random(1, 9 << 20, 20, 100);
         let mut b = a.clone();
-        let same = compare(&a, &b, 3, &Progress::new()).unwrap();
+        let same = compare(named(&a), named(&b), 3, &Progress::new()).unwrap();
         assert_eq!((same.differing_bytes, same.differing), (0, vec![]));
         b.write(700, 99);
         b.write(701, 98);
-        let other = compare(&a, &b, 3, &Progress::new()).unwrap();
+        let other = compare(named(&a), named(&b), 3, &Progress::new()).unwrap();
         assert_eq!(other.differing, [700 * 4096..702 * 4096]);
         assert_eq!(other.differing_bytes, 8192);
     }
@@ -103,9 +119,9 @@ mod tests {
     fn what_is_longer_must_be_zeros_to_be_equal() {
         let short = ModelDisk::new(1 << 20);
         let mut long = ModelDisk::new(2 << 20);
-        assert!(compare(&short, &long, 2, &Progress::new()).unwrap().differing.is_empty());
+        assert!(compare(named(&short), named(&long), 2, &Progress::new()).unwrap().differing.is_empty());
         long.write(300, 7);
-        let found = compare(&short, &long, 2, &Progress::new()).unwrap();
+        let found = compare(named(&short), named(&long), 2, &Progress::new()).unwrap();
         assert_eq!(found.differing, [300 * 4096..301 * 4096]);
     }
 }

@@ -10,21 +10,30 @@ use tintype_formats::reference_gate::ReferenceGate;
 use tintype_formats::sink::{CreateOptions, IdentitySeed};
 use tintype_formats::{BlockSource, Disk, Format, OpenFile};
 
-use super::Progress;
 use super::copy::{Copied, CopyOptions, copy};
 use super::digest::{Algorithm, Digest, digest};
 use super::pipeline::Pipeline;
 use super::plan::{DiskPlan, Feed, PipePlan, PlanOptions};
 use super::rate_limit::RateLimit;
+use super::{NamedDisk, Progress};
 use crate::error::{Error, Kind, OnPath as _, Result};
 use crate::targets::Target;
 
 /// Where the bytes come from.
 pub enum Input<'a> {
     /// A disk that can be read at any place.
-    Disk(&'a dyn BlockSource),
+    Disk(NamedDisk<'a>),
     /// A pipe of this many bytes.
     Pipe(&'a mut (dyn Read + Send), u64),
+}
+
+impl Input<'_> {
+    fn path(&self) -> &Path {
+        match self {
+            Input::Disk(source) => source.path,
+            Input::Pipe(..) => Path::new("standard input"),
+        }
+    }
 }
 
 /// How to convert.
@@ -109,7 +118,7 @@ fn run_copy(
         CopyOptions { parent, explicit_zeros: target.holds_old_data(), ordered_writes: target.is_stream(), digest };
     let clonable = match input {
         Input::Disk(source) if options.reflink && layout.clones && digest.is_none() && parent.is_none() => {
-            source.host_files().iter().map(|file| target.can_clone_from(file.file.as_ref())).collect()
+            source.disk.host_files().iter().map(|file| target.can_clone_from(file.file.as_ref())).collect()
         }
         _ => Vec::new(),
     };
@@ -120,12 +129,15 @@ fn run_copy(
         clonable: &clonable,
         salvage: options.salvage,
     };
+    let input_path = input.path().to_owned();
     let (source, mut feed): (_, Box<dyn Feed>) = match input {
-        Input::Disk(source) => (Some(*source), Box::new(DiskPlan::new(*source, Some(layout), plan_options))),
+        Input::Disk(source) => (Some(source.disk), Box::new(DiskPlan::new(source.disk, Some(layout), plan_options))),
         Input::Pipe(pipe, size_bytes) => (None, Box::new(PipePlan::new(pipe, *size_bytes, Some(layout)))),
     };
+    let input_path = input_path.as_path();
     let (workers, salvage) = (options.workers, options.salvage);
-    let pipeline = Pipeline { source, workers, progress, rate_limit: rate_limit.as_ref(), salvage };
+    let pipeline =
+        Pipeline { source, source_path: input_path, workers, progress, rate_limit: rate_limit.as_ref(), salvage };
     copy(&pipeline, feed.as_mut(), options.create.geometry.size_bytes, writer, &copy_options).on_path(target.path())
 }
 
@@ -161,7 +173,8 @@ fn verify(
         (None, Input::Pipe(..)) => return Err(Error::new(Kind::Usage, "a pipe cannot be read twice to verify it")),
     };
     let written = open_written(target, options)?;
-    let found = digest(written.as_ref(), expected.algorithm, options.workers, progress).on_path(target.path())?;
+    let written = NamedDisk { disk: written.as_ref(), path: target.path() };
+    let found = digest(written, expected.algorithm, options.workers, progress)?;
     if found != expected {
         let message = format!(
             "what was read back has the {} digest {}, expected {}",

@@ -3,15 +3,13 @@
 use std::fmt::Write as _;
 use std::sync::{Mutex, PoisonError};
 
-use blake3::hazmat::{ChainingValue, HasherExt, Mode, merge_subtrees_non_root, merge_subtrees_root};
-use sha2::{Digest as _, Sha256};
-use tintype_formats::BlockSource;
-
-use super::Progress;
 use super::ordered_window::OrderedWindow;
 use super::pipeline::{LoadedUnit, Pipeline, Stop};
 use super::plan::{DiskPlan, PlanOptions};
+use super::{NamedDisk, Progress};
 use crate::error::Result;
+use blake3::hazmat::{ChainingValue, HasherExt, Mode, merge_subtrees_non_root, merge_subtrees_root};
+use sha2::{Digest as _, Sha256};
 
 /// How a disk is hashed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -52,13 +50,15 @@ impl Digest {
 }
 
 /// Hashes a disk by itself.
-pub fn digest(source: &dyn BlockSource, algorithm: Algorithm, workers: usize, progress: &Progress) -> Result<Digest> {
-    let size_bytes = source.geometry().size_bytes;
+pub fn digest(source: NamedDisk<'_>, algorithm: Algorithm, workers: usize, progress: &Progress) -> Result<Digest> {
+    let NamedDisk { disk, path } = source;
+    let size_bytes = disk.geometry().size_bytes;
     progress.begin(size_bytes);
     let hasher = DiskHasher::new(algorithm, size_bytes);
     let options = PlanOptions { parent: None, with_zeros: true, with_inherited: true, clonable: &[], salvage: false };
-    let mut plan = DiskPlan::new(source, None, options);
-    let pipeline = Pipeline { source: Some(source), workers, progress, rate_limit: None, salvage: false };
+    let mut plan = DiskPlan::new(disk, None, options);
+    let pipeline =
+        Pipeline { source: Some(disk), source_path: path, workers, progress, rate_limit: None, salvage: false };
     pipeline.run(&mut plan, &[hasher.window()], &|loaded| {
         hasher.add(loaded)?;
         progress.reach(loaded.unit.end());
@@ -193,6 +193,8 @@ fn root(mut subtrees: Vec<(ChainingValue, u64)>) -> blake3::Hash {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::path::Path;
+
     use tintype_formats::testing::{ModelDisk, read_all};
 
     #[test]
@@ -201,10 +203,11 @@ mod tests {
         for (seed, size) in sizes.into_iter().enumerate() {
             let disk = ModelDisk::random(seed as u64, size, 6, 600);
             let bytes = read_all(&disk).unwrap();
+            let named = NamedDisk { disk: &disk, path: Path::new("disk") };
             for workers in [1, 3, 8] {
-                let blake3 = digest(&disk, Algorithm::Blake3, workers, &Progress::new()).unwrap();
+                let blake3 = digest(named, Algorithm::Blake3, workers, &Progress::new()).unwrap();
                 assert_eq!(blake3.bytes, *blake3::hash(&bytes).as_bytes(), "blake3 of {size} bytes");
-                let sha256 = digest(&disk, Algorithm::Sha256, workers, &Progress::new()).unwrap();
+                let sha256 = digest(named, Algorithm::Sha256, workers, &Progress::new()).unwrap();
                 assert_eq!(sha256.bytes[..], Sha256::digest(&bytes)[..], "sha256 of {size} bytes");
             }
         }

@@ -18,4 +18,17 @@ pub mod progress;
 mod rate_limit;
 mod zero_scan;
 
+use std::path::Path;
+
+use tintype_formats::BlockSource;
+
 pub use progress::Progress;
+
+/// A disk to work on, and what its user calls it.
+#[derive(Clone, Copy)]
+pub struct NamedDisk<'a> {
+    /// The disk.
+    pub disk: &'a dyn BlockSource,
+    /// The path that failures to read it name.
+    pub path: &'a Path,
+}

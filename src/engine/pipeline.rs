@@ -1,6 +1,7 @@
 //! Workers that take units from a plan, load them, and hand them on.
 
 use std::ops::Range;
+use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 
 use tintype_formats::{BlockSource, ErrorKind, HostFile};
@@ -9,7 +10,7 @@ use super::Progress;
 use super::ordered_window::{Closed, OrderedWindow};
 use super::plan::{Feed, Part, Unit, Work};
 use super::rate_limit::RateLimit;
-use crate::error::{Error, Result};
+use crate::error::{Error, OnPath as _, Result};
 
 /// Direct I/O wants memory at multiples of this.
 const BUFFER_ALIGNMENT: usize = 4096;
@@ -21,6 +22,8 @@ const SALVAGE_STEP_BYTES: usize = 4096;
 pub struct Pipeline<'a> {
     /// The disk that units are loaded from; a pipe has none.
     pub source: Option<&'a dyn BlockSource>,
+    /// The path that failures to read name.
+    pub source_path: &'a Path,
     /// How many workers.
     pub workers: usize,
     /// Who watches.
@@ -122,11 +125,11 @@ impl Pipeline<'_> {
             if lock(outcome).failure.is_some() {
                 return Err(Stop::Closed);
             }
-            let Some(unit) = lock(feed).next(buffer.bytes())? else { return Ok(()) };
+            let Some(unit) = lock(feed).next(buffer.bytes()).on_path(self.source_path)? else { return Ok(()) };
             if let Some(rate_limit) = self.rate_limit {
                 rate_limit.take(unit.length_bytes, self.progress)?;
             }
-            let unreadable = self.load(&unit, buffer.bytes())?;
+            let unreadable = self.load(&unit, buffer.bytes()).on_path(self.source_path)?;
             lock(outcome).unreadable.extend(unreadable);
             let has_bytes = matches!(unit.work, Work::Read(_) | Work::Arrived);
             let loaded = LoadedUnit {

@@ -1,0 +1,94 @@
+//! The images that every suite goes through: each format that can be created, in its variants.
+
+#![allow(dead_code)]
+
+use std::sync::Arc;
+
+use tintype_formats::sink::{Compression, CreateOptions};
+use tintype_formats::testing::{MemoryFile, ModelDisk, create_image};
+use tintype_formats::{BlockSource, FORMATS, Format};
+
+/// A variant: subformat, options, compression.
+type Variant = (Option<&'static str>, &'static [(&'static str, &'static str)], Compression);
+
+const PLAIN: Compression = Compression::None;
+
+/// The variants worth testing; every format has at least its default one.
+fn variants(format: &Format) -> Vec<Variant> {
+    match format.name {
+        "qcow2" => vec![
+            (None, &[], PLAIN),
+            (None, &[("cluster_size", "512")], PLAIN),
+            (None, &[("cluster_size", "2M")], PLAIN),
+            (None, &[("compat", "0.10")], PLAIN),
+            (None, &[("extended_l2", "on")], PLAIN),
+            (None, &[], Compression::Zlib(6)),
+            (None, &[], Compression::Zstd(3)),
+            (None, &[("cluster_size", "4k")], Compression::Zstd(1)),
+        ],
+        "vhdx" => vec![
+            (None, &[], PLAIN),
+            (None, &[("block_size", "1M")], PLAIN),
+            (None, &[("logical_sector", "4096"), ("block_size", "2M")], PLAIN),
+            (Some("fixed"), &[("block_size", "1M")], PLAIN),
+        ],
+        "raw" => vec![(None, &[], PLAIN), (Some("full"), &[], PLAIN)],
+        _ => vec![(None, &[], PLAIN)],
+    }
+}
+
+/// A format with the options for a new image.
+pub struct Case {
+    pub format: &'static Format,
+    pub name: String,
+    variant: Variant,
+}
+
+impl Case {
+    pub fn options(&self, disk: &dyn BlockSource) -> CreateOptions {
+        let (subformat, options, compression) = self.variant;
+        CreateOptions {
+            subformat: subformat.map(str::to_owned),
+            options: options.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect(),
+            compression,
+            ..CreateOptions::new(disk.geometry())
+        }
+    }
+
+    pub fn create(&self, disk: &ModelDisk) -> Arc<MemoryFile> {
+        create_image(self.format, &self.options(disk), disk, None)
+            .unwrap_or_else(|error| panic!("{}: create: {error}", self.name))
+    }
+
+    pub fn is_compressed(&self) -> bool {
+        self.variant.2 != PLAIN
+    }
+
+    pub fn is_raw(&self) -> bool {
+        self.format.name == "raw"
+    }
+
+    /// Whether all of the disk has storage, whatever it holds.
+    pub fn is_preallocated(&self) -> bool {
+        matches!(self.variant.0, Some("full" | "fixed"))
+    }
+
+    /// Whether the disk's size has to be a multiple of more than 512 bytes.
+    pub fn sector_bytes(&self) -> u64 {
+        if self.variant.1.contains(&("logical_sector", "4096")) { 4096 } else { 512 }
+    }
+}
+
+/// Every creatable format in every variant.
+pub fn cases() -> Vec<Case> {
+    let creatable = FORMATS.iter().copied().filter(|format| format.create.is_some());
+    creatable
+        .flat_map(|format| {
+            variants(format).into_iter().map(move |variant| {
+                let (subformat, options, compression) = &variant;
+                let name = format!("{} {subformat:?} {options:?} {compression:?}", format.name);
+                Case { format, name, variant }
+            })
+        })
+        .collect()
+}
