@@ -3,6 +3,7 @@
 mod conformance;
 mod counting_file;
 mod crash_file;
+mod exercise;
 mod faulty_file;
 mod memory_file;
 mod model_disk;
@@ -10,6 +11,7 @@ mod model_disk;
 pub use conformance::{check_disk, digest, read_all};
 pub use counting_file::CountingFile;
 pub use crash_file::CrashFile;
+pub use exercise::exercise;
 pub use faulty_file::{FaultPlan, FaultyFile};
 pub use memory_file::MemoryFile;
 pub use model_disk::{ModelDisk, create_image, store_disk};

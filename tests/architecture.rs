@@ -1,0 +1,87 @@
+//! The arrows of the house go one way: cli -> engine -> {sources, targets} -> formats.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// What each room may use of the others.
+const MAY_USE: &[(&str, &[&str])] = &[
+    ("cli", &["engine", "sources", "targets", "error"]),
+    ("engine", &["sources", "targets", "error"]),
+    ("targets", &["sources", "error", "system"]),
+    ("sources", &["error", "system"]),
+    ("error", &[]),
+    ("system", &[]),
+];
+
+fn rust_files(folder: &Path) -> Vec<PathBuf> {
+    let mut files = Vec::new();
+    for entry in fs::read_dir(folder).expect("a folder").map(|entry| entry.expect("an entry").path()) {
+        if entry.is_dir() {
+            files.extend(rust_files(&entry));
+        } else if entry.extension().is_some_and(|extension| extension == "rs") {
+            files.push(entry);
+        }
+    }
+    files
+}
+
+/// The rooms that a file names by `crate::`.
+fn used_rooms(text: &str) -> Vec<String> {
+    let code = text.lines().filter(|line| !line.trim_start().starts_with("//"));
+    code.flat_map(|line| line.split("crate::").skip(1))
+        .map(|rest| rest.chars().take_while(|c| c.is_ascii_alphanumeric() || *c == '_').collect())
+        .collect()
+}
+
+#[test]
+fn rooms_use_only_what_is_below_them() {
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    for (room, allowed) in MAY_USE {
+        let folder = source.join(room);
+        let files = if folder.is_dir() { rust_files(&folder) } else { vec![source.join(format!("{room}.rs"))] };
+        for file in files {
+            let text = fs::read_to_string(&file).expect("a source file");
+            for used in used_rooms(&text) {
+                let fine = used == *room || allowed.contains(&used.as_str());
+                assert!(fine, "{}: {room} must not use {used}", file.display());
+            }
+        }
+    }
+}
+
+#[test]
+fn every_room_is_known() {
+    let text = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("src/lib.rs")).expect("lib.rs");
+    let rooms = text.lines().filter_map(|line| line.trim_start_matches("pub ").strip_prefix("mod "));
+    for room in rooms.map(|room| room.trim_end_matches(';')) {
+        assert!(MAY_USE.iter().any(|(known, _)| *known == room), "{room} has no place among the arrows");
+    }
+}
+
+#[test]
+fn formats_print_nothing_start_no_threads_and_open_no_files() {
+    let formats = Path::new(env!("CARGO_MANIFEST_DIR")).join("formats/src");
+    for file in rust_files(&formats) {
+        let text = fs::read_to_string(&file).expect("a source file");
+        let production = text.split("#[cfg(test)]").next().unwrap_or_default();
+        if file.components().any(|part| part.as_os_str() == "testing") || file.ends_with("tests.rs") {
+            continue;
+        }
+        for word in ["println!", "eprintln!", "thread::spawn", "thread::scope", "File::open", "std::net", "std::env"] {
+            assert!(!production.contains(word), "{}: formats must not use {word}", file.display());
+        }
+    }
+}
+
+#[test]
+fn the_engine_prints_nothing_and_knows_no_command_line() {
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    for room in ["engine", "sources", "targets"] {
+        for file in rust_files(&source.join(room)) {
+            let text = fs::read_to_string(&file).expect("a source file");
+            for word in ["println!", "clap::", "indicatif", "std::env::var", "serde_json"] {
+                assert!(!text.contains(word), "{}: {room} must not use {word}", file.display());
+            }
+        }
+    }
+}

@@ -1,0 +1,151 @@
+//! What the tests of the program share: running it, making disks, finding tools.
+
+#![allow(dead_code)]
+
+use std::ffi::OsStr;
+use std::fs::File;
+use std::os::unix::fs::{FileExt, MetadataExt};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+
+use tempfile::TempDir;
+
+/// A folder for one test, gone when it ends.
+pub struct Sandbox(TempDir);
+
+impl Sandbox {
+    pub fn new() -> Self {
+        // Beside the build, not in /tmp: that may be a small memory file system without direct I/O.
+        let base = Path::new(env!("CARGO_TARGET_TMPDIR"));
+        Sandbox(tempfile::Builder::new().prefix("t").tempdir_in(base).expect("a temporary folder"))
+    }
+
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.0.path().join(name)
+    }
+
+    /// Runs tintype in this folder.
+    pub fn run<S: AsRef<OsStr>>(&self, args: impl IntoIterator<Item = S>) -> Run {
+        self.run_with_input(args, Stdio::null())
+    }
+
+    pub fn run_with_input<S: AsRef<OsStr>>(&self, args: impl IntoIterator<Item = S>, input: Stdio) -> Run {
+        let output = self.command(args).stdin(input).output().expect("run tintype");
+        Run::of(&output)
+    }
+
+    pub fn command<S: AsRef<OsStr>>(&self, args: impl IntoIterator<Item = S>) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_tintype"));
+        command.current_dir(self.0.path()).args(args);
+        for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("TINTYPE_")) {
+            command.env_remove(name);
+        }
+        command
+    }
+
+    /// Runs a tool in this folder; panics with what it said if it fails.
+    pub fn tool<S: AsRef<OsStr>>(&self, name: &str, args: impl IntoIterator<Item = S>) -> String {
+        let output = Command::new(name).current_dir(self.0.path()).args(args).output().expect(name);
+        let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+        assert!(output.status.success(), "{name} failed: {out}{err}");
+        out.into_owned()
+    }
+
+    /// Makes a raw disk with data in `runs` places; the same for the same arguments.
+    pub fn raw_disk(&self, name: &str, size_bytes: u64, runs: u64) -> PathBuf {
+        let path = self.path(name);
+        let file = File::create(&path).expect("create a disk");
+        file.set_len(size_bytes).expect("set the size of a disk");
+        let mut random = tintype_formats::testing::Random(size_bytes ^ runs);
+        for run in 0..runs {
+            let length = (4096 * (1 + random.below(80))).min(size_bytes);
+            let offset = random.below((size_bytes - length) / 512 + 1) * 512;
+            file.write_all_at(&content(&mut random, length as usize, run), offset).expect("write to a disk");
+        }
+        path
+    }
+}
+
+/// Bytes of three kinds in turn: noise, text that compresses, zeros.
+fn content(random: &mut tintype_formats::testing::Random, length: usize, kind: u64) -> Vec<u8> {
+    match kind % 4 {
+        0 | 1 => (0..length.div_ceil(8)).flat_map(|_| random.next_u64().to_le_bytes()).take(length).collect(),
+        2 => b"somebody's only copy of a disk ".iter().copied().cycle().take(length).collect(),
+        _ => vec![0; length],
+    }
+}
+
+/// How a run of tintype ended.
+#[derive(Debug)]
+pub struct Run {
+    pub code: Option<i32>,
+    pub stdout: String,
+    pub stderr: String,
+}
+
+impl Run {
+    pub fn of(output: &Output) -> Run {
+        Run {
+            code: output.status.code(),
+            stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
+            stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
+        }
+    }
+
+    /// Panics unless it succeeded.
+    #[track_caller]
+    pub fn ok(self) -> Run {
+        assert_eq!(self.code, Some(0), "tintype failed: {}{}", self.stdout, self.stderr);
+        self
+    }
+
+    /// Panics unless it ended with this code and said this.
+    #[track_caller]
+    pub fn fails(self, code: i32, words: &str) -> Run {
+        assert_eq!(self.code, Some(code), "{}{}", self.stdout, self.stderr);
+        assert!(self.stderr.contains(words), "expected \"{words}\" in: {}", self.stderr);
+        assert!(!self.stderr.contains("panicked"), "{}", self.stderr);
+        self
+    }
+}
+
+/// Whether a tool is there. In CI it must be; elsewhere its absence is told loudly.
+pub fn have(tool: &str) -> bool {
+    let found =
+        std::env::var_os("PATH").is_some_and(|path| std::env::split_paths(&path).any(|dir| dir.join(tool).exists()));
+    have_or_skip(found, tool)
+}
+
+/// Whether the tests run as root, as those with loop devices and mounts must.
+pub fn have_root() -> bool {
+    let root = std::fs::metadata("/proc/self").is_ok_and(|found| found.uid() == 0);
+    have_or_skip(root, "the permission of root")
+}
+
+pub fn have_or_skip(found: bool, what: &str) -> bool {
+    if !found {
+        assert!(std::env::var_os("CI").is_none(), "{what} is missing, and CI skips nothing");
+        eprintln!("SKIPPED: {what} is missing");
+    }
+    found
+}
+
+/// The SHA-256 of a disk's content, as tintype says it.
+pub fn digest(sandbox: &Sandbox, image: &Path) -> String {
+    let run = sandbox.run([OsStr::new("digest"), image.as_os_str()]).ok();
+    run.stdout.split_whitespace().next().expect("a digest").to_owned()
+}
+
+/// How many bytes of a file are stored.
+pub fn allocated_bytes(path: &Path) -> u64 {
+    std::fs::metadata(path).expect("a file").blocks() * 512
+}
+
+/// What stands in a folder, sorted.
+pub fn names_in(folder: &Path) -> Vec<String> {
+    let entries = std::fs::read_dir(folder).expect("a folder");
+    let mut names: Vec<_> =
+        entries.map(|entry| entry.expect("an entry").file_name().to_string_lossy().into_owned()).collect();
+    names.sort();
+    names
+}

@@ -1,0 +1,97 @@
+//! Images that other people's software wrote: their content is what independent readers agree on, and bad ones give errors.
+
+mod common;
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use common::{Sandbox, have};
+use tintype_formats::registry;
+
+/// Where the corpus is: `TINTYPE_CORPUS`, or `../shared/corpus` beside the project.
+fn corpus() -> Option<PathBuf> {
+    let beside = Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/corpus");
+    let folder = std::env::var_os("TINTYPE_CORPUS").map_or(beside, PathBuf::from);
+    common::have_or_skip(folder.join("MANIFEST.tsv").exists(), "the corpus (TINTYPE_CORPUS)").then_some(folder)
+}
+
+struct Entry {
+    path: String,
+    format: String,
+    guest_sha256: String,
+}
+
+fn manifest(corpus: &Path) -> Vec<Entry> {
+    let text = fs::read_to_string(corpus.join("MANIFEST.tsv")).expect("the manifest");
+    let fields = |line: &str| line.split('\t').map(str::to_owned).collect::<Vec<_>>();
+    let rows = text.lines().skip(1).map(fields);
+    rows.map(|row| Entry { path: row[0].clone(), format: row[1].clone(), guest_sha256: row[5].clone() }).collect()
+}
+
+fn unpack(sandbox: &Sandbox, corpus: &Path) {
+    let status = Command::new("tar")
+        .args(["--zstd", "-xf"])
+        .arg(corpus.join("images.tar.zst"))
+        .arg("-C")
+        .arg(sandbox.path(""))
+        .status()
+        .expect("tar");
+    assert!(status.success(), "unpacking the corpus");
+}
+
+#[test]
+fn images_of_others_have_the_content_that_readers_agree_on() {
+    let Some(corpus) = corpus().filter(|_| have("zstd")) else { return };
+    let sandbox = Sandbox::new();
+    unpack(&sandbox, &corpus);
+    let mut tried = BTreeSet::new();
+    for entry in manifest(&corpus) {
+        if entry.guest_sha256.is_empty() || registry::by_name(&entry.format).is_none() {
+            continue;
+        }
+        let args: &[&str] = if entry.format == "raw" { &["-f", "raw"] } else { &[] };
+        let run = sandbox.run(["digest", &entry.path].iter().chain(args)).ok();
+        assert_eq!(run.stdout.split_whitespace().next(), Some(entry.guest_sha256.as_str()), "{}", entry.path);
+        let check = sandbox.run(["check", &entry.path].iter().chain(args));
+        assert!(matches!(check.code, Some(0 | 3 | 4)), "{}: {}", entry.path, check.stderr);
+        tried.insert(entry.format);
+    }
+    assert!(tried.contains("qcow2") && tried.contains("vhdx") && tried.contains("raw"), "{tried:?}");
+}
+
+#[test]
+fn bad_images_give_errors() {
+    let Some(corpus) = corpus().filter(|_| have("zstd")) else { return };
+    let sandbox = Sandbox::new();
+    unpack(&sandbox, &corpus);
+    for entry in manifest(&corpus).iter().filter(|entry| entry.path.starts_with("bad/")) {
+        // What is of a format that is not read yet looks raw: it is opened as what it claims to be.
+        let Some(format) = registry::by_name(&entry.format) else { continue };
+        let run = sandbox.run(["digest", &entry.path, "-f", format.name]);
+        assert!(matches!(run.code, Some(1)), "{}: {:?}", entry.path, run);
+        assert!(!run.stderr.contains("panicked"), "{}", run.stderr);
+    }
+}
+
+/// A differencing disk without a digest of its own: it opens with its parent beside it, and not without.
+#[test]
+fn parents_are_found_beside_the_child() {
+    let Some(corpus) = corpus().filter(|_| have("zstd")) else { return };
+    let sandbox = Sandbox::new();
+    unpack(&sandbox, &corpus);
+    let chains = [
+        ("vhdx/fox-it__dissect.hypervisor/differencing.avhdx", "vhdx/fox-it__dissect.hypervisor/dynamic.vhdx"),
+        (
+            "qcow2/fox-it__dissect.hypervisor/backing-chain-1.qcow2",
+            "qcow2/fox-it__dissect.hypervisor/backing-chain-2.qcow2",
+        ),
+    ];
+    for (child, parent) in chains {
+        sandbox.run(["digest", child]).ok();
+        sandbox.run(["digest", child, "--no-references"]).fails(1, "references are not allowed");
+        fs::rename(sandbox.path(parent), sandbox.path("elsewhere")).unwrap();
+        sandbox.run(["digest", child]).fails(1, "open a file that the image names");
+    }
+}

@@ -1,0 +1,287 @@
+//! Independent readers read what tintype writes as the same bytes, and tintype reads what QEMU writes.
+
+mod common;
+
+use std::fs::{self, File};
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use common::{Sandbox, digest, have, have_or_skip, have_root};
+use serde_json::Value;
+
+const MIB: u64 = 1 << 20;
+const GIB: u64 = 1 << 30;
+
+/// Sizes where formats have their edges.
+const SIZES: [u64; 6] = [0, 512, 3 * 512, 65 * MIB + 512, 5 * GIB, 40 * GIB];
+
+/// A disk with data at both ends, and on both sides of 4 GiB and 32 GiB where it reaches so far.
+fn disk_of(sandbox: &Sandbox, size: u64) -> PathBuf {
+    let path = sandbox.raw_disk("source.raw", size, if size < MIB { 0 } else { 20 });
+    let file = File::options().write(true).open(&path).unwrap();
+    for place in [0, 4 * GIB, 32 * GIB, size] {
+        for offset in [place.saturating_sub(512), place] {
+            if offset + 512 <= size {
+                file.write_all_at(&[offset as u8 | 1; 512], offset).unwrap();
+            }
+        }
+    }
+    path
+}
+
+const QCOW2_WAYS: &[&[&str]] = &[
+    &[],
+    &["--compress", "zlib"],
+    &["--compress", "zstd"],
+    &["-o", "cluster_size=512"],
+    &["-o", "cluster_size=2M"],
+    &["-o", "compat=0.10"],
+    &["-o", "extended_l2=on"],
+    &["-o", "extended_l2=on,cluster_size=16k"],
+    &["-o", "cluster_size=4k", "--compress", "zlib:9"],
+];
+
+const VHDX_WAYS: &[&[&str]] = &[&[], &["-o", "block_size=1M"], &["-o", "block_size=256M"]];
+
+#[test]
+fn qemu_finds_what_is_written_clean_and_reads_the_same() {
+    if !have("qemu-img") {
+        return;
+    }
+    for size in SIZES {
+        let sandbox = Sandbox::new();
+        disk_of(&sandbox, size);
+        for (target, ways) in [("t.qcow2", QCOW2_WAYS), ("t.vhdx", VHDX_WAYS)] {
+            for way in ways {
+                // 512-byte clusters have room for 128 GiB at most, but their tables make large disks slow in qemu-img.
+                if size > GIB && way.contains(&"cluster_size=512") {
+                    continue;
+                }
+                sandbox.run(["convert", "source.raw", target, "--force"].iter().chain(*way)).ok();
+                let format = &target[2..];
+                sandbox.tool("qemu-img", ["check", "-q", "-f", format, target]);
+                let compare = ["compare", "-s", "-q", "-f", "raw", "-F", format, "source.raw", target];
+                sandbox.tool("qemu-img", compare);
+            }
+        }
+        if size > 0 && size <= GIB {
+            sandbox.run(["convert", "source.raw", "t.vhdx", "--force", "--subformat", "fixed"]).ok();
+            sandbox.tool("qemu-img", ["check", "-q", "t.vhdx"]);
+            sandbox.tool("qemu-img", ["compare", "-s", "-q", "-f", "raw", "source.raw", "t.vhdx"]);
+        }
+    }
+}
+
+/// QEMU writes into the image, closes it, and everybody still finds it in order: counts and checksums are those QEMU needs.
+#[test]
+fn qemu_goes_on_writing_into_what_is_written() {
+    if !have("qemu-io") {
+        return;
+    }
+    let sandbox = Sandbox::new();
+    disk_of(&sandbox, 65 * MIB);
+    let ways = QCOW2_WAYS.iter().map(|way| ("t.qcow2", *way)).chain(VHDX_WAYS.iter().map(|way| ("t.vhdx", *way)));
+    for (target, way) in ways {
+        sandbox.run(["convert", "source.raw", target, "--force"].iter().chain(way)).ok();
+        fs::copy(sandbox.path("source.raw"), sandbox.path("expected.raw")).unwrap();
+        for image in [target, "expected.raw"] {
+            let format = if image == target { &target[2..] } else { "raw" };
+            let commands = ["-c", "write -P 17 1M 300k", "-c", "write -P 18 40M 5M", "-c", "write -z 50M 2M"];
+            sandbox.tool("qemu-io", ["-f", format].iter().chain(&commands).chain(&[image]));
+        }
+        sandbox.tool("qemu-img", ["check", "-q", target]);
+        sandbox.run(["check", target]).ok();
+        sandbox.run(["compare", target, "expected.raw"]).ok();
+    }
+}
+
+/// Options of qemu-img for images that tintype has to read.
+const QEMU_IMAGES: &[(&str, &[&str])] = &[
+    ("qcow2", &[]),
+    ("qcow2", &["-o", "compat=0.10"]),
+    ("qcow2", &["-o", "cluster_size=512"]),
+    ("qcow2", &["-o", "cluster_size=1k,refcount_bits=1"]),
+    ("qcow2", &["-o", "cluster_size=2M,refcount_bits=64"]),
+    ("qcow2", &["-o", "refcount_bits=2"]),
+    ("qcow2", &["-o", "refcount_bits=4"]),
+    ("qcow2", &["-o", "refcount_bits=8"]),
+    ("qcow2", &["-o", "refcount_bits=32"]),
+    ("qcow2", &["-o", "extended_l2=on"]),
+    ("qcow2", &["-o", "extended_l2=on,cluster_size=16k"]),
+    ("qcow2", &["-o", "extended_l2=on,cluster_size=2M"]),
+    ("qcow2", &["-o", "preallocation=metadata"]),
+    ("qcow2", &["-o", "lazy_refcounts=on"]),
+    ("qcow2", &["-c"]),
+    ("qcow2", &["-c", "-o", "compression_type=zstd"]),
+    ("qcow2", &["-c", "-o", "compression_type=zstd,cluster_size=4k"]),
+    ("qcow2", &["-c", "-o", "cluster_size=2M"]),
+    ("qcow2", &["-o", "data_file=data.bin"]),
+    ("qcow2", &["-o", "data_file=data.bin,data_file_raw=on"]),
+    ("vhdx", &[]),
+    ("vhdx", &["-o", "subformat=fixed"]),
+    ("vhdx", &["-o", "block_size=1M"]),
+    ("vhdx", &["-o", "block_size=256M"]),
+];
+
+#[test]
+fn images_by_qemu_are_read_and_found_clean() {
+    if !have("qemu-img") {
+        return;
+    }
+    for size in [512 * 3, 65 * MIB + 512, 5 * GIB] {
+        let sandbox = Sandbox::new();
+        let source = disk_of(&sandbox, size);
+        let expected = if size < GIB { digest(&sandbox, &source) } else { String::new() };
+        for (format, options) in QEMU_IMAGES {
+            let fixed = options.iter().any(|option| option.contains("fixed") || option.contains("cluster_size=512"));
+            if size > GIB && (fixed || options.iter().any(|option| option.contains("1k"))) {
+                continue;
+            }
+            let _ = fs::remove_file(sandbox.path("data.bin"));
+            let args = ["convert", "-f", "raw", "-O", format];
+            sandbox.tool("qemu-img", args.iter().chain(*options).chain(&["source.raw", "q.img"]));
+            let check = sandbox.run(["check", "q.img"]);
+            assert_eq!(check.code, Some(0), "{options:?}: {}{}", check.stdout, check.stderr);
+            if size < GIB {
+                assert_eq!(digest(&sandbox, &sandbox.path("q.img")), expected, "{options:?}");
+            } else {
+                sandbox.run(["compare", "q.img", "source.raw"]).ok();
+            }
+        }
+    }
+}
+
+#[test]
+fn snapshots_by_qemu_are_read_with_their_own_size() {
+    if !have("qemu-io") {
+        return;
+    }
+    let sandbox = Sandbox::new();
+    disk_of(&sandbox, 20 * MIB);
+    sandbox.tool("qemu-img", ["convert", "-f", "raw", "-O", "qcow2", "source.raw", "s.qcow2"]);
+    sandbox.tool("qemu-img", ["snapshot", "-c", "before", "s.qcow2"]);
+    sandbox.tool("qemu-io", ["-c", "write -P 9 1M 4M", "s.qcow2"]);
+    sandbox.tool("qemu-img", ["snapshot", "-c", "second one", "s.qcow2"]);
+    sandbox.tool("qemu-img", ["resize", "-q", "s.qcow2", "30M"]);
+    sandbox.tool("qemu-io", ["-c", "write -P 10 25M 1M", "s.qcow2"]);
+    sandbox.run(["compare", "--strict", "s.qcow2?snapshot=before", "source.raw"]).ok();
+    sandbox.run(["compare", "--strict", "s.qcow2?snapshot=1", "source.raw"]).ok();
+    sandbox.tool("qemu-img", ["convert", "-l", "snapshot.name=second one", "s.qcow2", "-O", "raw", "second.raw"]);
+    sandbox.run(["convert", "s.qcow2?snapshot=second one", "mine.raw"]).ok();
+    assert!(fs::read(sandbox.path("mine.raw")).unwrap() == fs::read(sandbox.path("second.raw")).unwrap());
+    let missing = sandbox.run(["digest", "s.qcow2?snapshot=third"]).fails(1, "there is no \"third\"");
+    assert!(missing.stderr.contains("second one"), "{}", missing.stderr);
+    let info: Value = serde_json::from_str(&sandbox.run(["info", "--json", "s.qcow2"]).ok().stdout).unwrap();
+    assert_eq!(info["snapshots"][0]["size_bytes"], 20 * MIB);
+    assert_eq!((info["size_bytes"].as_u64(), info["snapshots"].as_array().unwrap().len()), (Some(30 * MIB), 2));
+    sandbox.run(["check", "s.qcow2"]).ok();
+}
+
+#[test]
+fn encrypted_images_are_refused_by_name() {
+    if !have("qemu-img") {
+        return;
+    }
+    let sandbox = Sandbox::new();
+    let secret = ["create", "-q", "--object", "secret,id=s,data=password", "-f", "qcow2", "-o"];
+    let luks = "encrypt.format=luks,encrypt.key-secret=s,encrypt.iter-time=10";
+    sandbox.tool("qemu-img", secret.iter().chain(&[luks, "e.qcow2", "1M"]));
+    sandbox.run(["digest", "e.qcow2"]).fails(1, "LUKS");
+    sandbox.run(["info", "e.qcow2"]).ok();
+}
+
+/// A FUSE mount by a foreign reader, gone when dropped.
+struct Mounted(PathBuf);
+
+impl Mounted {
+    fn by(sandbox: &Sandbox, tool: &str, image: &str) -> Mounted {
+        let folder = sandbox.path("mounted");
+        fs::create_dir_all(&folder).unwrap();
+        sandbox.tool(tool, [image, folder.to_str().unwrap()]);
+        Mounted(folder)
+    }
+}
+
+impl Drop for Mounted {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg(&self.0).status();
+    }
+}
+
+/// Compares a foreign reader's view with the source where the source holds data, and around it.
+fn check_view(sandbox: &Sandbox, view: &Path, source: &Path) {
+    let (view, source) = (File::open(view).unwrap(), File::open(source).unwrap());
+    let map: Value = serde_json::from_str(&sandbox.run(["map", "--json", "source.raw"]).ok().stdout).unwrap();
+    let size = source.metadata().unwrap().len();
+    for extent in map.as_array().unwrap() {
+        let offset = extent["offset"].as_u64().unwrap();
+        let length = extent["length_bytes"].as_u64().unwrap().min(2 * MIB).min(size - offset);
+        let (mut theirs, mut ours) = (vec![0; length as usize], vec![0; length as usize]);
+        view.read_exact_at(&mut theirs, offset).unwrap();
+        source.read_exact_at(&mut ours, offset).unwrap();
+        assert!(theirs == ours, "the foreign reader sees other bytes at {offset:#x}");
+    }
+}
+
+#[test]
+fn libvhdi_reads_vhdx_with_both_sector_sizes() {
+    if !have("vhdimount") || !have_root() {
+        return;
+    }
+    for size in [4096, 65 * MIB, 40 * GIB] {
+        let sandbox = Sandbox::new();
+        let source = disk_of(&sandbox, size);
+        for way in ["logical_sector=512", "logical_sector=4096", "logical_sector=4096,block_size=1M", "block_size=2M"] {
+            sandbox.run(["convert", "source.raw", "t.vhdx", "--force", "-o", way]).ok();
+            let mounted = Mounted::by(&sandbox, "vhdimount", "t.vhdx");
+            check_view(&sandbox, &mounted.0.join("vhdi1"), &source);
+        }
+    }
+}
+
+#[test]
+fn libqcow_reads_plain_and_zlib_qcow2() {
+    if !have("qcowmount") || !have_root() {
+        return;
+    }
+    for size in [65 * MIB, 5 * GIB] {
+        let sandbox = Sandbox::new();
+        let source = disk_of(&sandbox, size);
+        for way in [&[][..], &["--compress", "zlib"], &["-o", "cluster_size=4k"]] {
+            sandbox.run(["convert", "source.raw", "t.qcow2", "--force"].iter().chain(way)).ok();
+            let mounted = Mounted::by(&sandbox, "qcowmount", "t.qcow2");
+            check_view(&sandbox, &mounted.0.join("qcow1"), &source);
+        }
+    }
+}
+
+/// The oracle program of `tests/oracles`, built beside tintype.
+fn oracle() -> Option<PathBuf> {
+    let path = Path::new(env!("CARGO_BIN_EXE_tintype")).with_file_name("oracle");
+    have_or_skip(path.exists(), "the oracle program (cargo build -p tintype-oracles)").then_some(path)
+}
+
+/// Which reader is trusted with what (tests/oracles/README.md says why).
+const ORACLES: &[(&str, &str, &[&str])] = &[
+    ("imago", "t.qcow2", &[]),
+    ("imago", "t.qcow2", &["--compress", "zlib"]),
+    ("imago", "t.qcow2", &["-o", "cluster_size=4k"]),
+    ("qcow2-rs", "t.qcow2", &[]),
+    ("vhdx-core", "t.vhdx", &[]),
+    ("vhdx-core", "t.vhdx", &["-o", "block_size=1M"]),
+    ("vhdx", "t.vhdx", &["-o", "block_size=1M"]),
+];
+
+#[test]
+fn other_libraries_read_the_same() {
+    let Some(oracle) = oracle() else { return };
+    let sandbox = Sandbox::new();
+    let source = disk_of(&sandbox, 65 * MIB);
+    let expected = digest(&sandbox, &source);
+    for (reader, target, way) in ORACLES {
+        sandbox.run(["convert", "source.raw", target, "--force"].iter().chain(*way)).ok();
+        let found = sandbox.tool(oracle.to_str().unwrap(), [*reader, *target]);
+        assert!(found.starts_with(&expected), "{reader} {way:?}: {found}");
+    }
+}

@@ -1,0 +1,61 @@
+//! A machine's disk goes raw -> vhdx -> qcow2 -> raw unchanged, and boots from each of them.
+
+mod common;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use common::{Sandbox, have, have_root};
+
+fn script(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/guest").join(name)
+}
+
+fn build(script_name: &str, target: &Path) {
+    let output = Command::new(script(script_name)).arg(target).output().expect("run the guest's script");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+}
+
+fn boots(image: &Path, format: &str, firmware: &str, line: &str) {
+    let output = Command::new(script("boot")).arg(image).args([format, firmware, line]).output().expect("boot");
+    let said = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{} does not boot by {firmware}: {said}", image.display());
+}
+
+fn ready() -> bool {
+    have("qemu-system-x86_64") && have("syslinux") && have("grub-mkstandalone") && have("sgdisk")
+}
+
+#[test]
+fn a_boot_sector_boots_from_every_format() {
+    if !have("qemu-system-x86_64") {
+        return;
+    }
+    let sandbox = Sandbox::new();
+    let guest = sandbox.path("guest1.raw");
+    build("build-boot-sector", &guest);
+    for target in ["a.qcow2", "a.vhdx", "a.raw"] {
+        sandbox.run(["convert", "guest1.raw", target]).ok();
+        boots(&sandbox.path(target), &target[2..], "bios", "TINTYPE-GUEST-1");
+    }
+}
+
+#[test]
+fn a_kernel_boots_after_going_through_every_format() {
+    if !ready() || !have_root() {
+        return;
+    }
+    let sandbox = Sandbox::new();
+    let guest = sandbox.path("guest2.raw");
+    build("build-kernel", &guest);
+    sandbox.run(["convert", "guest2.raw", "a.vhdx"]).ok();
+    sandbox.run(["convert", "a.vhdx", "b.qcow2", "--compress", "zstd"]).ok();
+    sandbox.run(["convert", "b.qcow2", "c.raw"]).ok();
+    assert!(fs::read(&guest).unwrap() == fs::read(sandbox.path("c.raw")).unwrap(), "the disk changed on the way");
+    for (image, format) in [("a.vhdx", "vhdx"), ("b.qcow2", "qcow2")] {
+        for firmware in ["bios", "uefi"] {
+            boots(&sandbox.path(image), format, firmware, "TINTYPE-GUEST-2");
+        }
+    }
+}
