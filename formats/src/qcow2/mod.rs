@@ -13,17 +13,21 @@
 //! entries are extended. *Refcount*: how many entries point to a host cluster. *COPIED*: the flag in an entry that says
 //! that this is exactly one. `SPEC.md` says what of all this is read, written and refused.
 
+mod create;
 mod entry;
 mod extensions;
+mod finish;
 mod header;
 mod image;
 mod info;
 mod on_disk;
+mod place;
+mod plan;
 mod read;
 mod snapshots;
 mod tables;
 
-use crate::registry::Format;
+use crate::registry::{Create, Format};
 
 /// The QCOW2 format.
 pub static FORMAT: Format = Format {
@@ -33,5 +37,13 @@ pub static FORMAT: Format = Format {
     reads: "versions 2 and 3, zlib and zstd, extended L2 entries, external data files, snapshots, backing files",
     probe: |input| header::looks_like_qcow2(input.head),
     open: image::open,
-    create: None,
+    create: Some(Create {
+        begin: create::begin,
+        measure: create::measure,
+        subformats: &["sparse"],
+        options: create::OPTIONS,
+        compressions: &["zlib", "zstd"],
+        parents: true,
+        streamable: false,
+    }),
 };

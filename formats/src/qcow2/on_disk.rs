@@ -228,7 +228,12 @@ impl Shape {
 
     /// The unit in which space is allocated: the subcluster, or the cluster where there are none.
     pub fn allocation_bytes(self) -> u64 {
-        if self.extended_l2 { self.cluster_bytes() / SUBCLUSTERS } else { self.cluster_bytes() }
+        self.cluster_bytes() / self.allocations_per_cluster()
+    }
+
+    /// How many units of allocation a cluster has: 32 or 1.
+    pub fn allocations_per_cluster(self) -> u64 {
+        if self.extended_l2 { SUBCLUSTERS } else { 1 }
     }
 
     /// How many L1 entries a disk of this size needs.
