@@ -141,7 +141,8 @@ pub enum UnitContent<'a> {
     Bytes(&'a [u8]),
     /// In a host file from this offset on, to be cloned; the unit is one run of data.
     Host(&'a dyn HostFile, u64),
-    /// Nowhere: the unit has no run of data.
+    /// Nowhere: the unit has no run of data, and not both zero and inherited ones (a block of the format that is partly
+    /// either is filled from the unit's bytes).
     Nothing,
 }
 

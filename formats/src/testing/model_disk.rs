@@ -184,7 +184,8 @@ fn store_unit(
             _ => runs.push(UnitRun { offset, length_bytes, kind }),
         }
     }
-    let has_data = runs.iter().any(|run| run.kind == RunKind::Data);
-    let content = if has_data { UnitContent::Bytes(&bytes) } else { UnitContent::Nothing };
+    let has = |kind| runs.iter().any(|run| run.kind == kind);
+    let needs_bytes = has(RunKind::Data) || (has(RunKind::Zero) && has(RunKind::Inherited));
+    let content = if needs_bytes { UnitContent::Bytes(&bytes) } else { UnitContent::Nothing };
     writer.store(&GuestUnit { guest_offset, length_bytes: length, content, runs: &runs }, &InTurn)
 }

@@ -1,0 +1,216 @@
+//! Reading a layer: extents out of the mapping, and bytes out of the file.
+
+use super::header::CompressionType;
+use super::tables::{Mapping, Part, PartKind};
+use crate::codec;
+use crate::error::{ImageError, Result};
+use crate::extent::{HostFileId, HostRange, LayerExtent, LayerKind};
+use crate::host_file::OpenFile;
+use crate::layer::ImageLayer;
+use crate::source::Geometry;
+
+/// The active state of an image, or a snapshot in it.
+pub(super) struct Qcow2Layer {
+    pub mapping: Mapping,
+    pub geometry: Geometry,
+    pub compression: CompressionType,
+    /// The image, and the external data file if there is one.
+    pub files: Vec<OpenFile>,
+    /// Which of them holds the clusters.
+    pub data_file: usize,
+}
+
+/// Compressed clusters that lie one behind the other are read at once, up to this many bytes and one more cluster.
+const MAX_COMPRESSED_READ_BYTES: u64 = 1 << 20;
+
+const READ_COMPRESSED: &str = "read compressed cluster";
+
+impl ImageLayer for Qcow2Layer {
+    fn geometry(&self) -> Geometry {
+        self.geometry
+    }
+
+    fn extent_at(&self, guest_offset: u64, max_bytes: u64) -> Result<LayerExtent> {
+        let length_bytes = self.geometry.clamp(guest_offset, max_bytes)?;
+        let mut parts = self.mapping.parts(guest_offset, length_bytes);
+        let mut extent = match parts.next() {
+            Some(part) => self.extent_of(&part?),
+            None => return Err(ImageError::out_of_range(guest_offset, max_bytes, self.geometry.size_bytes)),
+        };
+        // What is wrong with a later part is told to whoever asks for that part.
+        while !parts.has_looked_far()
+            && let Some(Ok(part)) = parts.next()
+        {
+            let next = self.extent_of(&part);
+            if !goes_on(&extent, &next) {
+                break;
+            }
+            extent.length_bytes += next.length_bytes;
+        }
+        Ok(extent)
+    }
+
+    fn read_at(&self, guest_offset: u64, buffer: &mut [u8]) -> Result<()> {
+        self.geometry.check_range(guest_offset, buffer.len() as u64)?;
+        let mut parts = self.mapping.parts(guest_offset, buffer.len() as u64).peekable();
+        let (mut guest_offset, mut rest) = (guest_offset, buffer);
+        while let Some(part) = parts.next() {
+            let mut run = Run::new(part?);
+            while parts.next_if(|next| next.as_ref().is_ok_and(|next| run.push(next))).is_some() {}
+            let (target, after) = rest.split_at_mut((run.length_bytes as usize).min(rest.len()));
+            self.read_run(&run, target).map_err(|error| error.at_guest(guest_offset))?;
+            guest_offset += target.len() as u64;
+            rest = after;
+        }
+        Ok(())
+    }
+
+    fn host_files(&self) -> &[OpenFile] {
+        &self.files
+    }
+}
+
+impl Qcow2Layer {
+    fn extent_of(&self, part: &Part) -> LayerExtent {
+        let kind = match part.kind {
+            PartKind::Absent => LayerKind::Absent,
+            PartKind::Zero => LayerKind::Zero,
+            PartKind::Data { host_offset } => {
+                LayerKind::Data(HostRange { file: HostFileId(self.data_file), host_offset })
+            }
+            PartKind::DataToEnd { .. } | PartKind::Compressed { .. } => LayerKind::Encoded,
+        };
+        LayerExtent { length_bytes: part.length_bytes, kind }
+    }
+
+    fn read_run(&self, run: &Run, target: &mut [u8]) -> Result<()> {
+        match run.first.kind {
+            PartKind::Absent | PartKind::Zero => {
+                target.fill(0);
+                Ok(())
+            }
+            PartKind::Data { host_offset } => self.read_data("read cluster", host_offset, target),
+            PartKind::DataToEnd { host_offset } => {
+                let available = self.mapping.data_bytes.saturating_sub(host_offset).min(target.len() as u64);
+                let (inside, past_the_end) = target.split_at_mut(available as usize);
+                past_the_end.fill(0);
+                self.read_data("read cluster", host_offset, inside)
+            }
+            PartKind::Compressed { .. } => self.read_compressed(&run.compressed, target),
+        }
+    }
+
+    fn read_data(&self, doing: &'static str, host_offset: u64, target: &mut [u8]) -> Result<()> {
+        match self.files.get(self.data_file) {
+            Some(open) => open.file.read_exact_at(host_offset, target),
+            None => Err(std::io::ErrorKind::NotFound.into()),
+        }
+        .map_err(|cause| ImageError::io(doing, cause).at_host(host_offset))
+    }
+
+    fn read_compressed(&self, run: &CompressedRun, target: &mut [u8]) -> Result<()> {
+        // What the sectors of the last cluster reach past the end of the file is not part of the stream.
+        let mut stored = vec![0; (run.end - run.start) as usize];
+        let available = self.mapping.data_bytes.saturating_sub(run.start).min(stored.len() as u64) as usize;
+        self.read_data(READ_COMPRESSED, run.start, stored.get_mut(..available).unwrap_or_default())?;
+        let mut rest = target;
+        for cluster in &run.clusters {
+            let (target, after) = rest.split_at_mut((cluster.wanted_bytes as usize).min(rest.len()));
+            let begin = (cluster.host_offset - run.start) as usize;
+            let stream = stored.get(begin..).and_then(|stored| stored.get(..cluster.stored_bytes as usize));
+            self.decode(stream.unwrap_or_default(), cluster, target)?;
+            rest = after;
+        }
+        Ok(())
+    }
+
+    fn decode(&self, stream: &[u8], cluster: &CompressedCluster, target: &mut [u8]) -> Result<()> {
+        let cluster_bytes = self.mapping.shape.cluster_bytes() as usize;
+        let decode = |target: &mut [u8]| {
+            match self.compression {
+                CompressionType::Deflate => codec::inflate_raw(stream, target),
+                CompressionType::Zstd => codec::decode_zstd(stream, target),
+            }
+            .map_err(|cause| {
+                let detail = format!("it does not decode to a cluster of {cluster_bytes} bytes");
+                ImageError::corrupt(READ_COMPRESSED, detail).at_host(cluster.host_offset).caused_by(cause)
+            })
+        };
+        if target.len() == cluster_bytes {
+            return decode(target);
+        }
+        let mut whole = vec![0; cluster_bytes];
+        decode(&mut whole)?;
+        let wanted = whole.iter().skip(cluster.skip_bytes as usize);
+        target.iter_mut().zip(wanted).for_each(|(to, from)| *to = *from);
+        Ok(())
+    }
+}
+
+fn goes_on(extent: &LayerExtent, next: &LayerExtent) -> bool {
+    match (extent.kind, next.kind) {
+        (LayerKind::Data(range), LayerKind::Data(next)) => range.advanced(extent.length_bytes) == next,
+        (kind, next) => kind == next,
+    }
+}
+
+/// Parts that are read at once.
+struct Run {
+    first: Part,
+    length_bytes: u64,
+    compressed: CompressedRun,
+}
+
+impl Run {
+    fn new(first: Part) -> Self {
+        let mut compressed = CompressedRun::default();
+        compressed.push(&first);
+        Run { first, length_bytes: first.length_bytes, compressed }
+    }
+
+    /// Takes the part in, unless it has to be read for itself.
+    fn push(&mut self, next: &Part) -> bool {
+        let so_far = Part { length_bytes: self.length_bytes, ..self.first };
+        let taken = match self.first.kind {
+            PartKind::Compressed { .. } => self.compressed.push(next),
+            _ => so_far.goes_on_with(next),
+        };
+        if taken {
+            self.length_bytes += next.length_bytes;
+        }
+        taken
+    }
+}
+
+/// Compressed clusters whose stored bytes follow each other.
+#[derive(Default)]
+struct CompressedRun {
+    start: u64,
+    end: u64,
+    clusters: Vec<CompressedCluster>,
+}
+
+struct CompressedCluster {
+    host_offset: u64,
+    stored_bytes: u64,
+    skip_bytes: u64,
+    wanted_bytes: u64,
+}
+
+impl CompressedRun {
+    /// Takes the part in, unless it is not compressed or lies elsewhere.
+    fn push(&mut self, part: &Part) -> bool {
+        let PartKind::Compressed { host_offset, length_bytes, skip_bytes } = part.kind else { return false };
+        if self.clusters.is_empty() {
+            (self.start, self.end) = (host_offset, host_offset);
+        }
+        let follows = (self.start..=self.end).contains(&host_offset);
+        if !follows || self.end - self.start > MAX_COMPRESSED_READ_BYTES {
+            return false;
+        }
+        self.end = self.end.max(host_offset + length_bytes);
+        let wanted_bytes = part.length_bytes;
+        self.clusters.push(CompressedCluster { host_offset, stored_bytes: length_bytes, skip_bytes, wanted_bytes });
+        true
+    }
+}
