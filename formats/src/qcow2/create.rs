@@ -11,7 +11,7 @@ use super::plan::{PlanSettings, UnitPlan, plan};
 use crate::HostFileMut;
 use crate::error::{ImageError, Result};
 use crate::limits::MAX_DISK_BYTES;
-use crate::registry::{Measure, OptionHelp};
+use crate::registry::{Measure, OptionHelp, TouchedBytes};
 use crate::sink::{
     Compression, CreateOptions, GuestUnit, IdentitySeed, ImageWriter, UnitContent, UnitWriter, WriterLayout,
     invalid_option,
@@ -114,14 +114,14 @@ fn check_size(size_bytes: u64, shape: Shape) -> Result<u64> {
 }
 
 /// Follows `qemu-img measure`: all tables of a whole disk, and the clusters of the data.
-pub(super) fn measure(options: &CreateOptions, data_bytes: u64) -> Result<Measure> {
+pub(super) fn measure(options: &CreateOptions, touched_bytes: &TouchedBytes<'_>) -> Result<Measure> {
     let HeaderSettings { shape, disk_bytes, .. } = Settings::from_options(options)?.header;
     let all_clusters = shape.clusters_for(disk_bytes);
     let l2_tables = all_clusters.div_ceil(shape.l2_entries());
     let used = 1 + all_clusters + l2_tables;
     let tail = TailClusters::new(shape, shape.l1_entries_for(disk_bytes), used, 0);
     let table_clusters = 1 + l2_tables + tail.sum();
-    let data_clusters = shape.clusters_for(data_bytes).min(all_clusters);
+    let data_clusters = shape.clusters_for(touched_bytes(shape.cluster_bytes())?).min(all_clusters);
     Ok(Measure {
         required_bytes: (table_clusters + data_clusters) * shape.cluster_bytes(),
         fully_allocated_bytes: (table_clusters + all_clusters) * shape.cluster_bytes(),

@@ -44,6 +44,7 @@ pub static FORMAT: Format = Format {
         options: create::OPTIONS,
         compressions: &["zlib", "zstd"],
         parents: true,
+        records_sectors: false,
         streamable: false,
     }),
 };

@@ -13,21 +13,29 @@ pub fn read_all(disk: &dyn BlockSource) -> Result<Vec<u8>> {
 }
 
 /// The BLAKE3 digest of a disk's size and data, without reading what reads as zeros; for disks of any size.
+///
+/// Blocks of 4 KiB are hashed whole, so that it does not depend on how the disk is cut into extents.
 pub fn digest(disk: &dyn BlockSource) -> Result<blake3::Hash> {
+    const BLOCK_BYTES: u64 = 4096;
+    let size_bytes = disk.geometry().size_bytes;
     let mut hasher = blake3::Hasher::new();
-    hasher.update(&disk.geometry().size_bytes.to_le_bytes());
-    let mut buffer = vec![0; 1 << 20];
+    hasher.update(&size_bytes.to_le_bytes());
+    let mut buffer = vec![0; 64 * BLOCK_BYTES as usize];
+    let mut hashed_to = 0;
     for (offset, extent) in walk(disk)? {
-        let mut done = 0;
-        while done < extent.length_bytes && !extent.kind.reads_as_zeros() {
-            let part_bytes = 4096 - (offset + done) % 4096;
-            let part = &mut buffer[..part_bytes.min(extent.length_bytes - done) as usize];
-            disk.read_at(offset + done, part)?;
-            if part.iter().any(|byte| *byte != 0) {
-                hasher.update(&(offset + done).to_le_bytes());
-                hasher.update(part);
+        let end = (offset + extent.length_bytes).next_multiple_of(BLOCK_BYTES).min(size_bytes);
+        let mut begin = (offset - offset % BLOCK_BYTES).max(hashed_to);
+        while begin < end && !extent.kind.reads_as_zeros() {
+            let part = &mut buffer[..(end - begin).min(64 * BLOCK_BYTES) as usize];
+            disk.read_at(begin, part)?;
+            for (index, block) in part.chunks(BLOCK_BYTES as usize).enumerate() {
+                if block.iter().any(|byte| *byte != 0) {
+                    hasher.update(&(begin + index as u64 * BLOCK_BYTES).to_le_bytes());
+                    hasher.update(block);
+                }
             }
-            done += part.len() as u64;
+            begin += part.len() as u64;
+            hashed_to = begin;
         }
     }
     Ok(hasher.finalize())

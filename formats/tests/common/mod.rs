@@ -73,6 +73,12 @@ impl Case {
         matches!(self.variant.0, Some("full" | "fixed"))
     }
 
+    /// The unit of allocation that the variant asks for, in bytes: tables come in it.
+    pub fn unit_bytes(&self) -> u64 {
+        let sizes = self.variant.1.iter().filter(|(name, _)| matches!(*name, "cluster_size" | "block_size"));
+        sizes.filter_map(|(_, size)| tintype_formats::sink::parse_size(size)).next().unwrap_or(64 << 10)
+    }
+
     /// Whether the disk's size has to be a multiple of more than 512 bytes.
     pub fn sector_bytes(&self) -> u64 {
         if self.variant.1.contains(&("logical_sector", "4096")) { 4096 } else { 512 }
