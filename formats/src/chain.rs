@@ -125,6 +125,19 @@ impl Disk {
         position.is_some()
     }
 
+    /// What is stored may be a hole of its host file: sparse files hold sparse disks, in every format.
+    fn stored_extent(&self, range: HostRange, length_bytes: u64) -> Result<DiskExtent> {
+        let Some(open) = self.files.get(range.file.0) else {
+            return Ok(DiskExtent { length_bytes, kind: DiskKind::Data(Some(range)) });
+        };
+        let found = open
+            .file
+            .extent_at(range.host_offset, length_bytes)
+            .map_err(|cause| ImageError::io("look for holes in the host file", cause).at_host(range.host_offset))?;
+        let kind = if found.hole { DiskKind::Hole } else { DiskKind::Data(Some(range)) };
+        Ok(DiskExtent { length_bytes: found.length_bytes.min(length_bytes), kind })
+    }
+
     fn read_from(&self, depth: usize, guest_offset: u64, buffer: &mut [u8]) -> Result<()> {
         let Some(layer) = self.layers.get(depth) else {
             buffer.fill(0);
@@ -172,7 +185,8 @@ impl BlockSource for Disk {
             length_bytes = length_bytes.min(extent.length_bytes);
             let kind = match extent.kind {
                 LayerKind::Data(HostRange { file: HostFileId(index), host_offset }) => {
-                    DiskKind::Data(Some(HostRange { file: HostFileId(layer.first_file + index), host_offset }))
+                    let file = HostFileId(layer.first_file + index);
+                    return self.stored_extent(HostRange { file, host_offset }, length_bytes);
                 }
                 LayerKind::Encoded => DiskKind::Encoded,
                 LayerKind::Zero => DiskKind::Zero,

@@ -51,7 +51,7 @@ pub enum DiskKind {
     Encoded,
     /// Explicitly zero.
     Zero,
-    /// Never written: reads as zeros.
+    /// Never written, or a hole of the host file: reads as zeros.
     Hole,
     /// Taken from the declared parent (see [`crate::chain::Disk::declare_parent`]); reads as the parent's bytes.
     Inherited,

@@ -52,7 +52,11 @@ fn flipped_header_bytes_give_an_error_or_the_same_disk() {
                 let _ = exercise(case.format, changed.clone());
                 let found = open_disk(changed, Some(case.format)).and_then(|image| digest(&image));
                 let harmless = found.as_ref().map_or(true, |found| *found == expected);
-                assert!(harmless || is_unprotected(&case, place), "{}: byte {place:#x} flipped by {flip:#x}", case.name);
+                assert!(
+                    harmless || is_unprotected(&case, place),
+                    "{}: byte {place:#x} flipped by {flip:#x}",
+                    case.name
+                );
             }
         }
     }

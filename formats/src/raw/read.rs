@@ -1,4 +1,4 @@
-//! Reading: the file's holes are the disk's.
+//! Reading: every byte of the file is the guest's.
 
 use crate::check::CheckReport;
 use crate::error::{ImageError, Result};
@@ -85,13 +85,9 @@ impl ImageLayer for RawImage {
         if stored_bytes == 0 {
             return Ok(LayerExtent { length_bytes, kind: LayerKind::Absent });
         }
-        let extent = self.files[0]
-            .file
-            .extent_at(guest_offset, stored_bytes)
-            .map_err(|cause| ImageError::io("look for holes", cause).at_host(guest_offset))?;
-        let range = HostRange { file: HostFileId(0), host_offset: guest_offset };
-        let kind = if extent.hole { LayerKind::Absent } else { LayerKind::Data(range) };
-        Ok(LayerExtent { length_bytes: extent.length_bytes, kind })
+        // The chain looks for the holes in it.
+        let kind = LayerKind::Data(HostRange { file: HostFileId(0), host_offset: guest_offset });
+        Ok(LayerExtent { length_bytes: stored_bytes, kind })
     }
 
     fn read_at(&self, guest_offset: u64, buffer: &mut [u8]) -> Result<()> {

@@ -49,7 +49,10 @@ fn exercise_layer(layer: &dyn ImageLayer) {
             offset += layer.geometry().unit_bytes.max(512);
             continue;
         };
-        assert!(extent.length_bytes > 0 && extent.length_bytes <= size - offset, "{extent:?} at {offset:#x} of {size:#x}");
+        assert!(
+            extent.length_bytes > 0 && extent.length_bytes <= size - offset,
+            "{extent:?} at {offset:#x} of {size:#x}"
+        );
         read_bytes += read_part(layer, offset, extent.length_bytes, extent.kind);
         offset += extent.length_bytes;
     }
