@@ -1,0 +1,216 @@
+//! Reading: from the header to the layer that answers where the guest's bytes are.
+//!
+//! ```text
+//!   identifier ─► headers ─► log (replayed in memory) ─► region tables ─► metadata ─► BAT, by the page, when asked
+//! ```
+//!
+//! From the log on, everything is read through the [overlay](super::overlay), if there was anything to replay.
+
+use std::sync::Arc;
+
+use super::check;
+use super::header::{self, CurrentHeader, Regions};
+use super::log::{self, Replayed};
+use super::metadata::{self, Metadata};
+use super::parent::linkage_text;
+use super::tables::{Bat, BatLayout, BlockState};
+use crate::check::CheckReport;
+use crate::error::{ImageError, Result};
+use crate::extent::{HostFileId, HostRange, LayerExtent, LayerKind};
+use crate::host_file::OpenFile;
+use crate::layer::{Detail, FileReference, Image, ImageInfo, ImageLayer, SnapshotInfo};
+use crate::reference_gate::ReferenceGate;
+use crate::source::Geometry;
+
+/// Any part of a block can be read by itself; this is what file systems read at once.
+const UNIT_BYTES: u64 = 4096;
+
+/// A VHDX file whose headers, region table and metadata have been read, and whose log has been replayed.
+pub(super) struct VhdxImage {
+    /// The file, with the log replayed.
+    pub file: OpenFile,
+    pub file_len_bytes: u64,
+    pub regions: Regions,
+    pub metadata: Metadata,
+    info: ImageInfo,
+}
+
+/// Reads and checks everything but the BAT.
+pub(super) fn open(file: OpenFile) -> Result<Box<dyn Image>> {
+    let source_len_bytes =
+        file.file.len_bytes().map_err(|cause| ImageError::io("find out the file's length", cause))?;
+    let mut warnings = Vec::new();
+    let creator = header::read_creator(file.file.as_ref(), source_len_bytes)?;
+    let header = header::read_current_header(file.file.as_ref(), &mut warnings)?;
+    let replayed = log::replay(&file.file, source_len_bytes, &header)?;
+    let entry_count = replayed.as_ref().map(|replayed| replayed.entry_count);
+    let file = match replayed {
+        Some(Replayed { file: overlay, .. }) => OpenFile { file: Arc::new(overlay), ..file },
+        None => file,
+    };
+    let file_len_bytes = file.file.len_bytes().map_err(|cause| ImageError::io("find out the file's length", cause))?;
+    let regions = header::read_regions(file.file.as_ref(), file_len_bytes, &header.log, &mut warnings)?;
+    let metadata = metadata::read_metadata(file.file.as_ref(), &regions.metadata)?;
+    let log_state = describe_log(entry_count, &mut warnings);
+    let info = describe(&header, &metadata, creator, log_state, warnings);
+    let image = VhdxImage { file, file_len_bytes, regions, metadata, info };
+    image.bat()?;
+    Ok(Box::new(image))
+}
+
+fn describe_log(entry_count: Option<usize>, warnings: &mut Vec<String>) -> String {
+    let Some(count) = entry_count else { return "clean".to_owned() };
+    warnings.push(format!(
+        "the file was not closed properly: {count} log entries are replayed in memory, the file itself is left as it is"
+    ));
+    format!("{count} entries replayed in memory")
+}
+
+fn describe(
+    header: &CurrentHeader,
+    metadata: &Metadata,
+    creator: String,
+    log_state: String,
+    warnings: Vec<String>,
+) -> ImageInfo {
+    let kind = match (&metadata.parent, metadata.leave_blocks_allocated) {
+        (Some(_), _) => "differencing",
+        (None, true) => "fixed",
+        (None, false) => "dynamic",
+    };
+    let details: Vec<(&'static str, Detail)> = vec![
+        ("type", kind.into()),
+        ("format_version", u32::from(super::on_disk::VERSION).into()),
+        ("block_size_bytes", metadata.block_bytes.into()),
+        ("creator", creator.into()),
+        ("log", log_state.into()),
+        ("page83_id", metadata.disk_id.to_string().into()),
+        ("data_write_guid", header.data_write_guid.to_string().into()),
+        ("file_write_guid", header.file_write_guid.to_string().into()),
+    ];
+    ImageInfo {
+        format: super::FORMAT.name,
+        geometry: Geometry {
+            size_bytes: metadata.size_bytes,
+            logical_sector_bytes: metadata.logical_sector_bytes,
+            physical_sector_bytes: metadata.physical_sector_bytes,
+            unit_bytes: UNIT_BYTES,
+        },
+        identity: Some(linkage_text(header.data_write_guid)),
+        details,
+        warnings,
+    }
+}
+
+impl VhdxImage {
+    /// The BAT, with a cache of its own.
+    pub(super) fn bat(&self) -> Result<Bat> {
+        let Metadata { size_bytes, block_bytes, logical_sector_bytes, .. } = self.metadata;
+        Bat::new(
+            self.file.file.clone(),
+            self.file_len_bytes,
+            BatLayout::new(size_bytes, block_bytes, logical_sector_bytes),
+            logical_sector_bytes,
+            self.metadata.parent.is_some(),
+            self.regions.clone(),
+        )
+    }
+}
+
+impl Image for VhdxImage {
+    fn info(&self) -> &ImageInfo {
+        &self.info
+    }
+
+    fn parent(&self) -> Option<&FileReference> {
+        self.metadata.parent.as_ref()
+    }
+
+    fn snapshots(&self) -> &[SnapshotInfo] {
+        &[]
+    }
+
+    fn layer(&self, snapshot: Option<&str>, _gate: &dyn ReferenceGate) -> Result<Box<dyn ImageLayer>> {
+        if let Some(name) = snapshot {
+            return Err(ImageError::no_such_snapshot(name, &[]));
+        }
+        Ok(Box::new(VhdxLayer { geometry: self.info.geometry, files: [self.file.clone()], bat: self.bat()? }))
+    }
+
+    fn check(&self, report: &mut CheckReport) -> Result<()> {
+        check::check(self, report)
+    }
+}
+
+struct VhdxLayer {
+    geometry: Geometry,
+    files: [OpenFile; 1],
+    bat: Bat,
+}
+
+impl VhdxLayer {
+    /// A part of a partially present block: sectors that are all here or all in the parent.
+    fn partial_extent(&self, block: u64, within: u64, block_offset: u64, max_bytes: u64) -> Result<LayerExtent> {
+        let sector_bytes = u64::from(self.geometry.logical_sector_bytes);
+        let left = max_bytes.min(self.bat.layout().block_bytes - within);
+        let first = within / sector_bytes;
+        let max_sectors = (within + left).div_ceil(sector_bytes) - first;
+        let (present, sectors) = self.bat.sector_run(block, first, max_sectors)?;
+        let length_bytes = left.min((first + sectors) * sector_bytes - within);
+        let kind = if present { data_at(block_offset + within) } else { LayerKind::Absent };
+        Ok(LayerExtent { length_bytes, kind })
+    }
+}
+
+fn data_at(host_offset: u64) -> LayerKind {
+    LayerKind::Data(HostRange { file: HostFileId(0), host_offset })
+}
+
+impl ImageLayer for VhdxLayer {
+    fn geometry(&self) -> Geometry {
+        self.geometry
+    }
+
+    fn extent_at(&self, guest_offset: u64, max_bytes: u64) -> Result<LayerExtent> {
+        let max_bytes = self.geometry.clamp(guest_offset, max_bytes)?;
+        let block_bytes = self.bat.layout().block_bytes;
+        let (block, within) = (guest_offset / block_bytes, guest_offset % block_bytes);
+        let max_blocks = (within + max_bytes).div_ceil(block_bytes);
+        let (state, blocks) = self.bat.run_at(block, max_blocks).map_err(|error| error.at_guest(guest_offset))?;
+        let kind = match state {
+            BlockState::Absent => LayerKind::Absent,
+            BlockState::Zero => LayerKind::Zero,
+            BlockState::Present(host_offset) => data_at(host_offset + within),
+            BlockState::Partial(host_offset) => {
+                return self
+                    .partial_extent(block, within, host_offset, max_bytes)
+                    .map_err(|error| error.at_guest(guest_offset));
+            }
+        };
+        Ok(LayerExtent { length_bytes: max_bytes.min(blocks * block_bytes - within), kind })
+    }
+
+    fn read_at(&self, guest_offset: u64, buffer: &mut [u8]) -> Result<()> {
+        self.geometry.check_range(guest_offset, buffer.len() as u64)?;
+        let (mut guest_offset, mut left) = (guest_offset, buffer);
+        while !left.is_empty() {
+            let extent = self.extent_at(guest_offset, left.len() as u64)?;
+            let (part, rest) = left.split_at_mut(extent.length_bytes as usize);
+            match extent.kind {
+                LayerKind::Data(range) => {
+                    self.files[0].file.read_exact_at(range.host_offset, part).map_err(|cause| {
+                        ImageError::io("read VHDX block", cause).at_host(range.host_offset).at_guest(guest_offset)
+                    })?;
+                }
+                LayerKind::Encoded | LayerKind::Zero | LayerKind::Absent => part.fill(0),
+            }
+            guest_offset += extent.length_bytes;
+            left = rest;
+        }
+        Ok(())
+    }
+
+    fn host_files(&self) -> &[OpenFile] {
+        &self.files
+    }
+}
