@@ -85,8 +85,9 @@ pub fn convert(
     options.create.target_holds_old_data = target.holds_old_data();
     let size_bytes = options.create.geometry.size_bytes;
     progress.begin(size_bytes);
+    let clonable = clonable_files(&input, &target, &options);
     let writer = options.format.begin(target.file(), &options.create).on_path(target.path())?;
-    let copied = run_copy(&mut input, &target, writer.as_ref(), &options, progress)?;
+    let copied = run_copy(&mut input, &target, writer.as_ref(), &options, &clonable, progress)?;
     let seed = identity_seed(options.reproducible, copied.digest.as_ref())?;
     writer.finish(&seed).on_path(target.path())?;
     if options.verify {
@@ -108,6 +109,7 @@ fn run_copy(
     target: &Target,
     writer: &dyn tintype_formats::ImageWriter,
     options: &ConvertOptions<'_>,
+    clonable: &[bool],
     progress: &Progress,
 ) -> Result<Copied> {
     let rate_limit = options.rate_limit.map(RateLimit::new);
@@ -116,17 +118,11 @@ fn run_copy(
     let digest = digest_to_make(options, input);
     let copy_options =
         CopyOptions { parent, explicit_zeros: target.holds_old_data(), ordered_writes: target.is_stream(), digest };
-    let clonable = match input {
-        Input::Disk(source) if options.reflink && layout.clones && digest.is_none() && parent.is_none() => {
-            source.disk.host_files().iter().map(|file| target.can_clone_from(file.file.as_ref())).collect()
-        }
-        _ => Vec::new(),
-    };
     let plan_options = PlanOptions {
         parent,
         with_zeros: target.holds_old_data() || digest.is_some(),
         with_inherited: digest.is_some(),
-        clonable: &clonable,
+        clonable: if layout.clones { clonable } else { &[] },
         salvage: options.salvage,
     };
     let input_path = input.path().to_owned();
@@ -139,6 +135,18 @@ fn run_copy(
     let pipeline =
         Pipeline { source, source_path: input_path, workers, progress, rate_limit: rate_limit.as_ref(), salvage };
     copy(&pipeline, feed.as_mut(), options.create.geometry.size_bytes, writer, &copy_options).on_path(target.path())
+}
+
+/// Which of the source's files can give blocks to the target without copying; none if somebody has to see every byte.
+fn clonable_files(input: &Input<'_>, target: &Target, options: &ConvertOptions<'_>) -> Vec<bool> {
+    match input {
+        Input::Disk(source)
+            if options.reflink && digest_to_make(options, input).is_none() && options.parent.is_none() =>
+        {
+            source.disk.host_files().iter().map(|file| target.can_clone_from(file.file.as_ref())).collect()
+        }
+        _ => Vec::new(),
+    }
 }
 
 /// Identifiers and the verification of a pipe need a digest too, if nobody asked for one.

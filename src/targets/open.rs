@@ -82,14 +82,14 @@ impl Target {
         matches!(self.kind, TargetKind::StandardOutput(_))
     }
 
-    /// Whether blocks of `source` can be cloned into it; tried with one block at the very begin.
+    /// Whether blocks of `source` can be cloned into it; tried with one block, before anything else is written.
     pub fn can_clone_from(&self, source: &dyn HostFile) -> bool {
         const TRIAL_BYTES: u64 = 4096;
         let TargetKind::NewFile(file) = &self.kind else { return false };
         let long_enough = source.len_bytes().is_ok_and(|length| length >= TRIAL_BYTES);
         let output = file.output();
         let cloned = long_enough && output.clone_range(source, 0, 0, TRIAL_BYTES).unwrap_or(false);
-        cloned && output.set_len_bytes(0).is_ok()
+        output.set_len_bytes(0).is_ok() && cloned
     }
 
     /// Opens what was written for reading it back from the disk, past the page cache.

@@ -136,6 +136,15 @@ pub fn digest(sandbox: &Sandbox, image: &Path) -> String {
     run.stdout.split_whitespace().next().expect("a digest").to_owned()
 }
 
+/// Panics, without printing all of them, unless the file holds these bytes.
+#[track_caller]
+pub fn assert_holds(path: &Path, expected: &[u8], about: &str) {
+    let found = std::fs::read(path).expect("a file");
+    assert_eq!(found.len(), expected.len(), "the length of {}: {about}", path.display());
+    let differs = found.iter().zip(expected).position(|(found, expected)| found != expected);
+    assert_eq!(differs, None, "{} differs: {about}", path.display());
+}
+
 /// How many bytes of a file are stored.
 pub fn allocated_bytes(path: &Path) -> u64 {
     std::fs::metadata(path).expect("a file").blocks() * 512
