@@ -12,22 +12,26 @@ pub fn read_all(disk: &dyn BlockSource) -> Result<Vec<u8>> {
     Ok(bytes)
 }
 
+const DIGEST_BLOCK_BYTES: u64 = 4096;
+
 /// The BLAKE3 digest of a disk's size and data, without reading what reads as zeros; for disks of any size.
 pub fn digest(disk: &dyn BlockSource) -> Result<blake3::Hash> {
     let mut hasher = blake3::Hasher::new();
     hasher.update(&disk.geometry().size_bytes.to_le_bytes());
-    let mut buffer = vec![0; 1 << 20];
-    for (offset, extent) in walk(disk)? {
-        let mut done = 0;
-        while done < extent.length_bytes && !extent.kind.reads_as_zeros() {
-            let part_bytes = 4096 - (offset + done) % 4096;
-            let part = &mut buffer[..part_bytes.min(extent.length_bytes - done) as usize];
-            disk.read_at(offset + done, part)?;
+    let size_bytes = disk.geometry().size_bytes;
+    let mut block = vec![0; DIGEST_BLOCK_BYTES as usize];
+    let mut next = 0;
+    for (offset, extent) in walk(disk)?.into_iter().filter(|(_, extent)| !extent.kind.reads_as_zeros()) {
+        // Whole blocks, wherever extents begin and end: disks that store the same bytes otherwise have the same digest.
+        next = (offset / DIGEST_BLOCK_BYTES * DIGEST_BLOCK_BYTES).max(next);
+        while next < offset + extent.length_bytes {
+            let part = &mut block[..DIGEST_BLOCK_BYTES.min(size_bytes - next) as usize];
+            disk.read_at(next, part)?;
             if part.iter().any(|byte| *byte != 0) {
-                hasher.update(&(offset + done).to_le_bytes());
+                hasher.update(&next.to_le_bytes());
                 hasher.update(part);
             }
-            done += part.len() as u64;
+            next += part.len() as u64;
         }
     }
     Ok(hasher.finalize())
