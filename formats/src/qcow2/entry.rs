@@ -129,7 +129,7 @@ impl L2Entry {
 
 fn check_place(host_offset: u64, rules: EntryRules, guest_offset: u64) -> Result<(), String> {
     let cluster_bytes = 1u64 << rules.cluster_bits;
-    if host_offset % cluster_bytes != 0 {
+    if !host_offset.is_multiple_of(cluster_bytes) {
         return Err(format!(
             "points to {host_offset:#x}, which is not a multiple of the cluster size {cluster_bytes:#x}"
         ));

@@ -144,8 +144,8 @@ impl Image for Qcow2Image {
         Ok(Box::new(Qcow2Layer { mapping, geometry: geometry(header, disk_bytes), compression, files, data_file }))
     }
 
-    fn check(&self, _report: &mut CheckReport) -> Result<()> {
-        Err(ImageError::unsupported("check qcow2 image", "QCOW2 images can be read, but not checked"))
+    fn check(&self, report: &mut CheckReport) -> Result<()> {
+        super::check::check(self, report)
     }
 }
 

@@ -13,6 +13,7 @@
 //! entries are extended. *Refcount*: how many entries point to a host cluster. *COPIED*: the flag in an entry that says
 //! that this is exactly one. `SPEC.md` says what of all this is read, written and refused.
 
+mod check;
 mod create;
 mod entry;
 mod extensions;
@@ -24,8 +25,12 @@ mod on_disk;
 mod place;
 mod plan;
 mod read;
+mod references;
 mod snapshots;
+mod table_reader;
 mod tables;
+#[cfg(test)]
+mod tests;
 
 use crate::registry::{Create, Format};
 

@@ -191,6 +191,8 @@ pub(super) const MAX_SNAPSHOT_EXTRA_BYTES: u32 = 1024;
 pub(super) const MAX_SNAPSHOT_TABLE_BYTES: u64 = 16 << 20;
 /// QEMU's bound.
 pub(super) const MAX_BITMAPS: u32 = 65535;
+/// Bounds what the names of the bitmaps take: 256 bytes for each of the most bitmaps.
+pub(super) const MAX_BITMAP_DIRECTORY_BYTES: u64 = 16 << 20;
 /// QEMU's bound on the entries of a bitmap table.
 pub(super) const MAX_BITMAP_TABLE_ENTRIES: u32 = 0x0800_0000;
 

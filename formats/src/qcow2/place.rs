@@ -217,7 +217,7 @@ impl Allocator {
     }
 
     fn at_refcount_block(&self) -> bool {
-        self.next_cluster % self.refcounts.clusters() == 0
+        self.next_cluster.is_multiple_of(self.refcounts.clusters())
     }
 
     /// Takes up to `clusters` adjoining host clusters, at least one; returns the first one and their number.
@@ -348,7 +348,7 @@ mod tests {
         let tables: Vec<_> = places.tables.iter().map(|table| (table.host_offset / 512, table.bytes.len())).collect();
         assert_eq!(tables, [(1, 512), (303, 4 * 512)]);
         assert_eq!(allocator.refcount_table, [512, 256 * 512]);
-        assert_eq!(allocator.l1[3], ENTRY_COPIED | 306 * 512);
+        assert_eq!(allocator.l1[3], ENTRY_COPIED | (306 * 512));
     }
 
     #[test]

@@ -257,7 +257,7 @@ mod tests {
     fn zeros_are_absent_without_a_parent_and_explicit_over_one() {
         let kinds = [(64, RunKind::Data), (128, RunKind::Zero), (30, RunKind::Zero)];
         let plain = Piece { clusters: 1, storage: Storage::Plain { bitmap: 0 } };
-        let absent = Piece { clusters: 2, storage: Storage::Absent };
+        let absent = Piece { clusters: 3, storage: Storage::Absent };
         assert_eq!(plan_of(&settings(false, 0), &kinds).pieces, [plain, absent]);
         let zero = Piece { clusters: 1, storage: Storage::Zero { bitmap: 0 } };
         let past_the_parent = Piece { clusters: 1, storage: Storage::Absent };

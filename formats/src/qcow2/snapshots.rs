@@ -4,6 +4,7 @@ use zerocopy::FromBytes;
 
 use super::header::{Header, TablePlace};
 use super::on_disk::*;
+use super::table_reader::TableReader;
 use crate::error::{ImageError, Result};
 use crate::host_file::HostFile;
 use crate::layer::SnapshotInfo;
@@ -16,6 +17,8 @@ const READ_SNAPSHOTS: &str = "read snapshot table";
 pub(super) struct Snapshot {
     pub info: SnapshotInfo,
     pub l1: TablePlace,
+    /// Whether the entry has the fields that version 3 demands.
+    pub complete: bool,
 }
 
 /// The snapshots of an image, and how many bytes their table has.
@@ -39,16 +42,16 @@ pub(super) fn read(file: &dyn HostFile, file_bytes: u64, header: &Header) -> Res
         let detail = format!("it begins at {start:#x}, expected a cluster after the first");
         return Err(ImageError::corrupt(READ_SNAPSHOTS, detail));
     }
-    let mut reader = TableReader { file, file_bytes, start, position: start, buffer: Vec::new(), buffer_start: start };
+    let mut reader = TableReader::new(file, file_bytes, READ_SNAPSHOTS, start, MAX_SNAPSHOT_TABLE_BYTES);
     let mut snapshots = Vec::new();
     for _ in 0..header.snapshot_count {
         snapshots.push(read_one(&mut reader, header)?);
     }
-    Ok(SnapshotTable { snapshots, length_bytes: reader.position - start })
+    Ok(SnapshotTable { snapshots, length_bytes: reader.position() - start })
 }
 
 fn read_one(reader: &mut TableReader<'_>, header: &Header) -> Result<Snapshot> {
-    let place = reader.position;
+    let place = reader.position();
     let fixed: [u8; size_of::<SnapshotEntry>()] = reader.take()?;
     let entry = zerocopy::transmute!(fixed);
     let SnapshotEntry { id_bytes, name_bytes, extra_bytes, .. } = &entry;
@@ -59,7 +62,7 @@ fn read_one(reader: &mut TableReader<'_>, header: &Header) -> Result<Snapshot> {
     let extra = reader.take_vec(extra_bytes.get() as usize)?;
     let id = reader.take_vec(id_bytes.get().into())?;
     let name = reader.take_vec(name_bytes.get().into())?;
-    reader.pad_to_8_bytes()?;
+    reader.skip_padding();
     let size_bytes = disk_bytes(&extra, header).ok_or_else(|| {
         ImageError::limit_exceeded(READ_SNAPSHOTS, "the size of a snapshot's disk is beyond all bounds").at_host(place)
     })?;
@@ -72,6 +75,7 @@ fn read_one(reader: &mut TableReader<'_>, header: &Header) -> Result<Snapshot> {
             machine_state_bytes: machine_state_bytes(&extra, &entry),
         },
         l1: TablePlace { host_offset: entry.l1_table_offset.get(), entries: entry.l1_entries.get().into() },
+        complete: extra.len() >= size_of::<SnapshotExtra>(),
     })
 }
 
@@ -89,72 +93,5 @@ fn machine_state_bytes(extra: &[u8], entry: &SnapshotEntry) -> u64 {
     match extra.first_chunk() {
         Some(field) => u64::from_be_bytes(*field),
         None => entry.machine_state_bytes.get().into(),
-    }
-}
-
-/// Reads a table of entries of many lengths front to back, a piece of the file at a time.
-pub(super) struct TableReader<'a> {
-    file: &'a dyn HostFile,
-    file_bytes: u64,
-    start: u64,
-    position: u64,
-    buffer: Vec<u8>,
-    buffer_start: u64,
-}
-
-const PIECE_BYTES: u64 = 64 << 10;
-
-impl TableReader<'_> {
-    fn take<const N: usize>(&mut self) -> Result<[u8; N]> {
-        let mut bytes = [0; N];
-        self.fill(&mut bytes)?;
-        Ok(bytes)
-    }
-
-    fn take_vec(&mut self, length: usize) -> Result<Vec<u8>> {
-        let mut bytes = vec![0; length];
-        self.fill(&mut bytes)?;
-        Ok(bytes)
-    }
-
-    fn pad_to_8_bytes(&mut self) -> Result<()> {
-        let padding = (self.position - self.start).wrapping_neg() % 8;
-        // The padding of the last entry may be missing at the end of the file.
-        self.position = (self.position + padding).min(self.file_bytes);
-        Ok(())
-    }
-
-    fn fill(&mut self, bytes: &mut [u8]) -> Result<()> {
-        let mut done = 0;
-        while let Some(rest) = bytes.get_mut(done..).filter(|rest| !rest.is_empty()) {
-            let within = (self.position - self.buffer_start) as usize;
-            let available = self.buffer.get(within..).unwrap_or_default();
-            if available.is_empty() {
-                self.read_piece()?;
-                continue;
-            }
-            let step = available.len().min(rest.len());
-            rest.iter_mut().zip(available).for_each(|(to, from)| *to = *from);
-            done += step;
-            self.position += step as u64;
-        }
-        Ok(())
-    }
-
-    fn read_piece(&mut self) -> Result<()> {
-        let so_far = self.position - self.start;
-        if so_far >= MAX_SNAPSHOT_TABLE_BYTES {
-            let detail = format!("it is longer than {MAX_SNAPSHOT_TABLE_BYTES} bytes");
-            return Err(ImageError::limit_exceeded(READ_SNAPSHOTS, detail).at_host(self.start));
-        }
-        let length = self.file_bytes.saturating_sub(self.position).min(PIECE_BYTES);
-        if length == 0 {
-            let detail = format!("the file ends at {:#x}, before the table does", self.file_bytes);
-            return Err(ImageError::truncated(READ_SNAPSHOTS, detail).at_host(self.start));
-        }
-        self.buffer.resize(length as usize, 0);
-        self.buffer_start = self.position;
-        let read = self.file.read_exact_at(self.position, &mut self.buffer);
-        read.map_err(|cause| ImageError::io(READ_SNAPSHOTS, cause).at_host(self.position))
     }
 }

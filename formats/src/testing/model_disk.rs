@@ -34,6 +34,13 @@ impl ModelDisk {
         self
     }
 
+    /// The same disk, cut or extended.
+    pub fn resized(mut self, size_bytes: u64) -> Self {
+        self.geometry.size_bytes = size_bytes;
+        self.blocks.retain(|block, _| block * BLOCK_BYTES < size_bytes);
+        self
+    }
+
     /// A disk with `runs` random runs of data of up to `max_run_blocks` blocks of 4 KiB, some of them zeros.
     pub fn random(seed: u64, size_bytes: u64, runs: u64, max_run_blocks: u64) -> Self {
         let mut disk = Self::new(size_bytes);
@@ -65,7 +72,7 @@ impl ModelDisk {
         let mut bytes = [0; BLOCK_BYTES as usize];
         let mut random = Random(seed);
         // A third of the seeds gives bytes that compress.
-        let mask = if seed % 3 == 0 { 0x0303_0303_0303_0303 } else { u64::MAX };
+        let mask = if seed.is_multiple_of(3) { 0x0303_0303_0303_0303 } else { u64::MAX };
         if seed != 0 {
             bytes
                 .chunks_exact_mut(8)
@@ -164,7 +171,7 @@ fn store_unit(
     let mut inherited = vec![0; length as usize];
     if let Some(parent) = parent {
         let inside = parent.geometry().size_bytes.saturating_sub(guest_offset).min(length) as usize;
-        parent.read_at(guest_offset, &mut inherited[..inside])?;
+        parent.read_at(guest_offset.min(parent.geometry().size_bytes), &mut inherited[..inside])?;
     }
     let kind_of = |part: std::ops::Range<usize>| {
         if parent.is_some() && bytes[part.clone()] == inherited[part.clone()] {
