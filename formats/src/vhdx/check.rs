@@ -15,6 +15,9 @@ use crate::error::{ImageError, Result};
 /// Longest file whose space is accounted for, in bytes: four times the largest disk. Takes 32 MiB of memory.
 const MAX_CHECKED_FILE_BYTES: u64 = 4 * MAX_VIRTUAL_DISK_BYTES;
 
+/// QEMU begins with the blocks at a multiple of this many bytes.
+const QEMU_ALIGNMENT_BYTES: u64 = 8 * MIB;
+
 /// Looks for damage in a file that could be opened.
 pub(super) fn check(image: &VhdxImage, report: &mut CheckReport) -> Result<()> {
     check_copies(image, report)?;
@@ -27,12 +30,22 @@ pub(super) fn check(image: &VhdxImage, report: &mut CheckReport) -> Result<()> {
     let differencing = image.metadata.parent.is_some();
     BatCheck { bat: &bat, differencing, space: &mut space, report: &mut *report, kept_blocks: 0 }.run()?;
     report.host_end_offset = space.end();
-    // What is smaller than a block cannot hold one: writers align blocks, and leave such gaps.
-    for free in space.free_ranges().filter(|free| free.end - free.start >= bat.layout().block_bytes) {
+    // The space of a fixed disk is held on purpose, also for blocks that QEMU has marked as zero.
+    if image.is_fixed() {
+        return Ok(());
+    }
+    for free in space.free_ranges().filter(|free| !is_padding(free, &bat)) {
         let text = format!("nothing uses the {:#x} bytes from {:#x} on", free.end - free.start, free.start);
         report.leak(free.start, text);
     }
     Ok(())
+}
+
+/// Writers align: what cannot hold a block is no loss, nor is what QEMU leaves before the first block.
+fn is_padding(free: &Range<u64>, bat: &Bat) -> bool {
+    let length_bytes = free.end - free.start;
+    let follows_region = bat.regions().reserved.iter().any(|reserved| reserved.range.end == free.start);
+    length_bytes < bat.layout().block_bytes || follows_region && length_bytes < QEMU_ALIGNMENT_BYTES
 }
 
 /// Both headers and both region tables must be whole, so that one can stand in for the other.

@@ -98,6 +98,10 @@ fn logical_sector(options: &CreateOptions) -> Result<u32> {
 
 /// The size is never changed silently: a disk that cannot be had exactly is not made (§2.6.2.2).
 fn check_size(size_bytes: u64, logical_sector_bytes: u32) -> Result<()> {
+    if size_bytes == 0 {
+        // QEMU computes a BAT of 2^32 entries for it, libvhdi fails on an empty one.
+        return Err(cannot_create("the disk has 0 bytes; no program would open a VHDX disk without blocks".to_owned()));
+    }
     if size_bytes > MAX_VIRTUAL_DISK_BYTES {
         let detail =
             format!("the disk has {size_bytes} bytes, a VHDX disk has at most {MAX_VIRTUAL_DISK_BYTES} (64 TiB)");

@@ -23,6 +23,8 @@ mod overlay;
 mod parent;
 mod read;
 mod tables;
+#[cfg(test)]
+mod tests;
 
 use crate::registry::{Create, Format, OptionHelp};
 

@@ -103,6 +103,11 @@ fn describe(
 }
 
 impl VhdxImage {
+    /// Whether the file is to hold space for every block (§2.6.2.1).
+    pub(super) fn is_fixed(&self) -> bool {
+        self.metadata.parent.is_none() && self.metadata.leave_blocks_allocated
+    }
+
     /// The BAT, with a cache of its own.
     pub(super) fn bat(&self) -> Result<Bat> {
         let Metadata { size_bytes, block_bytes, logical_sector_bytes, .. } = self.metadata;
