@@ -45,7 +45,8 @@ partition_disk() {
 make_bootable() {
   local disk=$1 esp_bytes=$2 vmlinuz=$3 initrd=$4 kernel_options=$5
   local parts esp
-  parts=$(mktemp -d)
+  # Beside the disk, in the caller's own work folder, which goes away in any case.
+  parts=$(mktemp -d -p "$(dirname "$disk")")
   esp=$parts/esp.img
   cat >"$parts/syslinux.cfg" <<END
 SERIAL 0 115200
