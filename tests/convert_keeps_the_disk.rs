@@ -140,8 +140,10 @@ fn pipes_work_both_ways() {
     let source = sandbox.raw_disk("source.raw", 5 * MIB + 512, 20);
     let bytes = fs::read(&source).unwrap();
     let cat = || {
-        let child = std::process::Command::new("cat").arg(&source).stdout(Stdio::piped()).spawn().unwrap();
-        Stdio::from(child.stdout.unwrap())
+        let (reader, mut writer) = std::io::pipe().unwrap();
+        let bytes = bytes.clone();
+        std::thread::spawn(move || std::io::Write::write_all(&mut writer, &bytes));
+        Stdio::from(reader)
     };
     let size = bytes.len().to_string();
     for args in [vec!["--size", &size], vec![]] {

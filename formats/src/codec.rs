@@ -98,7 +98,7 @@ mod tests {
     use super::*;
 
     fn text() -> Vec<u8> {
-        (0..65536u32).map(|i| (i * i >> 7) as u8 & 0x1f).collect()
+        (0..65536u32).map(|i| ((i * i) >> 7) as u8 & 0x1f).collect()
     }
 
     #[test]

@@ -31,7 +31,7 @@ pub struct Format {
 /// How images of a format are created.
 pub struct Create {
     /// Begins an image in an empty file (or, for raw, one with old data).
-    pub begin: fn(Arc<dyn HostFileMut>, &CreateOptions) -> Result<Box<dyn ImageWriter>>,
+    pub begin: Begin,
     /// How large the file becomes without compression.
     pub measure: fn(&CreateOptions, &TouchedBytes<'_>) -> Result<Measure>,
     /// The variants, the default one first.
@@ -47,6 +47,9 @@ pub struct Create {
     /// Whether the file can be written front to back, to a pipe.
     pub streamable: bool,
 }
+
+/// Begins an image in a file.
+pub type Begin = fn(Arc<dyn HostFileMut>, &CreateOptions) -> Result<Box<dyn ImageWriter>>;
 
 /// How many bytes of the disk to be stored lie in units of so many bytes that are not known to be zeros.
 pub type TouchedBytes<'a> = dyn Fn(u64) -> Result<u64> + 'a;

@@ -204,7 +204,7 @@ fn slice(disk: Box<dyn BlockSource>, args: &Args) -> Result<Source, Failure> {
         return Ok(Source::Disk(disk, identities));
     }
     let begin = args.offset.unwrap_or_default();
-    if begin % 512 != 0 || args.size.is_some_and(|size| size % 512 != 0) {
+    if !begin.is_multiple_of(512) || args.size.is_some_and(|size| size % 512 != 0) {
         return Err(Failure::usage("--offset and --size are whole sectors: multiples of 512"));
     }
     Ok(Source::Disk(Box::new(Slice::new(disk, begin, args.size)?), identities))

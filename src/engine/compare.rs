@@ -111,7 +111,7 @@ mod tests {
         b.write(700, 99);
         b.write(701, 98);
         let other = compare(named(&a), named(&b), 3, &Progress::new()).unwrap();
-        assert_eq!(other.differing, [700 * 4096..702 * 4096]);
+        assert_eq!(other.differing, vec![700 * 4096..702 * 4096]);
         assert_eq!(other.differing_bytes, 8192);
     }
 
@@ -122,6 +122,6 @@ mod tests {
         assert!(compare(named(&short), named(&long), 2, &Progress::new()).unwrap().differing.is_empty());
         long.write(300, 7);
         let found = compare(named(&short), named(&long), 2, &Progress::new()).unwrap();
-        assert_eq!(found.differing, [300 * 4096..301 * 4096]);
+        assert_eq!(found.differing, vec![300 * 4096..301 * 4096]);
     }
 }

@@ -90,7 +90,7 @@ enum Prepared {
     Whole(blake3::Hash),
 }
 
-const ZEROS: [u8; 1 << 16] = [0; 1 << 16];
+static ZEROS: [u8; 1 << 16] = [0; 1 << 16];
 
 impl DiskHasher {
     /// Begins the digest of a disk of this size.

@@ -224,7 +224,7 @@ impl<'a> DiskPlan<'a> {
 
     fn can_clone(&self, origin: HostRange, length: u64, holes: &[(u64, u64)]) -> bool {
         let clonable = self.options.clonable.get(origin.file.0).copied().unwrap_or(false);
-        if !clonable || origin.host_offset % CLONE_ALIGNMENT_BYTES != 0 {
+        if !clonable || !origin.host_offset.is_multiple_of(CLONE_ALIGNMENT_BYTES) {
             return false;
         }
         let file = &self.source.host_files()[origin.file.0].file;

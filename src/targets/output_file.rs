@@ -41,7 +41,7 @@ struct Length {
 /// Files are extended by this much at a time: a write inside the file needs no lock on its length.
 const EXTEND_BYTES: u64 = 256 << 20;
 
-const ZEROS: [u8; 1 << 16] = [0; 1 << 16];
+static ZEROS: [u8; 1 << 16] = [0; 1 << 16];
 
 impl OutputFile {
     /// Takes a file that is open for reading and writing, with a path to open it by once more.
@@ -104,7 +104,7 @@ impl HostFile for OutputFile {
 impl HostFileMut for OutputFile {
     fn write_all_at(&self, host_offset: u64, bytes: &[u8]) -> io::Result<()> {
         self.make_room(host_offset + bytes.len() as u64)?;
-        let aligned = (host_offset | bytes.len() as u64 | bytes.as_ptr() as u64) % DIRECT_ALIGNMENT == 0;
+        let aligned = (host_offset | bytes.len() as u64 | bytes.as_ptr() as u64).is_multiple_of(DIRECT_ALIGNMENT);
         match &self.direct {
             Some(direct) if aligned => match direct.write_all_at(bytes, host_offset) {
                 Err(cause) if cause.raw_os_error() == Some(Errno::INVAL.raw_os_error()) => {

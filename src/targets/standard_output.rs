@@ -21,7 +21,7 @@ struct State {
     length_bytes: u64,
 }
 
-const ZEROS: [u8; 1 << 16] = [0; 1 << 16];
+static ZEROS: [u8; 1 << 16] = [0; 1 << 16];
 
 impl StandardOutput {
     /// Opens standard output; a terminal is refused.

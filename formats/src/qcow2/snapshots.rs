@@ -28,6 +28,16 @@ pub(super) struct SnapshotTable {
     pub length_bytes: u64,
 }
 
+/// Checks what the header says of the table: a header that contradicts itself is not to be trusted in the rest either.
+pub(super) fn check_place(header: &Header) -> Result<()> {
+    let start = header.snapshots_offset;
+    if header.snapshot_count > 0 && (start == 0 || header.shape.within_cluster(start) != 0) {
+        let detail = format!("it begins at {start:#x}, expected a cluster after the first");
+        return Err(ImageError::corrupt(READ_SNAPSHOTS, detail));
+    }
+    Ok(())
+}
+
 /// Reads the whole table.
 pub(super) fn read(file: &dyn HostFile, file_bytes: u64, header: &Header) -> Result<SnapshotTable> {
     if header.snapshot_count == 0 {
@@ -38,10 +48,6 @@ pub(super) fn read(file: &dyn HostFile, file_bytes: u64, header: &Header) -> Res
         return Err(ImageError::limit_exceeded(READ_SNAPSHOTS, detail));
     }
     let start = header.snapshots_offset;
-    if start == 0 || header.shape.within_cluster(start) != 0 {
-        let detail = format!("it begins at {start:#x}, expected a cluster after the first");
-        return Err(ImageError::corrupt(READ_SNAPSHOTS, detail));
-    }
     let mut reader = TableReader::new(file, file_bytes, READ_SNAPSHOTS, start, MAX_SNAPSHOT_TABLE_BYTES);
     let mut snapshots = Vec::new();
     for _ in 0..header.snapshot_count {

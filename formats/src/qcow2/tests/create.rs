@@ -247,7 +247,7 @@ fn measuring_a_full_disk_gives_the_size_of_the_file() {
         let mut disk = ModelDisk::new(10 << 20);
         (0..2560).for_each(|block| disk.write(block, block | 1));
         let image = create_image(&FORMAT, &options, &disk, None).unwrap();
-        let measured = FORMAT.measure(&options, 10 << 20).unwrap();
+        let measured = FORMAT.measure(&options, &|_| Ok(10 << 20)).unwrap();
         assert_eq!(measured.required_bytes, measured.fully_allocated_bytes);
         assert_eq!(measured.required_bytes, image.len_bytes().unwrap(), "{named:?}");
         assert_eq!(read_all(&open_disk(image, None).unwrap()).unwrap().len(), 10 << 20);

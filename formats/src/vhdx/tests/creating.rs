@@ -104,7 +104,7 @@ fn the_measure_is_the_size() {
     (0..1000).for_each(|block| disk.write(block, block + 1));
     for subformat in ["dynamic", "fixed"] {
         let options = options(&disk, subformat, &[("block_size", "4M")]);
-        let measure = FORMAT.measure(&options, disk.data_bytes()).unwrap();
+        let measure = FORMAT.measure(&options, &|_| Ok(disk.data_bytes())).unwrap();
         let file = create_image(&FORMAT, &options, &disk, None).unwrap();
         assert_eq!(measure.required_bytes, file.len_bytes().unwrap(), "{subformat}");
         assert_eq!(measure.fully_allocated_bytes, (4 + 100) * MIB);
