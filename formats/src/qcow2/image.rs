@@ -7,7 +7,7 @@ use super::read::Qcow2Layer;
 use super::snapshots::{self, SnapshotTable};
 use super::tables::Mapping;
 use crate::check::CheckReport;
-use crate::error::{ImageError, Result};
+use crate::error::{ErrorKind, ImageError, Result};
 use crate::host_file::OpenFile;
 use crate::layer::{FileReference, Image, ImageInfo, ImageLayer, SnapshotInfo};
 use crate::reference_gate::ReferenceGate;
@@ -35,10 +35,13 @@ impl Qcow2Image {
         let file_bytes = file.file.len_bytes().map_err(|cause| ImageError::io("find out the file's length", cause))?;
         let header = header::read(file.file.as_ref(), file_bytes)?;
         let mut warnings = info::warnings(&header, file_bytes);
-        let snapshot_table = snapshots::read(file.file.as_ref(), file_bytes, &header).unwrap_or_else(|error| {
-            warnings.push(format!("the snapshots cannot be read: {error}"));
-            SnapshotTable::default()
-        });
+        let snapshot_table = match snapshots::read(file.file.as_ref(), file_bytes, &header) {
+            Err(error) if error.kind() != ErrorKind::Io => {
+                warnings.push(format!("the snapshots cannot be read: {error}"));
+                SnapshotTable::default()
+            }
+            read => read?,
+        };
         let geometry = geometry(&header, header.disk_bytes());
         let details = info::details(&header);
         let info = ImageInfo { format: super::FORMAT.name, geometry, identity: None, details, warnings };
@@ -67,7 +70,7 @@ impl Qcow2Image {
         if let Some(method) = self.header.encryption.name() {
             return Err(ImageError::unsupported(DOING, format!("it is encrypted with {method}")));
         }
-        if snapshot.is_some() && self.header.features.data_file() {
+        if snapshot.is_some() && self.header.snapshot_count > 0 && self.header.features.data_file() {
             // "neither compressed clusters nor internal snapshots are supported" (incompatible feature bit 2)
             return Err(ImageError::corrupt(DOING, "it has both an external data file and snapshots"));
         }
