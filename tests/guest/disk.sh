@@ -4,8 +4,8 @@
 #   partition 1     EFI system partition, FAT32: syslinux for BIOS, GRUB for UEFI, vmlinuz, initrd.img
 #   partition 2     ext4, made by the caller
 #
-# Both boot loaders read the kernel from partition 1 and give it the same command line. Identifiers are fixed, so that the
-# same packages give the same disk as far as the tools allow it.
+# Both boot loaders read the kernel from partition 1 and give it the same command line. Identifiers are fixed, so that
+# the same packages give the same disk as far as the tools allow it.
 # shellcheck shell=bash
 
 MIB=$((1024 * 1024))
