@@ -182,13 +182,13 @@ impl UnitWriter for Qcow2Writer {
             let packed = &encoded.plan.packed[segment.offset as usize..][..segment.length_bytes as usize];
             write_at(self.file.as_ref(), "write compressed clusters", segment.host_offset, packed)?;
         }
-        write_tables(self.file.as_ref(), &encoded.places)
+        write_tables(self.file.as_ref(), &encoded.places, self.settings.plan.holds_old_data)
     }
 
     fn finish(self, _: &IdentitySeed) -> Result<()> {
         let Qcow2Writer { file, settings, allocator } = self;
         let (tables, places) = place_tables(allocator.into_inner().unwrap_or_else(PoisonError::into_inner))?;
-        write_tables(file.as_ref(), &places)?;
+        write_tables(file.as_ref(), &places, settings.plan.holds_old_data)?;
         if !settings.plan.holds_old_data {
             let set = file.set_len_bytes(tables.end);
             set.map_err(|cause| ImageError::io("set the length of the qcow2 image", cause))?;
@@ -199,6 +199,9 @@ impl UnitWriter for Qcow2Writer {
         sync()
     }
 }
+
+/// Tables are written in multiples of this, which direct I/O needs.
+const TABLE_STEP_BYTES: usize = 4096;
 
 impl Qcow2Writer {
     /// Writes what is to be stored of a range of the unit that has one place in the file.
@@ -226,8 +229,17 @@ impl Qcow2Writer {
     }
 }
 
-fn write_tables(file: &dyn HostFileMut, places: &Places) -> Result<()> {
-    places.tables.iter().try_for_each(|table| write_at(file, "write tables", table.host_offset, &table.bytes))
+/// Writes tables; in a fresh file the zeros at their ends are there already, and with large clusters these are most of them.
+fn write_tables(file: &dyn HostFileMut, places: &Places, holds_old_data: bool) -> Result<()> {
+    for table in &places.tables {
+        let used = match holds_old_data {
+            true => table.bytes.len(),
+            false => table.bytes.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1),
+        };
+        let used = used.next_multiple_of(TABLE_STEP_BYTES).min(table.bytes.len());
+        write_at(file, "write tables", table.host_offset, &table.bytes[..used])?;
+    }
+    Ok(())
 }
 
 fn write_at(file: &dyn HostFileMut, doing: &'static str, host_offset: u64, bytes: &[u8]) -> Result<()> {

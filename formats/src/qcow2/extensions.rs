@@ -38,6 +38,18 @@ impl Extensions {
     }
 }
 
+/// Whether the extensions end within `area`, so that what follows it does not matter.
+pub(super) fn have_ended(area: &[u8]) -> bool {
+    let mut rest = area;
+    while let Ok((head, after)) = ExtensionHead::read_from_prefix(rest) {
+        if head.kind.get() == EXTENSION_END {
+            return true;
+        }
+        rest = after.get((head.data_bytes.get() as usize).next_multiple_of(8)..).unwrap_or_default();
+    }
+    false
+}
+
 /// Reads the extensions in `area`, which begins at `host_offset` and ends where extensions must end.
 pub(super) fn parse(area: &[u8], host_offset: u64) -> Result<Extensions> {
     let mut extensions = Extensions::default();

@@ -235,6 +235,9 @@ fn check_header_bytes(v3: Option<&HeaderV3>, cluster_bits: u32) -> Result<u32> {
     Ok(header_bytes)
 }
 
+/// How much of the extensions is read first: they may reach to the end of a cluster of 2 MiB, but never do.
+const FIRST_EXTENSION_BYTES: u64 = 4096;
+
 /// What lies between the header and the end of its cluster.
 struct ExtensionArea {
     extensions: Vec<u8>,
@@ -252,8 +255,13 @@ fn read_extension_area(
     let cluster_end = file_bytes.min(1 << cluster_bits);
     let backing_name = read_backing_name(file, v2, header_bytes, cluster_end)?;
     let end = if backing_name.is_some() { v2.backing_file_offset.get() } else { cluster_end };
-    let mut extensions = vec![0; end.saturating_sub(header_bytes.into()) as usize];
+    let room = end.saturating_sub(header_bytes.into());
+    let mut extensions = vec![0; room.min(FIRST_EXTENSION_BYTES) as usize];
     read_part(file, header_bytes.into(), &mut extensions)?;
+    if room > FIRST_EXTENSION_BYTES && !extensions::have_ended(&extensions) {
+        extensions.resize(room as usize, 0);
+        read_part(file, header_bytes.into(), &mut extensions)?;
+    }
     Ok(ExtensionArea { extensions, backing_name })
 }
 

@@ -34,6 +34,7 @@ impl Qcow2Image {
     pub fn open(file: OpenFile) -> Result<Self> {
         let file_bytes = file.file.len_bytes().map_err(|cause| ImageError::io("find out the file's length", cause))?;
         let header = header::read(file.file.as_ref(), file_bytes)?;
+        snapshots::check_place(&header)?;
         let mut warnings = info::warnings(&header, file_bytes);
         let snapshot_table = match snapshots::read(file.file.as_ref(), file_bytes, &header) {
             Err(error) if error.kind() != ErrorKind::Io => {
