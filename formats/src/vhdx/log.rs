@@ -21,7 +21,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use uuid::Uuid;
-use zerocopy::FromBytes;
+use zerocopy::{FromBytes, IntoBytes};
 
 use super::header::CurrentHeader;
 use super::on_disk::*;
@@ -37,20 +37,26 @@ const REPLAY: &str = "replay VHDX log entry";
 /// remains of overwritten ones.
 const MAX_CHECKSUM_PASSES: u64 = 4;
 
-/// The file with its log replayed, and how many entries that were.
-pub(super) struct Replayed {
-    pub file: Overlay,
-    pub entry_count: usize,
+/// How many bytes of an identifier must agree for it to be the same one, a little damaged. Of two random ones, none do.
+const MIN_EQUAL_GUID_BYTES: usize = 8;
+
+/// What the log wants done.
+pub(super) enum LogState {
+    /// Nothing: it is not in use.
+    Clean,
+    /// Nothing: it was taken into use, but no entry was ever written.
+    Unused,
+    /// This many entries were carried out; this is the file as it is then.
+    Replayed(Overlay, usize),
 }
 
-/// Replays the log that `header` names, in memory (§2.3.3); `None` if there is none to replay.
-pub(super) fn replay(
-    file: &Arc<dyn HostFile>,
-    file_len_bytes: u64,
-    header: &CurrentHeader,
-) -> Result<Option<Replayed>> {
-    let Some(guid) = header.log_guid else { return Ok(None) };
+/// Replays the log that `header` names, in memory (§2.3.3).
+pub(super) fn replay(file: &Arc<dyn HostFile>, file_len_bytes: u64, header: &CurrentHeader) -> Result<LogState> {
+    let Some(guid) = header.log_guid else { return Ok(LogState::Clean) };
     let log = read_log(file.as_ref(), file_len_bytes, &header.log)?;
+    if !has_traces(&log, guid) {
+        return Ok(LogState::Unused);
+    }
     let sequence = find_active_sequence(&log, guid)?;
     if let Some(head) = sequence.last()
         && head.flushed_file_offset > file_len_bytes
@@ -67,7 +73,7 @@ pub(super) fn replay(
         check_end(head.last_file_offset)?;
         replay.overlay.extend_to(head.last_file_offset);
     }
-    Ok(Some(Replayed { file: replay.overlay, entry_count: sequence.len() }))
+    Ok(LogState::Replayed(replay.overlay, sequence.len()))
 }
 
 fn read_log(file: &dyn HostFile, file_len_bytes: u64, range: &Range<u64>) -> Result<Vec<u8>> {
@@ -87,6 +93,20 @@ fn read_log(file: &dyn HostFile, file_len_bytes: u64, range: &Range<u64>) -> Res
     let mut log = vec![0; length_bytes as usize];
     file.read_exact_at(range.start, &mut log).map_err(|cause| ImageError::io(DOING, cause).at_host(range.start))?;
     Ok(log)
+}
+
+/// Says whether any sector could be the begin of an entry of this log, whole or damaged.
+///
+/// The header names a log before its first entry is written (§2.2.2), and nothing is changed before that entry has reached
+/// the disk (§2.3). So a writer that is stopped in between leaves a file that is as it should be. §2.3.3 wants it refused;
+/// but QEMU, when killed, often leaves such files, opens them, and its repair does not change them.
+fn has_traces(log: &[u8], guid: Uuid) -> bool {
+    let guid = Guid::from(guid);
+    log.chunks_exact(LOG_SECTOR_BYTES as usize).any(|sector| {
+        let Ok((header, _)) = LogEntryHeader::ref_from_prefix(sector) else { return false };
+        let pairs = header.log_guid.as_bytes().iter().zip(guid.as_bytes());
+        pairs.filter(|(found, expected)| found == expected).count() >= MIN_EQUAL_GUID_BYTES
+    })
 }
 
 /// An entry whose checksum is right.

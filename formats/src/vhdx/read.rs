@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use super::check;
 use super::header::{self, CurrentHeader, Regions};
-use super::log::{self, Replayed};
+use super::log::{self, LogState};
 use super::metadata::{self, Metadata};
 use super::parent::linkage_text;
 use super::tables::{Bat, BatLayout, BlockState};
@@ -24,6 +24,10 @@ use crate::source::Geometry;
 
 /// Any part of a block can be read by itself; this is what file systems read at once.
 const UNIT_BYTES: u64 = 4096;
+
+const UNUSED_LOG: &str =
+    "the file was not closed properly: its log was begun, but has no entries, so the file is read as it is";
+const REPLAYED_LOG: &str = "entries of the log are replayed in memory: the file was not closed properly, or is in use; the file itself is left as it is";
 
 /// A VHDX file whose headers, region table and metadata have been read, and whose log has been replayed.
 pub(super) struct VhdxImage {
@@ -42,28 +46,24 @@ pub(super) fn open(file: OpenFile) -> Result<Box<dyn Image>> {
     let mut warnings = Vec::new();
     let creator = header::read_creator(file.file.as_ref(), source_len_bytes)?;
     let header = header::read_current_header(file.file.as_ref(), &mut warnings)?;
-    let replayed = log::replay(&file.file, source_len_bytes, &header)?;
-    let entry_count = replayed.as_ref().map(|replayed| replayed.entry_count);
-    let file = match replayed {
-        Some(Replayed { file: overlay, .. }) => OpenFile { file: Arc::new(overlay), ..file },
-        None => file,
+    let (log_state, file) = match log::replay(&file.file, source_len_bytes, &header)? {
+        LogState::Clean => ("clean".to_owned(), file),
+        LogState::Unused => {
+            warnings.push(UNUSED_LOG.to_owned());
+            ("begun, without entries".to_owned(), file)
+        }
+        LogState::Replayed(overlay, count) => {
+            warnings.push(format!("{count} {REPLAYED_LOG}"));
+            (format!("{count} entries replayed in memory"), OpenFile { file: Arc::new(overlay), ..file })
+        }
     };
     let file_len_bytes = file.file.len_bytes().map_err(|cause| ImageError::io("find out the file's length", cause))?;
     let regions = header::read_regions(file.file.as_ref(), file_len_bytes, &header.log, &mut warnings)?;
     let metadata = metadata::read_metadata(file.file.as_ref(), &regions.metadata)?;
-    let log_state = describe_log(entry_count, &mut warnings);
     let info = describe(&header, &metadata, creator, log_state, warnings);
     let image = VhdxImage { file, file_len_bytes, regions, metadata, info };
     image.bat()?;
     Ok(Box::new(image))
-}
-
-fn describe_log(entry_count: Option<usize>, warnings: &mut Vec<String>) -> String {
-    let Some(count) = entry_count else { return "clean".to_owned() };
-    warnings.push(format!(
-        "the file was not closed properly: {count} log entries are replayed in memory, the file itself is left as it is"
-    ));
-    format!("{count} entries replayed in memory")
 }
 
 fn describe(
