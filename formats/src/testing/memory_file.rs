@@ -116,7 +116,7 @@ impl HostFile for MemoryFile {
         let next = if hole {
             content.pages.range(page..).next().map_or(end, |(next, _)| next * PAGE_BYTES)
         } else {
-            (page + 1) * PAGE_BYTES
+            (page..).find(|page| !content.pages.contains_key(page)).map_or(end, |hole| hole * PAGE_BYTES)
         };
         Ok(HostExtent { length_bytes: next.min(end) - host_offset, hole })
     }

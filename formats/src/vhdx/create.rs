@@ -48,7 +48,8 @@ struct Plan {
 
 impl Plan {
     fn new(options: &CreateOptions) -> Result<Plan> {
-        let block_bytes = options.size_option("block_size")?.unwrap_or(DEFAULT_BLOCK_BYTES);
+        let default_bytes = if options.geometry.size_bytes == 0 { MIN_BLOCK_BYTES } else { DEFAULT_BLOCK_BYTES };
+        let block_bytes = options.size_option("block_size")?.unwrap_or(default_bytes);
         if !block_bytes.is_power_of_two() || !(MIN_BLOCK_BYTES..=MAX_BLOCK_BYTES).contains(&block_bytes) {
             let found = options.options.get("block_size").map_or("", String::as_str);
             return Err(invalid_option("block_size", found, "a power of two from 1M to 256M"));
@@ -69,7 +70,11 @@ impl Plan {
     /// The BAT, with an entry for every payload and sector bitmap block (§2.5).
     fn bat(&self) -> Range<u64> {
         let blocks = self.layout.block_count();
-        let entries = blocks + blocks.div_ceil(self.layout.chunk_ratio);
+        let entries = match blocks {
+            // Of a disk without blocks QEMU expects as many entries as its 32-bit "blocks - 1" comes to.
+            0 => u64::from(u32::MAX) / self.layout.chunk_ratio,
+            _ => blocks + blocks.div_ceil(self.layout.chunk_ratio),
+        };
         BAT_OFFSET..BAT_OFFSET + (entries * BAT_ENTRY_BYTES).next_multiple_of(MIB).max(MIB)
     }
 
@@ -98,10 +103,6 @@ fn logical_sector(options: &CreateOptions) -> Result<u32> {
 
 /// The size is never changed silently: a disk that cannot be had exactly is not made (§2.6.2.2).
 fn check_size(size_bytes: u64, logical_sector_bytes: u32) -> Result<()> {
-    if size_bytes == 0 {
-        // QEMU computes a BAT of 2^32 entries for it, libvhdi fails on an empty one.
-        return Err(cannot_create("the disk has 0 bytes; no program would open a VHDX disk without blocks".to_owned()));
-    }
     if size_bytes > MAX_VIRTUAL_DISK_BYTES {
         let detail =
             format!("the disk has {size_bytes} bytes, a VHDX disk has at most {MAX_VIRTUAL_DISK_BYTES} (64 TiB)");
