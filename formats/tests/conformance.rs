@@ -91,6 +91,7 @@ proptest! {
             let image = open_disk(file, Some(case.format)).unwrap();
             prop_assert_eq!(digest(&image).unwrap(), digest(&disk).unwrap(), "{}", case.name);
             // What is stored besides the data: tables, which are a few units, and the rest of partly filled pages.
+            // A partly compressed disk may waste a unit in places.
             let allowed = disk.data_bytes() + (1 << 20) + 64 * 1024;
             prop_assert!(stored <= allowed, "{}: {} bytes stored, {} of data", case.name, stored, disk.data_bytes());
         }

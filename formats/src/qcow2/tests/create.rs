@@ -195,7 +195,7 @@ fn any_number_of_threads_makes_the_same_file() {
 #[test]
 fn a_clone_of_a_gigabyte_is_placed_in_one_piece() {
     let source = MemoryFile::with_len(1 << 30);
-    source.write_all_at(700 << 20, b"here").unwrap();
+    source.write_all_at(700 << 20, &[b"here", &[1; (1 << 20) - 4][..]].concat()).unwrap();
     let file = Arc::new(MemoryFile::new());
     let writer = FORMAT.begin(file.clone(), &options(1 << 30, &[], Compression::None)).unwrap();
     let runs = [UnitRun { offset: 0, length_bytes: 1 << 20, kind: RunKind::Data }];
