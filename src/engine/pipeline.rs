@@ -12,9 +12,6 @@ use super::plan::{Feed, Part, Unit, Work};
 use super::rate_limit::RateLimit;
 use crate::error::{Error, OnPath as _, Result};
 
-/// Direct I/O wants memory at multiples of this.
-const BUFFER_ALIGNMENT: usize = 4096;
-
 /// What is retried in smaller and smaller parts where a source cannot be read, down to this.
 const SALVAGE_STEP_BYTES: usize = 4096;
 
@@ -119,22 +116,22 @@ impl Pipeline<'_> {
         outcome: &Mutex<Outcome>,
         consume: &(dyn Fn(&LoadedUnit<'_>) -> Result<(), Stop> + Sync),
     ) -> Result<(), Stop> {
-        let mut buffer = AlignedBuffer::new(unit_bytes);
+        let mut buffer = vec![0; unit_bytes];
         loop {
             self.progress.check_cancelled()?;
             if lock(outcome).failure.is_some() {
                 return Err(Stop::Closed);
             }
-            let Some(unit) = lock(feed).next(buffer.bytes()).on_path(self.source_path)? else { return Ok(()) };
+            let Some(unit) = lock(feed).next(&mut buffer).on_path(self.source_path)? else { return Ok(()) };
             if let Some(rate_limit) = self.rate_limit {
                 rate_limit.take(unit.length_bytes, self.progress)?;
             }
-            let unreadable = self.load(&unit, buffer.bytes()).on_path(self.source_path)?;
+            let unreadable = self.load(&unit, &mut buffer).on_path(self.source_path)?;
             lock(outcome).unreadable.extend(unreadable);
             let has_bytes = matches!(unit.work, Work::Read(_) | Work::Arrived);
             let loaded = LoadedUnit {
                 unit: &unit,
-                bytes: has_bytes.then(|| &buffer.bytes()[..unit.length_bytes as usize]),
+                bytes: has_bytes.then(|| &buffer[..unit.length_bytes as usize]),
                 origin: self.origin(&unit),
             };
             consume(&loaded)?;
@@ -202,25 +199,4 @@ pub fn joined(mut ranges: Vec<Range<u64>>) -> Vec<Range<u64>> {
 
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// Memory that direct I/O accepts.
-pub struct AlignedBuffer {
-    memory: Vec<u8>,
-    begin: usize,
-    length: usize,
-}
-
-impl AlignedBuffer {
-    /// Zeros, `length` of them.
-    pub fn new(length: usize) -> Self {
-        let memory = vec![0; length + BUFFER_ALIGNMENT];
-        let begin = memory.as_ptr().align_offset(BUFFER_ALIGNMENT).min(BUFFER_ALIGNMENT);
-        AlignedBuffer { memory, begin, length }
-    }
-
-    /// The bytes.
-    pub fn bytes(&mut self) -> &mut [u8] {
-        &mut self.memory[self.begin..self.begin + self.length]
-    }
 }

@@ -32,10 +32,8 @@ impl ImageFile {
             .map_err(|cause| Error::io("create a temporary file in its folder", cause))
             .on_path(target)?;
         let (file, temporary) = NamedTempFile::into_parts(temporary);
-        let output = OutputFile::new(file, &temporary, false)
-            .map_err(|cause| Error::io("open the temporary file", cause))
-            .on_path(target)?;
-        Ok(ImageFile { temporary, target: target.to_owned(), replace, output: Arc::new(output) })
+        let output = Arc::new(OutputFile::new(file, false));
+        Ok(ImageFile { temporary, target: target.to_owned(), replace, output })
     }
 
     /// The file to write to.

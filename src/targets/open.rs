@@ -148,8 +148,7 @@ fn open_device(path: &Path, size_bytes: u64, force: bool) -> Result<Arc<OutputFi
 fn open_existing(path: &Path, size_bytes: u64) -> Result<Arc<OutputFile>> {
     let file = File::options().read(true).write(true).open(path);
     let file = file.map_err(|cause| Error::io("open the existing target", cause)).on_path(path)?;
-    let output =
-        OutputFile::new(file, path, false).map_err(|cause| Error::io("open the target", cause)).on_path(path)?;
+    let output = OutputFile::new(file, false);
     check_size(&output, path, size_bytes)?;
     Ok(Arc::new(output))
 }

@@ -21,7 +21,7 @@ pub fn open(path: &Path) -> Result<OutputFile> {
         }
         other => other.map_err(|cause| Error::io("open the device for writing", cause)).on_path(path)?,
     };
-    OutputFile::new(file, path, true).map_err(|cause| Error::io("open the device", cause)).on_path(path)
+    Ok(OutputFile::new(file, true))
 }
 
 /// Lets the kernel see the new content: its cache and partition table were those of the old one.
