@@ -11,6 +11,12 @@ use tintype_formats::{Geometry, raw};
 use super::failure::Failure;
 use crate::sources::format_named;
 
+/// Measured on a Debian system: 0.8 of the time of level 3, for 0.8 % more space.
+const DEFAULT_ZSTD_LEVEL: u32 = 2;
+
+/// What zlib calls its default.
+const DEFAULT_ZLIB_LEVEL: u32 = 6;
+
 /// What to create.
 #[derive(Debug, Clone, Args)]
 pub struct CreateArgs {
@@ -23,7 +29,7 @@ pub struct CreateArgs {
     /// Options of the target's format ("tintype formats" lists them)
     #[arg(long = "options", short = 'o', value_name = "NAME=VALUE,...", value_delimiter = ',', value_parser = parse_option)]
     options: Vec<(String, String)>,
-    /// Compress: none, zlib[:1-9] or zstd[:1-19]
+    /// Compress: none, zlib[:1-9] (6 by default) or zstd[:1-19] (2 by default)
     #[arg(long, value_name = "HOW", default_value = "none", env = "TINTYPE_COMPRESS", value_parser = parse_compression)]
     compress: Compression,
 }
@@ -80,8 +86,8 @@ fn parse_compression(text: &str) -> Result<Compression, String> {
     };
     match name {
         "none" if level.is_none() => Ok(Compression::None),
-        "zlib" => Ok(Compression::Zlib(level_in(1..=9, 6)?)),
-        "zstd" => Ok(Compression::Zstd(level_in(1..=19, 3)? as i32)),
+        "zlib" => Ok(Compression::Zlib(level_in(1..=9, DEFAULT_ZLIB_LEVEL)?)),
+        "zstd" => Ok(Compression::Zstd(level_in(1..=19, DEFAULT_ZSTD_LEVEL)? as i32)),
         _ => Err("expected none, zlib, zstd, or one of the latter two with a level: zstd:9".to_owned()),
     }
 }
@@ -97,7 +103,7 @@ mod tests {
 
     #[test]
     fn compressions_have_levels() {
-        assert_eq!(parse_compression("zstd"), Ok(Compression::Zstd(3)));
+        assert_eq!(parse_compression("zstd"), Ok(Compression::Zstd(2)));
         assert_eq!(parse_compression("zlib:9"), Ok(Compression::Zlib(9)));
         for bad in ["", "gzip", "none:1", "zlib:0", "zlib:10", "zstd:20", "zstd:", "zstd:-1"] {
             assert!(parse_compression(bad).is_err(), "{bad}");
