@@ -49,7 +49,8 @@ fn a_device_is_a_disk_with_its_own_sectors() {
     for sector_bytes in [512, 4096] {
         let device = LoopDevice::over(&source, sector_bytes);
         let info = sandbox.run(["info", device.name()]).ok();
-        assert!(info.stdout.contains("raw"), "{}", info.stdout);
+        let sectors = format!("{sector_bytes} logical");
+        assert!(info.stdout.contains("raw") && info.stdout.contains(&sectors), "{}", info.stdout);
         sandbox.run(["convert", device.name(), "a.vhdx", "--force"]).ok();
         let info = sandbox.run(["info", "--json", "a.vhdx"]).ok();
         assert!(info.stdout.contains(&format!("\"logical_sector_bytes\": {sector_bytes}")), "{}", info.stdout);

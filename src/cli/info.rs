@@ -67,6 +67,10 @@ pub fn run(args: &Args, global: Global) -> Result<Outcome, Failure> {
     // Reading the header of an image that is in use does no harm.
     let (file, image) = sources::open_image(&args.image.path, args.format.as_deref(), true)?;
     let mut report = report(&args.image, &file, image.as_ref());
+    if let Some(sectors) = sources::device_sector_bytes(&file) {
+        (report.logical_sector_bytes, report.physical_sector_bytes) = sectors;
+        report.allocated_bytes = None;
+    }
     if let Some(name) = &args.image.snapshot {
         report.snapshots.retain(|snapshot| snapshot.id == *name || snapshot.name == *name);
         if report.snapshots.is_empty() {

@@ -1,6 +1,7 @@
 //! A block device as a disk: its size and sectors from the kernel.
 
 use std::fs::File;
+use std::os::unix::fs::FileTypeExt as _;
 
 use tintype_formats::extent::{DiskExtent, DiskKind, HostFileId, HostRange};
 use tintype_formats::{BlockSource, Geometry, ImageError, OpenFile};
@@ -14,6 +15,13 @@ pub struct PhysicalDisk {
 /// The logical and physical sector size of a device, in bytes.
 pub fn sector_bytes(device: &File) -> std::io::Result<(u32, u32)> {
     Ok((rustix::fs::ioctl_blksszget(device)?, rustix::fs::ioctl_blkpbszget(device)?))
+}
+
+/// The same for an open file, if it is a device.
+pub fn device_sector_bytes(file: &OpenFile) -> Option<(u32, u32)> {
+    let device = file.file.as_file()?;
+    let is_device = device.metadata().is_ok_and(|found| found.file_type().is_block_device());
+    is_device.then(|| sector_bytes(device).ok())?
 }
 
 impl PhysicalDisk {
