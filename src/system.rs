@@ -42,6 +42,22 @@ pub fn clone_range(
     Ok(())
 }
 
+/// Whether any other open file description, of this process or another, has a lock on one byte of the file.
+///
+/// By hand because `rustix::process::fcntl_getlk` asserts that a lock belongs to a process, which OFD locks do not.
+pub fn is_byte_locked(file: &File, offset: i64) -> bool {
+    use std::os::fd::AsRawFd as _;
+    // SAFETY: all zeros is a valid `flock`.
+    let mut question: libc::flock = unsafe { std::mem::zeroed() };
+    question.l_type = libc::F_WRLCK as i16;
+    question.l_whence = libc::SEEK_SET as i16;
+    question.l_start = offset;
+    question.l_len = 1;
+    // SAFETY: the kernel reads and writes one `flock`, and keeps no pointer to it; the descriptor is open.
+    let answered = unsafe { libc::fcntl(file.as_raw_fd(), libc::F_OFD_GETLK, &raw mut question) };
+    answered == 0 && question.l_type != libc::F_UNLCK as i16
+}
+
 /// Has the kernel read the partition table of a device again.
 pub fn reread_partition_table(device: &File) -> io::Result<()> {
     // SAFETY: the request takes no argument.

@@ -75,7 +75,9 @@ impl Comparison {
 fn differing_ranges(bytes: &[u8], other: &dyn BlockSource, guest_offset: u64) -> Result<Vec<Range<u64>>, ImageError> {
     let mut theirs = vec![0; bytes.len()];
     let inside = other.geometry().size_bytes.saturating_sub(guest_offset).min(bytes.len() as u64) as usize;
-    other.read_at(guest_offset, &mut theirs[..inside])?;
+    if inside > 0 {
+        other.read_at(guest_offset, &mut theirs[..inside])?;
+    }
     let mut ranges = Vec::new();
     for (block, (ours, theirs)) in
         bytes.chunks(zero_scan::BLOCK_BYTES).zip(theirs.chunks(zero_scan::BLOCK_BYTES)).enumerate()

@@ -144,7 +144,9 @@ impl Copy<'_> {
 fn parent_bytes(parent: &dyn BlockSource, guest_offset: u64, length: usize) -> Result<Vec<u8>, ImageError> {
     let mut bytes = vec![0; length];
     let inside = parent.geometry().size_bytes.saturating_sub(guest_offset).min(length as u64) as usize;
-    parent.read_at(guest_offset, &mut bytes[..inside])?;
+    if inside > 0 {
+        parent.read_at(guest_offset, &mut bytes[..inside])?;
+    }
     Ok(bytes)
 }
 

@@ -1,8 +1,9 @@
 //! Decides, from front to back, what is read: the disk is cut into units, and what reads as zeros is left out.
 
+use std::cell::Cell;
 use std::io::Read;
 
-use tintype_formats::extent::{DiskKind, HostRange};
+use tintype_formats::extent::{DiskExtent, DiskKind, HostRange};
 use tintype_formats::sink::WriterLayout;
 use tintype_formats::{BlockSource, ImageError};
 
@@ -102,6 +103,8 @@ pub struct DiskPlan<'a> {
     align_bytes: u64,
     position: u64,
     next_index: u64,
+    /// The extent that was looked up last, and where it begins: the same one is asked for several times in a row.
+    recent: Cell<(u64, DiskExtent)>,
 }
 
 impl<'a> DiskPlan<'a> {
@@ -113,7 +116,8 @@ impl<'a> DiskPlan<'a> {
             Some(layout) if cloning => layout.unit_bytes.max(CLONE_ALIGNMENT_BYTES),
             _ => unit_bytes,
         };
-        DiskPlan { source, options, unit_bytes, align_bytes, position: 0, next_index: 0 }
+        let recent = Cell::new((0, DiskExtent { length_bytes: 0, kind: DiskKind::Hole }));
+        DiskPlan { source, options, unit_bytes, align_bytes, position: 0, next_index: 0, recent }
     }
 
     fn size_bytes(&self) -> u64 {
@@ -129,8 +133,16 @@ impl<'a> DiskPlan<'a> {
 
     /// The extent at `offset`; with salvage, a range of unknown kind where the lookup fails.
     fn extent_at(&self, offset: u64) -> Result<(u64, DiskKind)> {
+        let (begin, recent) = self.recent.get();
+        let within = offset.wrapping_sub(begin);
+        if within < recent.length_bytes {
+            return Ok((recent.length_bytes - within, recent.kind.advanced(within)));
+        }
         match self.source.extent_at(offset, self.size_bytes() - offset) {
-            Ok(extent) => Ok((extent.length_bytes, extent.kind)),
+            Ok(extent) => {
+                self.recent.set((offset, extent));
+                Ok((extent.length_bytes, extent.kind))
+            }
             Err(_) if self.options.salvage => {
                 let to_boundary = self.align_bytes - offset % self.align_bytes;
                 Ok((to_boundary.min(self.size_bytes() - offset), DiskKind::Encoded))
