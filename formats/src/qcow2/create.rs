@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use super::finish::{Backing, HeaderSettings, TablePlaces, TailClusters, header_cluster, place_tables};
 use super::info::qemu_driver_of_format;
 use super::on_disk::*;
-use super::place::{Allocator, Places, Segment};
+use super::place::{Allocator, Places, Segment, TableWrite};
 use super::plan::{PlanSettings, UnitPlan, plan};
 use crate::HostFileMut;
 use crate::error::{ImageError, Result};
@@ -195,13 +195,14 @@ impl UnitWriter for Qcow2Writer {
         }
         let sync = || file.sync_data().map_err(|cause| ImageError::io("flush qcow2 image", cause));
         sync()?;
-        write_at(file.as_ref(), "write qcow2 header", 0, &header_cluster(&settings.header, &tables)?)?;
+        let header = header_cluster(&settings.header, &tables)?;
+        write_table(file.as_ref(), "write qcow2 header", 0, &header, settings.plan.holds_old_data)?;
         sync()
     }
 }
 
-/// Tables are written in multiples of this, which direct I/O needs.
-const TABLE_STEP_BYTES: usize = 4096;
+/// Zeros in tables are left out in multiples of this: small enough for large clusters, large enough for few writes.
+const TABLE_STEP_BYTES: usize = 32 << 10;
 
 impl Qcow2Writer {
     /// Writes what is to be stored of a range of the unit that has one place in the file.
@@ -229,15 +230,31 @@ impl Qcow2Writer {
     }
 }
 
-/// Writes tables; in a fresh file the zeros at their ends are there already, and with large clusters these are most of them.
 fn write_tables(file: &dyn HostFileMut, places: &Places, holds_old_data: bool) -> Result<()> {
-    for table in &places.tables {
-        let used = match holds_old_data {
-            true => table.bytes.len(),
-            false => table.bytes.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1),
-        };
-        let used = used.next_multiple_of(TABLE_STEP_BYTES).min(table.bytes.len());
-        write_at(file, "write tables", table.host_offset, &table.bytes[..used])?;
+    let write = |table: &TableWrite| write_table(file, "write tables", table.host_offset, &table.bytes, holds_old_data);
+    places.tables.iter().try_for_each(write)
+}
+
+/// Writes a table; in a fresh file the zeros in it are there already, and with large clusters these are most of it.
+fn write_table(
+    file: &dyn HostFileMut,
+    doing: &'static str,
+    host_offset: u64,
+    bytes: &[u8],
+    holds_old_data: bool,
+) -> Result<()> {
+    if holds_old_data {
+        return write_at(file, doing, host_offset, bytes);
+    }
+    let is_used = |step: &[u8]| step.iter().any(|byte| *byte != 0);
+    let mut offset = host_offset;
+    for run in bytes.chunks(TABLE_STEP_BYTES).collect::<Vec<_>>().chunk_by(|a, b| is_used(a) == is_used(b)) {
+        let length: usize = run.iter().map(|step| step.len()).sum();
+        if run.first().is_some_and(|step| is_used(step)) {
+            let begin = (offset - host_offset) as usize;
+            write_at(file, doing, offset, &bytes[begin..begin + length])?;
+        }
+        offset += length as u64;
     }
     Ok(())
 }
