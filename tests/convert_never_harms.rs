@@ -25,6 +25,23 @@ fn existing_files_are_not_replaced_without_force() {
 }
 
 #[test]
+fn an_empty_pipe_replaces_nothing() {
+    let sandbox = Sandbox::new();
+    fs::write(sandbox.path("old.qcow2"), b"precious").unwrap();
+    sandbox.run(["convert", "-f", "raw", "-", "old.qcow2", "--force"]).fails(1, "it is empty");
+    assert_eq!(fs::read(sandbox.path("old.qcow2")).unwrap(), b"precious");
+}
+
+#[test]
+fn links_to_what_is_no_file_are_not_replaced() {
+    let sandbox = Sandbox::new();
+    sandbox.raw_disk("source.raw", MIB, 2);
+    symlink("/dev/null", sandbox.path("null.raw")).unwrap();
+    sandbox.run(["convert", "source.raw", "null.raw", "--force"]).fails(1, "no regular file");
+    assert!(fs::symlink_metadata(sandbox.path("null.raw")).unwrap().is_symlink());
+}
+
+#[test]
 fn the_source_is_never_the_target_by_any_name() {
     let sandbox = Sandbox::new();
     let source = sandbox.raw_disk("source.raw", MIB, 2);

@@ -145,9 +145,12 @@ fn an_image_that_a_machine_writes_to_is_refused() {
     let refused = sandbox.run(["digest", "busy.qcow2"]);
     let shared = sandbox.run(["digest", "busy.qcow2", "--force-share"]);
     let info = sandbox.run(["info", "busy.qcow2"]);
+    sandbox.raw_disk("other.raw", MIB, 2);
+    let replaced = sandbox.run(["convert", "other.raw", "busy.qcow2", "--force"]);
     holder.kill().unwrap();
     holder.wait().unwrap();
     refused.fails(1, "running machine");
+    replaced.fails(1, "the target open for writing");
     shared.ok();
     info.ok();
     sandbox.run(["digest", "busy.qcow2"]).ok();

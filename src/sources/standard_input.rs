@@ -51,6 +51,10 @@ fn spooled(input: &mut impl Read) -> io::Result<File> {
         }
         offset += length as u64;
     }
+    if offset == 0 {
+        let message = "it is empty: perhaps what should have written to it failed; a disk of 0 bytes needs --size 0";
+        return Err(io::Error::new(io::ErrorKind::UnexpectedEof, message));
+    }
     file.set_len(offset)?;
     Ok(file)
 }

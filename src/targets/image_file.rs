@@ -67,7 +67,7 @@ fn refuse_existing(target: &Path, replace: bool) -> Result<()> {
         Ok(found) if found.is_dir() => {
             Err(Error::new(Kind::TargetExists, "it is a folder; expected the name of a file").with_path(target))
         }
-        Ok(found) if !found.is_file() && !found.is_symlink() => {
+        Ok(_) if std::fs::metadata(target).is_ok_and(|found| !found.is_file()) => {
             Err(Error::new(Kind::TargetExists, "it is no regular file and will not be replaced").with_path(target))
         }
         Ok(_) if replace => Ok(()),

@@ -13,7 +13,7 @@ use super::output_file::OutputFile;
 use super::physical_disk;
 use super::standard_output::StandardOutput;
 use crate::error::{Error, Kind, OnPath as _, Result};
-use crate::sources::aliases;
+use crate::sources::{aliases, is_held_for_writing};
 
 /// How a target is to be opened.
 #[derive(Debug, Clone, Default)]
@@ -48,6 +48,7 @@ impl Target {
             return Ok(Target { path: path.to_owned(), options: options.clone(), kind });
         }
         refuse_source(path, sources)?;
+        refuse_in_use(path)?;
         let is_device = std::fs::metadata(path).is_ok_and(|found| found.file_type().is_block_device());
         let kind = match (is_device, options.existing) {
             (true, _) => TargetKind::Device(open_device(path, size_bytes, options.force)?),
@@ -133,6 +134,20 @@ fn refuse_source(path: &Path, sources: &[FileIdentity]) -> Result<()> {
         return Err(Error::new(Kind::TargetIsSource, message).with_path(path));
     }
     Ok(())
+}
+
+/// A machine that has the old target open would go on writing to a file that is gone, or under the new disk.
+fn refuse_in_use(path: &Path) -> Result<()> {
+    if !std::fs::metadata(path).is_ok_and(|found| found.is_file()) {
+        return Ok(());
+    }
+    match File::open(path) {
+        Ok(file) if is_held_for_writing(&file) => {
+            let message = "a running machine has the target open for writing; it will not be overwritten";
+            Err(Error::new(Kind::TargetBusy, message).with_path(path))
+        }
+        _ => Ok(()),
+    }
 }
 
 fn open_device(path: &Path, size_bytes: u64, force: bool) -> Result<Arc<OutputFile>> {
