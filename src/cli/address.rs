@@ -30,6 +30,11 @@ impl Address {
         }
     }
 
+    /// The path, for people.
+    pub fn shown(&self) -> &Path {
+        if self.is_standard_input() { Path::new("standard input") } else { &self.path }
+    }
+
     /// Whether it is standard input.
     pub fn is_standard_input(&self) -> bool {
         self.path == Path::new("-")

@@ -18,7 +18,7 @@ pub struct Args {
     /// The image
     #[arg(value_name = "IMAGE", value_parser = address::parser())]
     image: Address,
-    /// Format of the image; found by itself for files, raw for devices
+    /// Format of the image; detected from the content for files, raw for devices
     #[arg(long, short, value_name = "FORMAT", env = "TINTYPE_FORMAT")]
     format: Option<String>,
     /// Look at an image although a running machine writes to it

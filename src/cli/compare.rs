@@ -22,7 +22,7 @@ pub struct Args {
     /// The other disk
     #[arg(value_name = "B", value_parser = address::parser())]
     b: Address,
-    /// Format of A; found by itself for files, raw for devices
+    /// Format of A; detected from the content for files, raw for devices
     #[arg(long, short, value_name = "FORMAT")]
     format: Option<String>,
     /// Format of B

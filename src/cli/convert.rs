@@ -1,7 +1,6 @@
 //! `tintype convert`
 
 use std::fs::File;
-use std::io::{IsTerminal as _, Read};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -14,7 +13,7 @@ use tintype_formats::sink::ParentLink;
 use tintype_formats::{BlockSource, Format, Geometry, raw};
 
 use super::address::{self, Address};
-use super::create_args::{CreateArgs, parse_bytes};
+use super::create_args::{CreateArgs, formats_that, parse_bytes, parse_rate};
 use super::digest::DigestAlgorithm;
 use super::failure::Failure;
 use super::source_args::{SourceArgs, ThreadArgs};
@@ -27,7 +26,8 @@ use crate::targets::{Target, TargetOptions};
 /// Make another disk of a disk: an image in another format, a raw file, a device
 ///
 /// The target appears under its name when it is whole and safely on the disk; a run that fails or is stopped leaves what
-/// was there. Holes and zeros take no space. The size of the disk never changes silently.
+/// was there. Only a device, and with -n a file, is written in place. A target that is a symbolic link is replaced, not
+/// followed. Holes and zeros take no space. The size of the disk never changes silently.
 #[derive(Debug, ClapArgs)]
 pub struct Args {
     /// The disk to read: an image, a device, or "-" for a raw stream on standard input (with -f raw)
@@ -43,7 +43,7 @@ pub struct Args {
     /// Let the target inherit from this image: only what differs from it is stored
     #[arg(long, value_name = "FILE")]
     backing: Option<PathBuf>,
-    /// Format of the backing file; found by itself if not given
+    /// Format of the backing file; detected from the content if not given
     #[arg(long, value_name = "FORMAT", requires = "backing")]
     backing_format: Option<String>,
     /// Print the digest of the disk's content, made in the same pass
@@ -74,7 +74,7 @@ pub struct Args {
     #[arg(long)]
     salvage: bool,
     /// Read at most this many bytes a second (or with k, M, G)
-    #[arg(long, value_name = "BYTES", value_parser = parse_bytes, env = "TINTYPE_RATE_LIMIT")]
+    #[arg(long, value_name = "BYTES", value_parser = parse_rate, env = "TINTYPE_RATE_LIMIT")]
     rate_limit: Option<u64>,
     /// Derive identifiers from the content, so that the same input gives the same file on any machine
     #[arg(long)]
@@ -113,14 +113,15 @@ pub fn run(args: &Args, global: Global) -> Result<Outcome, Failure> {
     let began = Instant::now();
     let format = args.create.format(Some(&args.target))?;
     check_combination(args, format, global)?;
-    let source = open_source(args, global)?;
+    let mut source = open_source(args, global)?;
     let backing = args.backing.as_deref().map(|path| Backing::open(args, path, global)).transpose()?;
     let geometry = source.geometry();
-    let mut create = args.create.options(geometry)?;
+    let mut create = args.create.options(format, geometry)?;
     create.parent = backing.as_ref().map(|backing| backing.link(&args.target)).transpose()?;
     note_lost_sectors(format, geometry, global);
     let mut identities = source.identities(&args.source.path);
     identities.extend(backing.iter().flat_map(|backing| host_identities(backing.opened.disk.as_ref())));
+    let signals = job::catch_signals()?;
     let target = Target::open(&args.target, geometry.size_bytes, &identities, &target_options(args))?;
     note_larger_target(&target, geometry, global);
     let options = ConvertOptions {
@@ -135,15 +136,10 @@ pub fn run(args: &Args, global: Global) -> Result<Outcome, Failure> {
         rate_limit: args.rate_limit,
         reproducible: args.reproducible,
     };
-    let converted = match source {
-        Source::Disk(disk, _) => job::run(global, "converting", |progress| {
-            convert(Input::Disk(NamedDisk { disk: disk.as_ref(), path: &args.source.path }), target, options, progress)
-        })?,
-        Source::Pipe(mut pipe, size_bytes) => job::run(global, "converting", |progress| {
-            let pipe: &mut (dyn Read + Send) = &mut pipe;
-            convert(Input::Pipe(pipe, size_bytes), target, options, progress)
-        })?,
-    };
+    let abandon = |error| job::with_aftermath(error, target.abandon());
+    let converted = job::run_and_abandon(global, "converting", signals, &abandon, |progress| {
+        convert(source.input(&args.source), &target, options, progress)
+    })?;
     report(args, format, &converted, began, global)?;
     Ok(if converted.unreadable.is_empty() { Outcome::Done } else { Outcome::Incomplete })
 }
@@ -165,7 +161,12 @@ fn check_combination(args: &Args, format: &Format, global: Global) -> Result<(),
         found.file_type().is_block_device()
     });
     if (args.no_create || device) && !is_raw {
-        return Err(Failure::usage(format!("an existing file or device is written as raw, not as {}", format.name)));
+        let message = format!("an existing file or device is written as raw, not as {}", format.name);
+        return Err(Failure::usage(message).hinted("say -O raw"));
+    }
+    if args.backing.is_some() && !format.create.as_ref().is_some_and(|create| create.parents) {
+        let able = formats_that(|create| create.parents);
+        return Err(Failure::usage(format!("{} has no backing files; formats that have them: {able}", format.name)));
     }
     if args.target_is_zero && !args.no_create && !device {
         return Err(Failure::usage("--target-is-zero is for existing targets, with --no-create or a device"));
@@ -183,9 +184,6 @@ fn open_source(args: &Args, global: Global) -> Result<Source, Failure> {
         return slice(opened.disk, args);
     }
     args.input.check_standard_input_format()?;
-    if std::io::stdin().is_terminal() {
-        return Err(Failure::usage("standard input is a terminal; expected a disk in a pipe or a file"));
-    }
     match (sources::open_standard_input(args.size.is_none())?, args.size) {
         (StandardInput::Pipe(pipe), Some(size_bytes)) => {
             if args.offset.is_some() {
@@ -207,7 +205,21 @@ fn slice(disk: Box<dyn BlockSource>, args: &Args) -> Result<Source, Failure> {
     if !begin.is_multiple_of(512) || args.size.is_some_and(|size| size % 512 != 0) {
         return Err(Failure::usage("--offset and --size are whole sectors: multiples of 512"));
     }
+    check_slice(begin, args.size, disk.geometry().size_bytes)?;
     Ok(Source::Disk(Box::new(Slice::new(disk, begin, args.size)?), identities))
+}
+
+fn check_slice(begin: u64, size_bytes: Option<u64>, disk_bytes: u64) -> Result<(), Failure> {
+    let message = match size_bytes {
+        None if begin >= disk_bytes => {
+            format!("--offset {begin} is past the end of the disk, which has {disk_bytes} bytes")
+        }
+        Some(size) if begin.checked_add(size).is_none_or(|end| end > disk_bytes) => {
+            format!("--offset {begin} and --size {size} go past the end of the disk, which has {disk_bytes} bytes")
+        }
+        _ => return Ok(()),
+    };
+    Err(Failure::usage(message))
 }
 
 fn host_identities(disk: &dyn BlockSource) -> Vec<FileIdentity> {
@@ -215,6 +227,13 @@ fn host_identities(disk: &dyn BlockSource) -> Vec<FileIdentity> {
 }
 
 impl Source {
+    fn input<'a>(&'a mut self, address: &'a Address) -> Input<'a> {
+        match self {
+            Source::Disk(disk, _) => Input::Disk(NamedDisk { disk: &**disk, path: address.shown() }),
+            Source::Pipe(pipe, size_bytes) => Input::Pipe(pipe, *size_bytes),
+        }
+    }
+
     fn geometry(&self) -> Geometry {
         match self {
             Source::Disk(disk, _) => disk.geometry(),
@@ -247,10 +266,8 @@ impl Backing {
         let policy = args.input.references.policy();
         let format = args.backing_format.clone();
         let options = OpenOptions { format, snapshot: None, references: policy.clone() };
-        let opened = sources::open_disk(path, &options, None)?;
-        if !global.quiet {
-            opened.warnings().for_each(|text| output::warn(&text));
-        }
+        let opened = sources::open_disk(path, &options, None).map_err(|error| args.input.references.explain(error))?;
+        opened.warnings().for_each(|text| output::warn(&text, global));
         Ok(Backing { path: path.to_owned(), opened, policy })
     }
 
@@ -277,22 +294,24 @@ impl Backing {
 
 fn note_lost_sectors(format: &Format, geometry: Geometry, global: Global) {
     let records = format.create.as_ref().is_some_and(|create| create.records_sectors);
-    if geometry.logical_sector_bytes != 512 && !records && !global.quiet {
-        output::warn(&format!(
+    if geometry.logical_sector_bytes != 512 && !records {
+        let text = format!(
             "the disk has sectors of {} bytes, which {} does not record: its partition table is found only where the \
              machine is set up to present such sectors",
             geometry.logical_sector_bytes, format.name
-        ));
+        );
+        output::warn(&text, global);
     }
 }
 
 fn note_larger_target(target: &Target, geometry: Geometry, global: Global) {
     let target_bytes = target.file().len_bytes().unwrap_or_default();
-    if target.is_in_place() && target_bytes > geometry.size_bytes && !global.quiet {
-        output::warn(&format!(
+    if target.is_in_place() && target_bytes > geometry.size_bytes {
+        let text = format!(
             "the target is larger than the disk: its last {} keep what they hold; a GPT disk misses its backup table there",
             units::exact_size(target_bytes - geometry.size_bytes)
-        ));
+        );
+        output::warn(&text, global);
     }
 }
 
@@ -336,13 +355,18 @@ fn print_digest(args: &Args, digest: &str) -> Result<(), Failure> {
     output::print(&(line + "\n"))
 }
 
+fn shown_target(args: &Args) -> String {
+    let is_output = args.target == Path::new("-");
+    if is_output { "standard output".to_owned() } else { args.target.display().to_string() }
+}
+
 fn say_summary(args: &Args, converted: &Converted, file_bytes: Option<u64>, elapsed_s: f64) {
     let rate = (converted.size_bytes as f64 / elapsed_s.max(0.001)) as u64;
     let file = file_bytes.map(|bytes| format!(", file of {}", units::size(bytes))).unwrap_or_default();
     let verified = if converted.verified { ", read back and verified" } else { "" };
     output::say(&format!(
         "{}: disk of {}, {} stored{file}{verified}, in {elapsed_s:.1} s ({}/s)",
-        super::escape::printable(&args.target.display().to_string()),
+        super::escape::printable(&shown_target(args)),
         units::size(converted.size_bytes),
         units::size(converted.stored_bytes),
         units::size(rate)

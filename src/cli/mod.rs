@@ -1,6 +1,7 @@
 //! The command line: one file per command, and what people and programs get to see.
 
 mod address;
+mod bar;
 mod check;
 mod compare;
 mod completions;
@@ -44,7 +45,8 @@ pub struct Cli {
 /// What every command understands.
 #[derive(Debug, Clone, Copy, clap::Args)]
 pub struct Global {
-    /// Print one JSON document, or JSON lines with a "type" for long jobs, on standard output
+    /// Print one JSON document, or JSON lines with a "type" for long jobs, on standard output; warnings and errors as JSON
+    /// lines on standard error
     #[arg(long, global = true, env = "TINTYPE_JSON", value_parser = clap::builder::FalseyValueParser::new())]
     json: bool,
     /// Print no progress, no summary and no warnings
@@ -91,7 +93,7 @@ pub fn main() -> ExitCode {
     let Cli { global, command } = Cli::parse();
     match run(command, global) {
         Ok(outcome) => outcome.into(),
-        Err(failure) => failure.report(global),
+        Err(failure) => failure.report(global).into(),
     }
 }
 

@@ -75,26 +75,41 @@ pub struct Converted {
     pub unreadable: Vec<Range<u64>>,
 }
 
-/// Writes `input` to `target`, finishes it, verifies it if asked to, and commits it.
+/// Writes `input` to `target`, finishes it, verifies it if asked to, and commits it; or gives the target up.
 pub fn convert(
     mut input: Input<'_>,
-    target: Target,
+    target: &Target,
+    options: ConvertOptions<'_>,
+    progress: &Progress,
+) -> Result<Converted> {
+    let converted = write(&mut input, target, options, progress).and_then(|converted| {
+        target.commit()?;
+        Ok(converted)
+    });
+    converted.map_err(|cause| match target.abandon() {
+        Some(aftermath) => cause.with_aftermath(aftermath),
+        None => cause,
+    })
+}
+
+fn write(
+    input: &mut Input<'_>,
+    target: &Target,
     mut options: ConvertOptions<'_>,
     progress: &Progress,
 ) -> Result<Converted> {
     options.create.target_holds_old_data = target.holds_old_data();
     let size_bytes = options.create.geometry.size_bytes;
     progress.begin(size_bytes);
-    let clonable = clonable_files(&input, &target, &options);
+    let clonable = clonable_files(input, target, &options);
     let writer = options.format.begin(target.file(), &options.create).on_path(target.path())?;
-    let copied = run_copy(&mut input, &target, writer.as_ref(), &options, &clonable, progress)?;
+    let copied = run_copy(input, target, writer.as_ref(), &options, &clonable, progress)?;
     let seed = identity_seed(options.reproducible, copied.digest.as_ref())?;
     writer.finish(&seed).on_path(target.path())?;
     if options.verify {
-        verify(&input, &target, &options, copied.digest.as_ref(), progress)?;
+        verify(input, target, &options, copied.digest.as_ref(), progress)?;
     }
     progress.check_cancelled()?;
-    target.commit()?;
     Ok(Converted {
         size_bytes,
         stored_bytes: copied.stored_bytes,
@@ -128,7 +143,7 @@ fn run_copy(
     let input_path = input.path().to_owned();
     let (source, mut feed): (_, Box<dyn Feed>) = match input {
         Input::Disk(source) => (Some(source.disk), Box::new(DiskPlan::new(source.disk, Some(layout), plan_options))),
-        Input::Pipe(pipe, size_bytes) => (None, Box::new(PipePlan::new(pipe, *size_bytes, Some(layout)))),
+        Input::Pipe(pipe, size_bytes) => (None, Box::new(PipePlan::new(pipe, *size_bytes, Some(layout), progress))),
     };
     let input_path = input_path.as_path();
     let (workers, salvage) = (options.workers, options.salvage);

@@ -12,7 +12,7 @@ use super::image_file::ImageFile;
 use super::output_file::OutputFile;
 use super::physical_disk;
 use super::standard_output::StandardOutput;
-use crate::error::{Error, Kind, OnPath as _, Result};
+use crate::error::{Aftermath, Error, Kind, OnPath as _, Result};
 use crate::sources::{aliases, is_held_for_writing};
 
 /// How a target is to be opened.
@@ -45,7 +45,7 @@ impl Target {
     pub fn open(path: &Path, size_bytes: u64, sources: &[FileIdentity], options: &TargetOptions) -> Result<Target> {
         if path == Path::new("-") {
             let kind = TargetKind::StandardOutput(Arc::new(StandardOutput::open()?));
-            return Ok(Target { path: path.to_owned(), options: options.clone(), kind });
+            return Ok(Target { path: "standard output".into(), options: options.clone(), kind });
         }
         refuse_source(path, sources)?;
         refuse_in_use(path)?;
@@ -110,18 +110,31 @@ impl Target {
     }
 
     /// Makes the target what the user sees. The file was synced before.
-    pub fn commit(self) -> Result<()> {
-        match self.kind {
+    pub fn commit(&self) -> Result<()> {
+        match &self.kind {
             TargetKind::NewFile(file) => file.commit(),
             TargetKind::Device(device) => {
-                physical_disk::announce(&device);
+                physical_disk::announce(device);
                 Ok(())
             }
             TargetKind::ExistingFile(_) | TargetKind::StandardOutput(_) => Ok(()),
         }
     }
 
-    /// Where the disk goes.
+    /// Gives the target up, whatever thread is writing to it, and says what became of it; `None` if a new file has its
+    /// name already, and is whole.
+    pub fn abandon(&self) -> Option<Aftermath> {
+        match &self.kind {
+            TargetKind::NewFile(file) => file.abandon().then_some(Aftermath::Unchanged),
+            TargetKind::ExistingFile(file) | TargetKind::Device(file) if file.is_changed() => {
+                Some(Aftermath::Overwritten)
+            }
+            TargetKind::StandardOutput(output) if output.is_begun() => Some(Aftermath::Streamed),
+            _ => Some(Aftermath::Unchanged),
+        }
+    }
+
+    /// Where the disk goes, for people.
     pub fn path(&self) -> &Path {
         &self.path
     }
@@ -161,6 +174,10 @@ fn open_device(path: &Path, size_bytes: u64, force: bool) -> Result<Arc<OutputFi
 }
 
 fn open_existing(path: &Path, size_bytes: u64) -> Result<Arc<OutputFile>> {
+    if std::fs::metadata(path).is_ok_and(|found| !found.is_file()) {
+        let message = "it is neither a regular file nor a block device, and cannot be written in place";
+        return Err(Error::new(Kind::TargetUnfit, message).with_path(path));
+    }
     let file = File::options().read(true).write(true).open(path);
     let file = file.map_err(|cause| Error::io("open the existing target", cause)).on_path(path)?;
     let output = OutputFile::new(file, false);
