@@ -19,6 +19,7 @@ mod measure;
 mod output;
 mod source_args;
 mod units;
+mod usage;
 
 use std::process::ExitCode;
 
@@ -44,6 +45,7 @@ pub struct Cli {
 
 /// What every command understands.
 #[derive(Debug, Clone, Copy, clap::Args)]
+#[command(next_help_heading = "Options of every command")]
 pub struct Global {
     /// Print one JSON document, or JSON lines with a "type" for long jobs, on standard output; warnings and errors as JSON
     /// lines on standard error
@@ -90,7 +92,10 @@ impl From<Outcome> for ExitCode {
 
 /// Runs the program with the arguments of the process.
 pub fn main() -> ExitCode {
-    let Cli { global, command } = Cli::parse();
+    let Cli { global, command } = match usage::parse() {
+        Ok(cli) => cli,
+        Err(exit_code) => return exit_code,
+    };
     match run(command, global) {
         Ok(outcome) => outcome.into(),
         Err(failure) => failure.report(global).into(),
