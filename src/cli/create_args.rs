@@ -54,6 +54,11 @@ impl CreateArgs {
         })
     }
 
+    /// The variant that was asked for.
+    pub fn subformat(&self) -> Option<&str> {
+        self.subformat.as_deref()
+    }
+
     /// What to create for a disk of this geometry.
     pub fn options(&self, geometry: Geometry) -> Result<CreateOptions, Failure> {
         let mut options = BTreeMap::new();
