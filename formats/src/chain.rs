@@ -13,7 +13,7 @@ use std::sync::Arc;
 use crate::error::{ErrorKind, ImageError, Result};
 use crate::extent::{DiskExtent, DiskKind, HostFileId, HostRange, LayerKind};
 use crate::host_file::{FileIdentity, OpenFile};
-use crate::layer::{FileReference, Image, ImageInfo, ImageLayer};
+use crate::layer::{Choice, FileReference, Image, ImageInfo, ImageLayer};
 use crate::limits::MAX_CHAIN_DEPTH;
 use crate::reference_gate::ReferenceGate;
 use crate::registry::{self, Format};
@@ -38,16 +38,16 @@ struct Layer {
 }
 
 impl Disk {
-    /// Opens `file` as `format` (probed if `None`), at its current state or a snapshot's, with all its parents.
+    /// Opens what is chosen of `file`, which is read as `format` (probed if `None`), with all its parents.
     pub fn open(
         file: OpenFile,
         format: Option<&'static Format>,
-        snapshot: Option<&str>,
+        choice: Choice<'_>,
         gate: Arc<dyn ReferenceGate>,
     ) -> Result<Disk> {
         let mut disk = Disk { layers: Vec::new(), files: Vec::new(), inherited_from: usize::MAX };
-        let image = registry::open_image(&file, format)?;
-        let mut next = disk.add(file, image.as_ref(), snapshot, gate.as_ref())?.map(|parent| (parent, gate));
+        let image = registry::open_chosen(&file, format, choice, gate.as_ref())?;
+        let mut next = disk.add(file, image.as_ref(), choice.snapshot, gate.as_ref())?.map(|parent| (parent, gate));
         while let Some((reference, gate)) = next {
             let referenced = gate.open(&reference)?;
             let name = referenced.file.name.clone();

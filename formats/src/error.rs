@@ -99,6 +99,18 @@ impl ImageError {
         Self::new(ErrorKind::NotFound, "find the snapshot", detail)
     }
 
+    /// The file has no disk of that name, or several where one has to be chosen.
+    pub fn no_such_disk(found: impl Into<String>, known: &[crate::layer::DiskInfo]) -> Self {
+        let known: Vec<_> = known
+            .iter()
+            .enumerate()
+            .map(|(index, disk)| format!("{} \"{}\"", index + 1, disk.name.escape_debug()))
+            .collect();
+        let found = found.into();
+        let detail = if known.is_empty() { found } else { format!("{found}: {}", known.join(", ")) };
+        Self::new(ErrorKind::NotFound, "choose the disk", detail)
+    }
+
     /// The guest range is not inside the disk.
     pub fn out_of_range(guest_offset: u64, length_bytes: u64, size_bytes: u64) -> Self {
         let detail = format!("{length_bytes} bytes were asked for, the disk has {size_bytes}");

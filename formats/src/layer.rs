@@ -4,7 +4,7 @@
 //! parent.
 
 use crate::check::CheckReport;
-use crate::error::Result;
+use crate::error::{ImageError, Result};
 use crate::extent::LayerExtent;
 use crate::host_file::OpenFile;
 use crate::reference_gate::ReferenceGate;
@@ -25,6 +25,18 @@ pub trait Image: Send + Sync {
 
     /// The current state of the disk, or the one of a snapshot given by name or id.
     fn layer(&self, snapshot: Option<&str>, gate: &dyn ReferenceGate) -> Result<Box<dyn ImageLayer>>;
+
+    /// The disks inside a container (an appliance, an archive); empty for a file that is one disk itself.
+    ///
+    /// A container has no disk of its own: its [`layer`](Self::layer) fails, and its geometry means nothing.
+    fn disks(&self) -> &[DiskInfo] {
+        &[]
+    }
+
+    /// Opens one of [`disks`](Self::disks), by its index.
+    fn open_disk(&self, _index: usize, _gate: &dyn ReferenceGate) -> Result<Box<dyn Image>> {
+        Err(ImageError::no_such_disk("the file is one disk itself", &[]))
+    }
 
     /// Looks for damage in the file's own structures; fails only if it cannot look.
     fn check(&self, report: &mut CheckReport) -> Result<()>;
@@ -104,6 +116,26 @@ impl From<bool> for Detail {
     fn from(flag: bool) -> Self {
         Detail::Flag(flag)
     }
+}
+
+/// Which disk of a file is meant.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Choice<'a> {
+    /// In a container, the disk, by its name or its number (from 1).
+    pub disk: Option<&'a str>,
+    /// The snapshot, by id or name; the current state if `None`.
+    pub snapshot: Option<&'a str>,
+}
+
+/// A disk inside a container.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DiskInfo {
+    /// Its name in the container; unique there.
+    pub name: String,
+    /// Its size in bytes, if the container says so.
+    pub size_bytes: Option<u64>,
+    /// Its format's name in the registry, if it is known without opening it.
+    pub format: Option<&'static str>,
 }
 
 /// A snapshot kept inside an image.

@@ -1,11 +1,10 @@
 //! The formats that there are. Help, documentation, `tintype formats` and the tests iterate [`FORMATS`].
 
-use std::sync::Arc;
-
 use crate::error::{ImageError, Result};
-use crate::host_file::{HostFile, HostFileMut, OpenFile};
-use crate::layer::Image;
-use crate::sink::{CreateOptions, ImageWriter, invalid_option};
+use crate::host_file::{HostFile, OpenFile};
+use crate::layer::{Choice, Image};
+use crate::reference_gate::ReferenceGate;
+use crate::sink::{CreateOptions, ImageWriter, TargetFiles, invalid_option};
 
 /// Every format, in the order in which a file is tried. `raw` is last: it is only ever a guess.
 pub static FORMATS: &[&Format] = &[&crate::qcow2::FORMAT, &crate::vhdx::FORMAT, &crate::raw::FORMAT];
@@ -20,6 +19,8 @@ pub struct Format {
     pub extensions: &'static [&'static str],
     /// What of the format is read, in a few words.
     pub reads: &'static str,
+    /// The file to open where the user names a folder that is an image of this format.
+    pub folder_entry: Option<&'static str>,
     /// Says whether a file looks like this format.
     pub probe: fn(&ProbeInput<'_>) -> bool,
     /// Reads and checks the header.
@@ -30,7 +31,7 @@ pub struct Format {
 
 /// How images of a format are created.
 pub struct Create {
-    /// Begins an image in an empty file (or, for raw, one with old data).
+    /// Begins an image in empty files (or, for raw, one with old data).
     pub begin: Begin,
     /// How large the file becomes without compression.
     pub measure: fn(&CreateOptions, &TouchedBytes<'_>) -> Result<Measure>,
@@ -44,12 +45,20 @@ pub struct Create {
     pub parents: bool,
     /// Whether images record the logical sector size; without it, a disk of 4096-byte sectors loses its partition table.
     pub records_sectors: bool,
-    /// Whether the file can be written front to back, to a pipe.
-    pub streamable: bool,
+    /// The variants that are one file, written front to back: they can go to a pipe.
+    pub streamable: &'static [&'static str],
 }
 
-/// Begins an image in a file.
-pub type Begin = fn(Arc<dyn HostFileMut>, &CreateOptions) -> Result<Box<dyn ImageWriter>>;
+impl Create {
+    /// Whether the variant (the default one if `None`) can go to a pipe.
+    pub fn is_streamable(&self, subformat: Option<&str>) -> bool {
+        let subformat = subformat.or_else(|| self.subformats.first().copied());
+        subformat.is_some_and(|name| self.streamable.contains(&name))
+    }
+}
+
+/// Begins an image.
+pub type Begin = fn(&dyn TargetFiles, &CreateOptions) -> Result<Box<dyn ImageWriter>>;
 
 /// How many bytes of the disk to be stored lie in units of so many bytes that are not known to be zeros.
 pub type TouchedBytes<'a> = dyn Fn(u64) -> Result<u64> + 'a;
@@ -77,12 +86,17 @@ pub struct Measure {
 pub struct ProbeInput<'a> {
     /// The first bytes of the file ([`PROBE_BYTES`], or all of a shorter one).
     pub head: &'a [u8],
+    /// The last bytes of the file ([`PROBE_TAIL_BYTES`], or all of a shorter one): some formats have a footer only.
+    pub tail: &'a [u8],
     /// The length of the file.
     pub len_bytes: u64,
 }
 
 /// How much of a file's begin a probe sees.
 pub const PROBE_BYTES: usize = 4096;
+
+/// How much of a file's end a probe sees.
+pub const PROBE_TAIL_BYTES: usize = 512;
 
 /// Finds a format by its name (case does not matter).
 pub fn by_name(name: &str) -> Option<&'static Format> {
@@ -102,7 +116,11 @@ pub fn probe(file: &dyn HostFile) -> Result<&'static Format> {
     let len_bytes = file.len_bytes().map_err(|cause| ImageError::io("find out the file's length", cause))?;
     let mut head = vec![0; len_bytes.min(PROBE_BYTES as u64) as usize];
     file.read_exact_at(0, &mut head).map_err(|cause| ImageError::io("read the begin of the file", cause).at_host(0))?;
-    let input = ProbeInput { head: &head, len_bytes };
+    let mut tail = vec![0; len_bytes.min(PROBE_TAIL_BYTES as u64) as usize];
+    let tail_offset = len_bytes - tail.len() as u64;
+    file.read_exact_at(tail_offset, &mut tail)
+        .map_err(|cause| ImageError::io("read the end of the file", cause).at_host(tail_offset))?;
+    let input = ProbeInput { head: &head, tail: &tail, len_bytes };
     Ok(FORMATS.iter().copied().find(|format| (format.probe)(&input)).unwrap_or(&crate::raw::FORMAT))
 }
 
@@ -115,6 +133,30 @@ pub fn open_image(file: &OpenFile, format: Option<&'static Format>) -> Result<Bo
     (format.open)(file.clone())
 }
 
+/// Opens a file as `format`, or as the one that it looks like, and in a container the disk that was chosen.
+pub fn open_chosen(
+    file: &OpenFile,
+    format: Option<&'static Format>,
+    choice: Choice<'_>,
+    gate: &dyn ReferenceGate,
+) -> Result<Box<dyn Image>> {
+    let image = open_image(file, format)?;
+    let disks = image.disks();
+    match choice.disk {
+        None if disks.is_empty() => Ok(image),
+        None if disks.len() == 1 => image.open_disk(0, gate),
+        None => Err(ImageError::no_such_disk("it has several disks", disks)),
+        Some(name) => {
+            let number = || name.parse::<usize>().ok()?.checked_sub(1).filter(|index| *index < disks.len());
+            let index = disks.iter().position(|disk| disk.name == name).or_else(number);
+            let index = index.ok_or_else(|| {
+                ImageError::no_such_disk(format!("there is no disk \"{}\" in it", name.escape_debug()), disks)
+            })?;
+            image.open_disk(index, gate)
+        }
+    }
+}
+
 impl Format {
     /// How images of this format are created; fails if they are not.
     pub fn creation(&self) -> Result<&Create> {
@@ -124,10 +166,10 @@ impl Format {
     }
 
     /// Begins an image, after checking that the options are ones that this format has.
-    pub fn begin(&self, file: Arc<dyn HostFileMut>, options: &CreateOptions) -> Result<Box<dyn ImageWriter>> {
+    pub fn begin(&self, files: &dyn TargetFiles, options: &CreateOptions) -> Result<Box<dyn ImageWriter>> {
         let create = self.creation()?;
         self.check_options(create, options)?;
-        (create.begin)(file, options)
+        (create.begin)(files, options)
     }
 
     /// How large an image of a disk would be.

@@ -12,6 +12,7 @@
 
 use std::collections::BTreeMap;
 use std::io;
+use std::sync::Arc;
 
 use crate::error::{ErrorKind, ImageError, Result};
 use crate::host_file::{HostFile, HostFileMut};
@@ -86,6 +87,39 @@ pub fn parse_size(text: &str) -> Option<u64> {
         _ => return None,
     };
     number.parse::<u64>().ok()?.checked_mul(1 << shift)
+}
+
+/// The files that a new image is made of.
+///
+/// They appear under their names together, when the image is complete.
+pub trait TargetFiles {
+    /// The image's own file, the one that the user named.
+    fn main(&self) -> Arc<dyn HostFileMut>;
+
+    /// The name of that file, without its folder.
+    fn main_name(&self) -> &str;
+
+    /// Another file beside it, for images that consist of several; `name` has no folder. It must not exist yet.
+    fn create(&self, name: &str) -> Result<Arc<dyn HostFileMut>>;
+}
+
+/// A single file, for images that are one: a pipe, a device, a file in memory.
+pub struct SingleFile(pub Arc<dyn HostFileMut>);
+
+impl TargetFiles for SingleFile {
+    fn main(&self) -> Arc<dyn HostFileMut> {
+        Arc::clone(&self.0)
+    }
+
+    fn main_name(&self) -> &str {
+        "disk"
+    }
+
+    fn create(&self, name: &str) -> Result<Arc<dyn HostFileMut>> {
+        let detail =
+            format!("the image also needs the file \"{}\", and the target can only be one", name.escape_debug());
+        Err(ImageError::unsupported("create an image", detail))
+    }
 }
 
 /// How the units of an image are compressed.

@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use common::cases;
 use tintype_formats::sink::Compression;
+use tintype_formats::sink::SingleFile;
 use tintype_formats::testing::{
     CrashFile, FaultPlan, FaultyFile, MemoryFile, ModelDisk, digest, open_disk, store_disk,
 };
@@ -86,7 +87,7 @@ fn options_that_a_format_does_not_have_are_refused() {
         compression.compression = Compression::Zstd(3);
         let compresses = case.format.create.as_ref().unwrap().compressions.contains(&"zstd");
         for (options, refused) in [(unknown, true), (subformat, true), (compression, !compresses)] {
-            let begun = case.format.begin(Arc::new(MemoryFile::new()), &options);
+            let begun = case.format.begin(&SingleFile(Arc::new(MemoryFile::new())), &options);
             if refused {
                 assert_eq!(begun.err().map(|error| error.kind()), Some(ErrorKind::InvalidOption), "{}", case.name);
             }

@@ -9,6 +9,8 @@ use std::path::{Path, PathBuf};
 pub struct Address {
     /// The file or device; "-" is standard input.
     pub path: PathBuf,
+    /// The disk inside a container, by name or number.
+    pub disk: Option<String>,
     /// The snapshot inside the image, by id or name.
     pub snapshot: Option<String>,
 }
@@ -16,18 +18,29 @@ pub struct Address {
 impl Address {
     /// Reads an address. A file whose name really is that wins over what stands behind a question mark.
     pub fn parse(text: &OsStr) -> Result<Address, String> {
-        let whole = Address { path: PathBuf::from(text), snapshot: None };
+        let whole = Address { path: PathBuf::from(text), disk: None, snapshot: None };
         let bytes = text.as_bytes();
         let Some(mark) = bytes.iter().rposition(|byte| *byte == b'?') else { return Ok(whole) };
         if whole.path.symlink_metadata().is_ok() {
             return Ok(whole);
         }
         let path = PathBuf::from(OsStr::from_bytes(&bytes[..mark]));
-        let Ok(choice) = std::str::from_utf8(&bytes[mark + 1..]) else { return Ok(whole) };
-        match choice.split_once('=') {
-            Some(("snapshot", name)) if !name.is_empty() => Ok(Address { path, snapshot: Some(name.to_owned()) }),
-            _ => Err(format!("\"{}\" after the question mark; expected snapshot=NAME", choice.escape_debug())),
+        let Ok(choices) = std::str::from_utf8(&bytes[mark + 1..]) else { return Ok(whole) };
+        let mut address = Address { path, disk: None, snapshot: None };
+        for choice in choices.split('&') {
+            let slot = match choice.split_once('=') {
+                Some(("disk", name)) if !name.is_empty() => (&mut address.disk, name),
+                Some(("snapshot", name)) if !name.is_empty() => (&mut address.snapshot, name),
+                _ => {
+                    let found = choice.escape_debug();
+                    return Err(format!("\"{found}\" after the question mark; expected disk=NAME or snapshot=NAME"));
+                }
+            };
+            if slot.0.replace(slot.1.to_owned()).is_some() {
+                return Err(format!("\"{}\" chooses twice", choices.escape_debug()));
+            }
         }
+        Ok(address)
     }
 
     /// The path, for people.
@@ -54,9 +67,13 @@ mod tests {
     #[test]
     fn a_snapshot_is_a_part_of_the_address() {
         let parse = |text: &str| Address::parse(OsStr::new(text));
-        assert_eq!(parse("a.qcow2"), Ok(Address { path: "a.qcow2".into(), snapshot: None }));
+        let whole = |path: &str| Address { path: path.into(), disk: None, snapshot: None };
+        assert_eq!(parse("a.qcow2"), Ok(whole("a.qcow2")));
         let found = parse("/no/such/a.qcow2?snapshot=before=after").unwrap();
-        assert_eq!(found, Address { path: "/no/such/a.qcow2".into(), snapshot: Some("before=after".to_owned()) });
+        assert_eq!(found, Address { snapshot: Some("before=after".to_owned()), ..whole("/no/such/a.qcow2") });
+        let found = parse("/no/such/a.ova?disk=2&snapshot=x").unwrap();
+        assert_eq!((found.disk.as_deref(), found.snapshot.as_deref()), (Some("2"), Some("x")));
+        assert!(parse("/no/such/a.ova?disk=2&disk=3").is_err());
         assert!(parse("/no/such/a.qcow2?disk").is_err());
         assert!(parse("/no/such/a.qcow2?snapshot=").is_err());
     }
@@ -66,6 +83,6 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("a?snapshot=b");
         std::fs::write(&path, b"").unwrap();
-        assert_eq!(Address::parse(path.as_os_str()), Ok(Address { path, snapshot: None }));
+        assert_eq!(Address::parse(path.as_os_str()), Ok(Address { path, disk: None, snapshot: None }));
     }
 }

@@ -50,7 +50,8 @@ pub fn run(args: &Args, global: Global) -> Result<Outcome, Failure> {
     if args.image.is_standard_input() || args.image.snapshot.is_some() {
         return Err(Failure::usage("check needs a whole image file"));
     }
-    let (_, image) = sources::open_image(&args.image.path, args.format.as_deref(), args.force_share)?;
+    let (_, image) =
+        sources::open_image(&args.image.path, args.format.as_deref(), args.image.disk.as_deref(), args.force_share)?;
     let mut found = CheckReport::default();
     image.check(&mut found).map_err(|cause| crate::error::Error::from(cause).with_path(&args.image.path))?;
     let report = Report {

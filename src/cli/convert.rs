@@ -146,10 +146,8 @@ pub fn run(args: &Args, global: Global) -> Result<Outcome, Failure> {
 
 fn check_combination(args: &Args, format: &Format, global: Global) -> Result<(), Failure> {
     let to_stream = args.target == Path::new("-");
-    let streamable = format.create.as_ref().is_some_and(|create| create.streamable);
-    if to_stream && !streamable {
-        let message = format!("a {} image cannot be written to a pipe: it is not written front to back", format.name);
-        return Err(Failure::usage(message));
+    if to_stream {
+        check_streamable(args, format)?;
     }
     if to_stream && (args.verify || args.no_create || global.json) {
         let message = "with a disk on standard output there is no --verify, no --no-create and no --json";
@@ -172,6 +170,18 @@ fn check_combination(args: &Args, format: &Format, global: Global) -> Result<(),
         return Err(Failure::usage("--target-is-zero is for existing targets, with --no-create or a device"));
     }
     Ok(())
+}
+
+fn check_streamable(args: &Args, format: &Format) -> Result<(), Failure> {
+    let Some(create) = &format.create else { return Ok(()) };
+    if create.is_streamable(args.create.subformat()) {
+        return Ok(());
+    }
+    let message = format!("a {} image cannot be written to a pipe: it is not written front to back", format.name);
+    Err(match create.streamable {
+        [] => Failure::usage(message),
+        [subformat, ..] => Failure::usage(message).hinted(format!("--subformat {subformat} is")),
+    })
 }
 
 fn target_options(args: &Args) -> TargetOptions {
@@ -265,7 +275,7 @@ impl Backing {
     fn open(args: &Args, path: &Path, global: Global) -> Result<Backing, Failure> {
         let policy = args.input.references.policy();
         let format = args.backing_format.clone();
-        let options = OpenOptions { format, snapshot: None, references: policy.clone() };
+        let options = OpenOptions { format, disk: None, snapshot: None, references: policy.clone() };
         let opened = sources::open_disk(path, &options, None).map_err(|error| args.input.references.explain(error))?;
         opened.warnings().for_each(|text| output::warn(&text, global));
         Ok(Backing { path: path.to_owned(), opened, policy })

@@ -56,6 +56,11 @@ impl CreateArgs {
         extension.and_then(registry::by_extension).ok_or_else(|| unknown_name(target, extension))
     }
 
+    /// The variant that was asked for.
+    pub fn subformat(&self) -> Option<&str> {
+        self.subformat.as_deref()
+    }
+
     fn check(&self, format: &'static Format) -> Result<(), Failure> {
         let Some(create) = &format.create else { return Ok(()) };
         for (name, _) in &self.options {

@@ -25,7 +25,7 @@ struct Row<'a> {
     subformats: &'a [&'a str],
     compressions: &'a [&'a str],
     parents: bool,
-    streamable: bool,
+    streamable: &'a [&'a str],
     options: Vec<OptionRow<'a>>,
 }
 
@@ -64,7 +64,7 @@ fn row(format: &'static Format) -> Row<'static> {
         subformats: create.map_or(&[], |create| create.subformats),
         compressions: create.map_or(&[], |create| create.compressions),
         parents: create.is_some_and(|create| create.parents),
-        streamable: create.is_some_and(|create| create.streamable),
+        streamable: create.map_or(&[], |create| create.streamable),
         options: create.map_or(&[][..], |create| create.options).iter().map(option).collect(),
     }
 }
@@ -79,8 +79,10 @@ fn creates(row: &Row<'_>) -> String {
     if row.parents {
         words.push("with a backing file".to_owned());
     }
-    if row.streamable {
-        words.push("to a pipe".to_owned());
+    match row.streamable {
+        [] => (),
+        all if all.len() == row.subformats.len() => words.push("to a pipe".to_owned()),
+        some => words.push(format!("{} to a pipe", some.join(", "))),
     }
     words.join(", ")
 }

@@ -4,7 +4,7 @@ use std::os::unix::fs::MetadataExt;
 
 use clap::Args as ClapArgs;
 use serde::Serialize;
-use tintype_formats::layer::{Detail, FileReference, SnapshotInfo};
+use tintype_formats::layer::{Detail, DiskInfo, FileReference, SnapshotInfo};
 use tintype_formats::{Image, OpenFile};
 
 use super::address::{self, Address};
@@ -29,10 +29,10 @@ pub struct Args {
 struct Report {
     path: String,
     format: &'static str,
-    size_bytes: u64,
-    logical_sector_bytes: u32,
-    physical_sector_bytes: u32,
-    unit_bytes: u64,
+    #[serde(flatten)]
+    disk: Option<DiskReport>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    disks: Vec<Disk>,
     file_bytes: u64,
     allocated_bytes: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -42,6 +42,23 @@ struct Report {
     parent: Option<Parent>,
     snapshots: Vec<Snapshot>,
     warnings: Vec<String>,
+}
+
+/// What a file that is one disk has.
+#[derive(Serialize)]
+struct DiskReport {
+    size_bytes: u64,
+    logical_sector_bytes: u32,
+    physical_sector_bytes: u32,
+    unit_bytes: u64,
+}
+
+/// A disk in a container.
+#[derive(Serialize)]
+struct Disk {
+    name: String,
+    size_bytes: Option<u64>,
+    format: Option<&'static str>,
 }
 
 #[derive(Serialize)]
@@ -65,10 +82,13 @@ pub fn run(args: &Args, global: Global) -> Result<Outcome, Failure> {
         return Err(Failure::usage("info needs a file or a device, not standard input"));
     }
     // Reading the header of an image that is in use does no harm.
-    let (file, image) = sources::open_image(&args.image.path, args.format.as_deref(), true)?;
+    let (file, image) =
+        sources::open_image(&args.image.path, args.format.as_deref(), args.image.disk.as_deref(), true)?;
     let mut report = report(&args.image, &file, image.as_ref());
     if let Some(sectors) = sources::device_sector_bytes(&file) {
-        (report.logical_sector_bytes, report.physical_sector_bytes) = sectors;
+        if let Some(disk) = &mut report.disk {
+            (disk.logical_sector_bytes, disk.physical_sector_bytes) = sectors;
+        }
         report.allocated_bytes = None;
     }
     if let Some(name) = &args.image.snapshot {
@@ -95,10 +115,13 @@ fn report(address: &Address, file: &OpenFile, image: &dyn Image) -> Report {
     Report {
         path: address.path.display().to_string(),
         format: info.format,
-        size_bytes: info.geometry.size_bytes,
-        logical_sector_bytes: info.geometry.logical_sector_bytes,
-        physical_sector_bytes: info.geometry.physical_sector_bytes,
-        unit_bytes: info.geometry.unit_bytes,
+        disk: image.disks().is_empty().then_some(DiskReport {
+            size_bytes: info.geometry.size_bytes,
+            logical_sector_bytes: info.geometry.logical_sector_bytes,
+            physical_sector_bytes: info.geometry.physical_sector_bytes,
+            unit_bytes: info.geometry.unit_bytes,
+        }),
+        disks: image.disks().iter().map(disk).collect(),
         file_bytes: file.file.len_bytes().unwrap_or_default(),
         allocated_bytes: file.file.as_file().and_then(|file| file.metadata().ok()).map(|found| found.blocks() * 512),
         identity: info.identity.clone(),
@@ -107,6 +130,10 @@ fn report(address: &Address, file: &OpenFile, image: &dyn Image) -> Report {
         snapshots: image.snapshots().iter().map(snapshot).collect(),
         warnings: info.warnings.clone(),
     }
+}
+
+fn disk(disk: &DiskInfo) -> Disk {
+    Disk { name: disk.name.clone(), size_bytes: disk.size_bytes, format: disk.format }
 }
 
 fn parent(reference: &FileReference) -> Parent {
@@ -132,8 +159,13 @@ fn text(report: &Report) -> String {
     let mut add = |name: &str, value: &str| text += &format!("{:<18} {}\n", format!("{name}:"), printable(value));
     add("image", &report.path);
     add("format", report.format);
-    add("disk size", &units::exact_size(report.size_bytes));
-    add("sectors", &format!("{} logical, {} physical", report.logical_sector_bytes, report.physical_sector_bytes));
+    if let Some(disk) = &report.disk {
+        add("disk size", &units::exact_size(disk.size_bytes));
+        add("sectors", &format!("{} logical, {} physical", disk.logical_sector_bytes, disk.physical_sector_bytes));
+    }
+    for (index, disk) in report.disks.iter().enumerate() {
+        add(&format!("disk {}", index + 1), &disk_line(disk));
+    }
     add("file size", &units::exact_size(report.file_bytes));
     if let Some(allocated) = report.allocated_bytes {
         add("on disk", &units::exact_size(allocated));
@@ -157,6 +189,12 @@ fn text(report: &Report) -> String {
         add("warning", warning);
     }
     text
+}
+
+fn disk_line(disk: &Disk) -> String {
+    let size = disk.size_bytes.map(|bytes| format!(", {}", units::size(bytes))).unwrap_or_default();
+    let format = disk.format.map(|format| format!(" ({format})")).unwrap_or_default();
+    format!("\"{}\"{format}{size}", disk.name)
 }
 
 fn snapshot_line(snapshot: &Snapshot) -> String {

@@ -80,6 +80,7 @@ impl SourceArgs {
     fn open_path(&self, address: &Address, parent: Option<&Path>) -> Result<OpenedDisk, Failure> {
         let options = OpenOptions {
             format: self.format.clone(),
+            disk: address.disk.clone(),
             snapshot: address.snapshot.clone(),
             references: self.references.policy(),
         };

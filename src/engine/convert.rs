@@ -5,6 +5,7 @@ use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 
+use tintype_formats::layer::Choice;
 use tintype_formats::local_file::LocalFile;
 use tintype_formats::reference_gate::ReferenceGate;
 use tintype_formats::sink::{CreateOptions, IdentitySeed};
@@ -102,7 +103,7 @@ fn write(
     let size_bytes = options.create.geometry.size_bytes;
     progress.begin(size_bytes);
     let clonable = clonable_files(input, target, &options);
-    let writer = options.format.begin(target.file(), &options.create).on_path(target.path())?;
+    let writer = options.format.begin(target, &options.create).on_path(target.path())?;
     let copied = run_copy(input, target, writer.as_ref(), &options, &clonable, progress)?;
     let seed = identity_seed(options.reproducible, copied.digest.as_ref())?;
     writer.finish(&seed).on_path(target.path())?;
@@ -218,7 +219,8 @@ fn open_written(target: &Target, options: &ConvertOptions<'_>) -> Result<Box<dyn
         Some((_, gate)) => Arc::clone(gate),
         None => Arc::new(tintype_formats::reference_gate::NoReferences),
     };
-    let disk = Disk::open(file, Some(options.format), None, gate).on_path(target.path())?;
+    let gate = target.gate(gate)?;
+    let disk = Disk::open(file, Some(options.format), Choice::default(), gate).on_path(target.path())?;
     let size_bytes = options.create.geometry.size_bytes;
     let has_bytes = disk.geometry().size_bytes;
     match target.is_in_place() && has_bytes > size_bytes {

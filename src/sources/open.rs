@@ -5,9 +5,10 @@ use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use tintype_formats::layer::ImageInfo;
+use tintype_formats::layer::{Choice, ImageInfo};
 use tintype_formats::local_file::LocalFile;
-use tintype_formats::{BlockSource, Disk, Format, Image, OpenFile, raw, registry};
+use tintype_formats::reference_gate::NoReferences;
+use tintype_formats::{BlockSource, Disk, Format, Image, ImageError, OpenFile, raw, registry};
 
 use super::folder_gate::{FolderGate, ReferencePolicy};
 use super::physical_disk::{self, PhysicalDisk};
@@ -19,10 +20,18 @@ use crate::error::{Error, Kind, OnPath as _, Result};
 pub struct OpenOptions {
     /// The format's name; probed for files, raw for devices, if `None`.
     pub format: Option<String>,
+    /// The disk inside a container.
+    pub disk: Option<String>,
     /// The snapshot inside the image.
     pub snapshot: Option<String>,
     /// What images may name.
     pub references: ReferencePolicy,
+}
+
+impl OpenOptions {
+    fn choice(&self) -> Choice<'_> {
+        Choice { disk: self.disk.as_deref(), snapshot: self.snapshot.as_deref() }
+    }
 }
 
 /// An open disk, and what is known about it.
@@ -43,12 +52,13 @@ impl OpenedDisk {
 /// Opens the disk at `path` with everything that it inherits from; `parent`, if the chain goes through it, is declared.
 pub fn open_disk(path: &Path, options: &OpenOptions, parent: Option<&Path>) -> Result<OpenedDisk> {
     let format = format_named(options.format.as_deref())?;
+    let path = &entry_of_folder(path);
     let (file, is_device) = open_host_file(path, options.references.force_share)?;
     if is_device && format.is_none_or(|format| std::ptr::eq(format, &raw::FORMAT)) {
-        return open_device(file, options.snapshot.as_deref()).on_path(path);
+        return open_device(file, options.choice()).on_path(path);
     }
     let gate = FolderGate::beside(path, Arc::new(options.references.clone()));
-    let mut disk = Disk::open(file, format, options.snapshot.as_deref(), gate).on_path(path)?;
+    let mut disk = Disk::open(file, format, options.choice(), gate).on_path(path)?;
     if let Some(parent) = parent {
         let metadata =
             std::fs::metadata(parent).map_err(|cause| Error::io("look at the backing file", cause)).on_path(parent)?;
@@ -58,9 +68,19 @@ pub fn open_disk(path: &Path, options: &OpenOptions, parent: Option<&Path>) -> R
     Ok(OpenedDisk { disk: Box::new(disk), layers })
 }
 
-fn open_device(file: OpenFile, snapshot: Option<&str>) -> Result<OpenedDisk> {
-    if let Some(snapshot) = snapshot {
-        return Err(tintype_formats::ImageError::no_such_snapshot(snapshot, &[]).into());
+/// Some images are folders: a file of theirs stands for them.
+fn entry_of_folder(path: &Path) -> PathBuf {
+    let entries = registry::FORMATS.iter().filter_map(|format| format.folder_entry).map(|entry| path.join(entry));
+    let entry = path.is_dir().then(|| entries.into_iter().find(|entry| entry.is_file())).flatten();
+    entry.unwrap_or_else(|| path.to_owned())
+}
+
+fn open_device(file: OpenFile, choice: Choice<'_>) -> Result<OpenedDisk> {
+    if choice.disk.is_some() {
+        return Err(ImageError::no_such_disk("a device is one disk itself", &[]).into());
+    }
+    if let Some(snapshot) = choice.snapshot {
+        return Err(ImageError::no_such_snapshot(snapshot, &[]).into());
     }
     let device = file.file.as_file().ok_or_else(|| Error::new(Kind::Io, "the device is not open"))?;
     let sectors = physical_disk::sector_bytes(device).map_err(|cause| Error::io("find out the sector size", cause))?;
@@ -69,19 +89,27 @@ fn open_device(file: OpenFile, snapshot: Option<&str>) -> Result<OpenedDisk> {
 
 /// Takes a file as a raw disk.
 pub fn open_raw(file: OpenFile) -> Result<OpenedDisk> {
-    let gate = Arc::new(tintype_formats::reference_gate::NoReferences);
-    let disk = Disk::open(file, Some(&raw::FORMAT), None, gate)?;
+    let disk = Disk::open(file, Some(&raw::FORMAT), Choice::default(), Arc::new(NoReferences))?;
     let layers = disk.layers().map(|(name, info)| (name.to_owned(), info.clone())).collect();
     Ok(OpenedDisk { disk: Box::new(disk), layers })
 }
 
-/// Opens one image file without following what it names.
-pub fn open_image(path: &Path, format: Option<&str>, force_share: bool) -> Result<(OpenFile, Box<dyn Image>)> {
+/// Opens one image file, or the disk that is chosen inside of it, without following what it names.
+pub fn open_image(
+    path: &Path,
+    format: Option<&str>,
+    disk: Option<&str>,
+    force_share: bool,
+) -> Result<(OpenFile, Box<dyn Image>)> {
     let format = format_named(format)?;
+    let path = &entry_of_folder(path);
     let (file, is_device) = open_host_file(path, force_share)?;
     let format = if is_device { Some(format.unwrap_or(&raw::FORMAT)) } else { format };
-    let image = registry::open_image(&file, format).on_path(path)?;
-    Ok((file, image))
+    let image = match disk {
+        None => registry::open_image(&file, format),
+        disk => registry::open_chosen(&file, format, Choice { disk, snapshot: None }, &NoReferences),
+    };
+    Ok((file, image.on_path(path)?))
 }
 
 /// The format of that name.

@@ -45,6 +45,11 @@ impl ImageFile {
         &self.output
     }
 
+    /// The name that it is going to have.
+    pub fn target(&self) -> &Path {
+        &self.target
+    }
+
     /// Where it is until it is committed.
     pub fn temporary_path(&self) -> &Path {
         &self.temporary_path

@@ -1,6 +1,7 @@
 //! Where disks go to: new image files, devices, existing raw files, standard output.
 
 mod image_file;
+mod new_files;
 mod open;
 mod output_file;
 mod physical_disk;

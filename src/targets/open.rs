@@ -6,9 +6,11 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use tintype_formats::host_file::FileIdentity;
-use tintype_formats::{HostFile, HostFileMut};
+use tintype_formats::reference_gate::ReferenceGate;
+use tintype_formats::sink::{SingleFile, TargetFiles};
+use tintype_formats::{HostFile, HostFileMut, ImageError};
 
-use super::image_file::ImageFile;
+use super::new_files::{NewFiles, open_uncached};
 use super::output_file::OutputFile;
 use super::physical_disk;
 use super::standard_output::StandardOutput;
@@ -34,7 +36,7 @@ pub struct Target {
 }
 
 enum TargetKind {
-    NewFile(ImageFile),
+    NewFile(NewFiles),
     ExistingFile(Arc<OutputFile>),
     Device(Arc<OutputFile>),
     StandardOutput(Arc<StandardOutput>),
@@ -53,7 +55,7 @@ impl Target {
         let kind = match (is_device, options.existing) {
             (true, _) => TargetKind::Device(open_device(path, size_bytes, options.force)?),
             (false, true) => TargetKind::ExistingFile(open_existing(path, size_bytes)?),
-            (false, false) => TargetKind::NewFile(ImageFile::create(path, options.force)?),
+            (false, false) => TargetKind::NewFile(NewFiles::create(path, options.force)?),
         };
         Ok(Target { path: path.to_owned(), options: options.clone(), kind })
     }
@@ -61,7 +63,7 @@ impl Target {
     /// The file to write to.
     pub fn file(&self) -> Arc<dyn HostFileMut> {
         match &self.kind {
-            TargetKind::NewFile(file) => file.output().clone(),
+            TargetKind::NewFile(files) => files.main().output().clone(),
             TargetKind::ExistingFile(file) | TargetKind::Device(file) => file.clone(),
             TargetKind::StandardOutput(output) => output.clone(),
         }
@@ -86,9 +88,9 @@ impl Target {
     /// Whether blocks of `source` can be cloned into it; tried with one block, before anything else is written.
     pub fn can_clone_from(&self, source: &dyn HostFile) -> bool {
         const TRIAL_BYTES: u64 = 4096;
-        let TargetKind::NewFile(file) = &self.kind else { return false };
+        let TargetKind::NewFile(files) = &self.kind else { return false };
         let long_enough = source.len_bytes().is_ok_and(|length| length >= TRIAL_BYTES);
-        let output = file.output();
+        let output = files.main().output();
         let cloned = long_enough && output.clone_range(source, 0, 0, TRIAL_BYTES).unwrap_or(false);
         output.set_len_bytes(0).is_ok() && cloned
     }
@@ -96,23 +98,27 @@ impl Target {
     /// Opens what was written for reading it back from the disk, past the page cache.
     pub fn read_back(&self) -> Result<File> {
         let path = match &self.kind {
-            TargetKind::NewFile(file) => file.temporary_path(),
+            TargetKind::NewFile(files) => files.main().temporary_path(),
             TargetKind::ExistingFile(_) | TargetKind::Device(_) => &self.path,
             TargetKind::StandardOutput(_) => {
                 return Err(Error::new(Kind::Usage, "standard output cannot be read back to verify it"));
             }
         };
-        let file = File::open(path).map_err(|cause| Error::io("open to read back", cause)).on_path(&self.path)?;
-        rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::DontNeed)
-            .map_err(|errno| Error::io("drop the page cache before reading back", errno.into()))
-            .on_path(&self.path)?;
-        Ok(file)
+        open_uncached(path).on_path(&self.path)
+    }
+
+    /// A gate that also finds the files of this image that do not have their names yet.
+    pub fn gate(&self, others: Arc<dyn ReferenceGate>) -> Result<Arc<dyn ReferenceGate>> {
+        match &self.kind {
+            TargetKind::NewFile(files) => files.gate(others).on_path(&self.path),
+            _ => Ok(others),
+        }
     }
 
     /// Makes the target what the user sees. The file was synced before.
     pub fn commit(&self) -> Result<()> {
         match &self.kind {
-            TargetKind::NewFile(file) => file.commit(),
+            TargetKind::NewFile(files) => files.commit(),
             TargetKind::Device(device) => {
                 physical_disk::announce(device);
                 Ok(())
@@ -125,7 +131,7 @@ impl Target {
     /// name already, and is whole.
     pub fn abandon(&self) -> Option<Aftermath> {
         match &self.kind {
-            TargetKind::NewFile(file) => file.abandon().then_some(Aftermath::Unchanged),
+            TargetKind::NewFile(files) => files.abandon().then_some(Aftermath::Unchanged),
             TargetKind::ExistingFile(file) | TargetKind::Device(file) if file.is_changed() => {
                 Some(Aftermath::Overwritten)
             }
@@ -137,6 +143,26 @@ impl Target {
     /// Where the disk goes, for people.
     pub fn path(&self) -> &Path {
         &self.path
+    }
+}
+
+impl TargetFiles for Target {
+    fn main(&self) -> Arc<dyn HostFileMut> {
+        self.file()
+    }
+
+    fn main_name(&self) -> &str {
+        match &self.kind {
+            TargetKind::StandardOutput(_) => "disk",
+            _ => self.path.file_name().and_then(|name| name.to_str()).unwrap_or("disk"),
+        }
+    }
+
+    fn create(&self, name: &str) -> Result<Arc<dyn HostFileMut>, ImageError> {
+        match &self.kind {
+            TargetKind::NewFile(files) => files.create_beside(name),
+            _ => SingleFile(self.file()).create(name),
+        }
     }
 }
 

@@ -13,8 +13,8 @@ use crate::error::{ImageError, Result};
 use crate::limits::MAX_DISK_BYTES;
 use crate::registry::{Measure, OptionHelp, TouchedBytes};
 use crate::sink::{
-    Compression, CreateOptions, GuestUnit, IdentitySeed, ImageWriter, UnitContent, UnitWriter, WriterLayout,
-    invalid_option,
+    Compression, CreateOptions, GuestUnit, IdentitySeed, ImageWriter, TargetFiles, UnitContent, UnitWriter,
+    WriterLayout, invalid_option,
 };
 
 const DEFAULT_CLUSTER_BYTES: u64 = 64 << 10;
@@ -134,7 +134,8 @@ struct Qcow2Writer {
     allocator: Mutex<Allocator>,
 }
 
-pub(super) fn begin(file: Arc<dyn HostFileMut>, options: &CreateOptions) -> Result<Box<dyn ImageWriter>> {
+pub(super) fn begin(files: &dyn TargetFiles, options: &CreateOptions) -> Result<Box<dyn ImageWriter>> {
+    let file = files.main();
     let settings = Settings::from_options(options)?;
     // Fails now rather than at the end, if the header cannot be made.
     header_cluster(&settings.header, &TablePlaces::default())?;

@@ -40,6 +40,7 @@ pub static FORMAT: Format = Format {
     title: "QEMU QCOW2",
     extensions: &["qcow2"],
     reads: "versions 2 and 3, zlib and zstd, extended L2 entries, external data files, snapshots, backing files",
+    folder_entry: None,
     probe: |input| header::looks_like_qcow2(input.head),
     open: image::open,
     create: Some(Create {
@@ -50,6 +51,6 @@ pub static FORMAT: Format = Format {
         compressions: &["zlib", "zstd"],
         parents: true,
         records_sectors: false,
-        streamable: false,
+        streamable: &[],
     }),
 };

@@ -5,7 +5,9 @@ use std::sync::Arc;
 use crate::HostFileMut;
 use crate::error::{ImageError, Result};
 use crate::registry::{Measure, TouchedBytes};
-use crate::sink::{CreateOptions, GuestUnit, IdentitySeed, ImageWriter, RunKind, UnitWriter, WriterLayout};
+use crate::sink::{
+    CreateOptions, GuestUnit, IdentitySeed, ImageWriter, RunKind, TargetFiles, UnitWriter, WriterLayout,
+};
 
 /// Any boundary would do; this one keeps direct I/O and clones possible.
 const UNIT_BYTES: u64 = 4096;
@@ -15,7 +17,8 @@ struct RawWriter {
     holds_old_data: bool,
 }
 
-pub(super) fn begin(file: Arc<dyn HostFileMut>, options: &CreateOptions) -> Result<Box<dyn ImageWriter>> {
+pub(super) fn begin(files: &dyn TargetFiles, options: &CreateOptions) -> Result<Box<dyn ImageWriter>> {
+    let file = files.main();
     let size_bytes = options.geometry.size_bytes;
     if !options.target_holds_old_data {
         file.set_len_bytes(size_bytes).map_err(|cause| ImageError::io("set the length of the raw disk", cause))?;

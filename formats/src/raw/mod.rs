@@ -11,6 +11,7 @@ pub static FORMAT: Format = Format {
     title: "Raw disk",
     extensions: &["raw", "img", "dd", "bin"],
     reads: "files with holes, block devices, standard input",
+    folder_entry: None,
     probe: |_| true,
     open: read::open,
     create: Some(Create {
@@ -21,6 +22,6 @@ pub static FORMAT: Format = Format {
         compressions: &[],
         parents: false,
         records_sectors: false,
-        streamable: true,
+        streamable: &["sparse", "full"],
     }),
 };

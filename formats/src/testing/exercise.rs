@@ -6,12 +6,15 @@ use super::{MemoryFile, open_file};
 use crate::check::CheckReport;
 use crate::error::{ErrorKind, Result};
 use crate::extent::LayerKind;
-use crate::layer::ImageLayer;
+use crate::layer::{Image, ImageLayer};
 use crate::reference_gate::NoReferences;
 use crate::registry::Format;
 
 /// How many extents of a layer are looked at.
 const MAX_EXTENTS: usize = 2000;
+
+/// How many disks of a container are looked at.
+const MAX_DISKS: usize = 4;
 
 /// How many bytes of a layer are read.
 const MAX_READ_BYTES: u64 = 16 << 20;
@@ -21,7 +24,11 @@ const MAX_READ_BYTES: u64 = 16 << 20;
 ///
 /// Returns an error if the file could not be opened at all.
 pub fn exercise(format: &'static Format, file: Arc<MemoryFile>) -> Result<()> {
-    let image = (format.open)(open_file(file))?;
+    exercise_image((format.open)(open_file(file))?.as_ref());
+    Ok(())
+}
+
+fn exercise_image(image: &dyn Image) {
     let mut report = CheckReport::default();
     let _ = image.check(&mut report);
     let snapshots: Vec<_> = image.snapshots().iter().take(4).map(|snapshot| snapshot.id.clone()).collect();
@@ -30,7 +37,11 @@ pub fn exercise(format: &'static Format, file: Arc<MemoryFile>) -> Result<()> {
             exercise_layer(layer.as_ref());
         }
     }
-    Ok(())
+    for index in 0..image.disks().len().min(MAX_DISKS) {
+        if let Ok(disk) = image.open_disk(index, &NoReferences) {
+            exercise_image(disk.as_ref());
+        }
+    }
 }
 
 fn exercise_layer(layer: &dyn ImageLayer) {

@@ -27,7 +27,7 @@ pub fn open_file(file: Arc<dyn HostFile>) -> OpenFile {
 
 /// Opens a file that needs no other file, as a whole disk.
 pub fn open_disk(file: Arc<dyn HostFile>, format: Option<&'static Format>) -> Result<Disk> {
-    Disk::open(open_file(file), format, None, Arc::new(crate::reference_gate::NoReferences))
+    Disk::open(open_file(file), format, crate::layer::Choice::default(), Arc::new(crate::reference_gate::NoReferences))
 }
 
 /// A small generator of pseudo-random numbers (SplitMix64): tests must repeat from their seed on every machine.

@@ -8,7 +8,9 @@ use crate::error::Result;
 use crate::extent::{DiskExtent, DiskKind};
 use crate::host_file::HostFileMut;
 use crate::registry::Format;
-use crate::sink::{CreateOptions, GuestUnit, IdentitySeed, ImageWriter, InTurn, RunKind, UnitContent, UnitRun};
+use crate::sink::{
+    CreateOptions, GuestUnit, IdentitySeed, ImageWriter, InTurn, RunKind, SingleFile, UnitContent, UnitRun,
+};
 use crate::source::{BlockSource, Geometry};
 
 /// The granularity of a model disk, in bytes.
@@ -138,7 +140,7 @@ pub fn store_disk(
     parent: Option<&dyn BlockSource>,
     file: Arc<dyn HostFileMut>,
 ) -> Result<()> {
-    let writer = format.begin(file, options)?;
+    let writer = format.begin(&SingleFile(file), options)?;
     let unit_bytes = writer.layout().unit_bytes.max(256 << 10);
     let size_bytes = source.geometry().size_bytes;
     let mut guest_offset = 0;

@@ -21,7 +21,7 @@ use crate::HostFileMut;
 use crate::error::{ErrorKind, ImageError, Result};
 use crate::registry::{Measure, TouchedBytes};
 use crate::sink::{
-    CreateOptions, GuestUnit, IdentitySeed, ImageWriter, RunKind, UnitWriter, WriterLayout, invalid_option,
+    CreateOptions, GuestUnit, IdentitySeed, ImageWriter, RunKind, TargetFiles, UnitWriter, WriterLayout, invalid_option,
 };
 
 /// As Hyper-V does.
@@ -121,7 +121,8 @@ fn cannot_create(detail: String) -> ImageError {
     ImageError::new(ErrorKind::InvalidOption, "create VHDX image", detail)
 }
 
-pub(super) fn begin(file: Arc<dyn HostFileMut>, options: &CreateOptions) -> Result<Box<dyn ImageWriter>> {
+pub(super) fn begin(files: &dyn TargetFiles, options: &CreateOptions) -> Result<Box<dyn ImageWriter>> {
+    let file = files.main();
     if options.target_holds_old_data {
         let detail = "a VHDX image can only be made in an empty file, not over old data";
         return Err(ImageError::unsupported("create VHDX image", detail));

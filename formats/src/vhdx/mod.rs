@@ -34,6 +34,7 @@ pub static FORMAT: Format = Format {
     title: "VHDX (Hyper-V)",
     extensions: &["vhdx", "avhdx"],
     reads: "fixed, dynamic and differencing disks; 512 and 4096 byte sectors; the log is replayed in memory",
+    folder_entry: None,
     probe: |input| input.head.starts_with(&on_disk::FILE_SIGNATURE),
     open: read::open,
     create: Some(Create {
@@ -55,6 +56,6 @@ pub static FORMAT: Format = Format {
         compressions: &[],
         parents: false,
         records_sectors: true,
-        streamable: false,
+        streamable: &[],
     }),
 };

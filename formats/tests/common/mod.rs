@@ -32,8 +32,17 @@ fn variants(format: &Format) -> Vec<Variant> {
             (None, &[("logical_sector", "4096"), ("block_size", "2M")], PLAIN),
             (Some("fixed"), &[("block_size", "1M")], PLAIN),
         ],
-        "raw" => vec![(None, &[], PLAIN), (Some("full"), &[], PLAIN)],
-        _ => vec![(None, &[], PLAIN)],
+        // A format whose subformats and compressions can be had in any combination needs no line of its own here.
+        _ => {
+            let create = format.create.as_ref().expect("only formats that can be created");
+            let plain = create.subformats.iter().map(|name| (Some(*name), &[][..], PLAIN));
+            let compressed = create.compressions.iter().filter_map(|name| match *name {
+                "zlib" => Some((None, &[][..], Compression::Zlib(6))),
+                "zstd" => Some((None, &[][..], Compression::Zstd(2))),
+                _ => None,
+            });
+            plain.chain(compressed).collect()
+        }
     }
 }
 

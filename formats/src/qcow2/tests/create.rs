@@ -2,7 +2,8 @@ use super::*;
 use crate::HostFileMut;
 use crate::error::ErrorKind;
 use crate::extent::{DiskExtent, DiskKind};
-use crate::sink::{Compression, ParentLink, Turn};
+use crate::layer::Choice;
+use crate::sink::{Compression, ParentLink, SingleFile, Turn};
 use crate::source::BlockSource;
 use crate::testing::{
     CrashFile, FaultPlan, FaultyFile, ModelDisk, Random, check_disk, create_image, digest, open_disk, read_all,
@@ -68,7 +69,7 @@ fn over_a_parent_only_the_difference_is_stored() {
             options.parent = Some(ParentLink { name, format, identity: None, size_bytes: 6 << 20 });
             let image = create_image(&FORMAT, &options, &child, Some(&base)).unwrap();
             let gate = Arc::new(OneFile(base_image.clone()));
-            let opened = Disk::open(open_file(image.clone()), None, None, gate).unwrap();
+            let opened = Disk::open(open_file(image.clone()), None, Choice::default(), gate).unwrap();
             assert_eq!(digest(&opened).unwrap(), digest(&child).unwrap(), "{named:?} {compression:?} {size_bytes}");
             assert!(check(image).is_clean());
         }
@@ -81,7 +82,7 @@ fn zeros_over_a_parent_are_one_explicit_run_up_to_its_end() {
     let (name, format) = ("a".to_owned(), "vhd".to_owned());
     options.parent = Some(ParentLink { name, format, identity: None, size_bytes: 512 << 20 });
     let file = Arc::new(MemoryFile::new());
-    let writer = FORMAT.begin(file.clone(), &options).unwrap();
+    let writer = FORMAT.begin(&SingleFile(file.clone()), &options).unwrap();
     let runs = [UnitRun { offset: 0, length_bytes: 1 << 30, kind: RunKind::Zero }];
     let unit = GuestUnit { guest_offset: 0, length_bytes: 1 << 30, content: UnitContent::Nothing, runs: &runs };
     writer.store(&unit, &InTurn).unwrap();
@@ -167,7 +168,7 @@ fn any_number_of_threads_makes_the_same_file() {
     let options = options(64 * UNIT, &[("cluster_size", "4k")], Compression::Zlib(1));
     let make = |threads: usize| {
         let file = Arc::new(MemoryFile::new());
-        let writer = FORMAT.begin(file.clone(), &options).unwrap();
+        let writer = FORMAT.begin(&SingleFile(file.clone()), &options).unwrap();
         let next = (std::sync::Mutex::new(0), std::sync::Condvar::new());
         std::thread::scope(|scope| {
             for thread in 0..threads {
@@ -197,7 +198,7 @@ fn a_clone_of_a_gigabyte_is_placed_in_one_piece() {
     let source = MemoryFile::with_len(1 << 30);
     source.write_all_at(700 << 20, &[b"here", &[1; (1 << 20) - 4][..]].concat()).unwrap();
     let file = Arc::new(MemoryFile::new());
-    let writer = FORMAT.begin(file.clone(), &options(1 << 30, &[], Compression::None)).unwrap();
+    let writer = FORMAT.begin(&SingleFile(file.clone()), &options(1 << 30, &[], Compression::None)).unwrap();
     let runs = [UnitRun { offset: 0, length_bytes: 1 << 20, kind: RunKind::Data }];
     let content = UnitContent::Host(&source, 700 << 20);
     writer.store(&GuestUnit { guest_offset: 0, length_bytes: 1 << 20, content, runs: &runs }, &InTurn).unwrap();
@@ -214,7 +215,7 @@ fn a_clone_of_a_gigabyte_is_placed_in_one_piece() {
 #[test]
 fn options_that_cannot_be() {
     let kind = |size_bytes, named: &[(&str, &str)], compression| {
-        let begun = FORMAT.begin(Arc::new(MemoryFile::new()), &options(size_bytes, named, compression));
+        let begun = FORMAT.begin(&SingleFile(Arc::new(MemoryFile::new())), &options(size_bytes, named, compression));
         begun.map(|_| ()).unwrap_err()
     };
     for named in [
@@ -236,7 +237,7 @@ fn options_that_cannot_be() {
     let mut long_name = options(1 << 20, &[("cluster_size", "512")], Compression::None);
     let (name, format) = ("n".repeat(500), "qcow2".to_owned());
     long_name.parent = Some(ParentLink { name, format, identity: None, size_bytes: 512 });
-    let begun = FORMAT.begin(Arc::new(MemoryFile::new()), &long_name);
+    let begun = FORMAT.begin(&SingleFile(Arc::new(MemoryFile::new())), &long_name);
     assert_eq!(begun.map(|_| ()).unwrap_err().kind(), ErrorKind::InvalidOption);
 }
 

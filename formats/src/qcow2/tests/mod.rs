@@ -4,6 +4,7 @@ mod check;
 mod create;
 mod read;
 
+use crate::layer::Choice;
 use std::sync::Arc;
 
 use super::FORMAT;
@@ -12,7 +13,7 @@ use crate::check::CheckReport;
 use crate::error::Result;
 use crate::layer::FileReference;
 use crate::reference_gate::{NoReferences, ReferenceGate, Referenced};
-use crate::sink::{GuestUnit, IdentitySeed, InTurn, RunKind, UnitContent, UnitRun};
+use crate::sink::{GuestUnit, IdentitySeed, InTurn, RunKind, SingleFile, UnitContent, UnitRun};
 use crate::testing::{MemoryFile, open_file};
 use crate::{CreateOptions, Disk, Geometry, HostFile, Image};
 
@@ -72,7 +73,7 @@ impl Handmade {
     }
 
     fn disk(&self) -> Result<Disk> {
-        Disk::open(open_file(self.file()), Some(&FORMAT), None, Arc::new(NoReferences))
+        Disk::open(open_file(self.file()), Some(&FORMAT), Choice::default(), Arc::new(NoReferences))
     }
 }
 
@@ -89,7 +90,7 @@ impl ReferenceGate for OneFile {
 fn nearly_empty(size_bytes: u64, first_block: Option<&[u8; 4096]>) -> Arc<MemoryFile> {
     let file = Arc::new(MemoryFile::new());
     let options = CreateOptions::new(Geometry::of_512_byte_sectors(size_bytes, 1));
-    let writer = FORMAT.begin(file.clone(), &options).unwrap();
+    let writer = FORMAT.begin(&SingleFile(file.clone()), &options).unwrap();
     if let Some(bytes) = first_block {
         let mut unit = vec![0; 64 << 10];
         unit[..4096].copy_from_slice(bytes);

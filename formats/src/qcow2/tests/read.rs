@@ -3,6 +3,7 @@ use crate::ImageError;
 use crate::codec;
 use crate::error::ErrorKind;
 use crate::extent::{DiskExtent, DiskKind, HostFileId, HostRange};
+use crate::layer::Choice;
 use crate::layer::Detail;
 use crate::source::BlockSource;
 use crate::testing::{CountingFile, check_disk, read_all};
@@ -181,7 +182,7 @@ fn the_parent_shows_where_nothing_is_stored() {
         .put_u32(108, 3)
         .put(112, b"raw");
     let base = Arc::new(MemoryFile::from_bytes(&[0xbb; 1600]));
-    let disk = Disk::open(open_file(image.file()), None, None, Arc::new(OneFile(base))).unwrap();
+    let disk = Disk::open(open_file(image.file()), None, Choice::default(), Arc::new(OneFile(base))).unwrap();
     let bytes = read_all(&disk).unwrap();
     assert_eq!([0, 512, 1024, 1536, 1599, 1600].map(|at| bytes[at]), [4, 0xbb, 0, 0xbb, 0xbb, 0]);
     check_disk(&disk, 3).unwrap();
@@ -217,7 +218,13 @@ fn snapshots_have_their_own_table_and_size() {
         opened.snapshots().iter().map(|one| (one.name.as_str(), one.size_bytes, one.machine_state_bytes)).collect();
     assert_eq!(infos, [("before", 1536, 77), ("1", 512, 77)]);
     let read = |snapshot| {
-        let disk = Disk::open(open_file(image.file()), None, Some(snapshot), Arc::new(NoReferences)).unwrap();
+        let disk = Disk::open(
+            open_file(image.file()),
+            None,
+            Choice { snapshot: Some(snapshot), disk: None },
+            Arc::new(NoReferences),
+        )
+        .unwrap();
         check_disk(&disk, 4).unwrap();
         read_all(&disk).unwrap()
     };
@@ -247,7 +254,9 @@ fn an_external_data_file_holds_clusters_at_their_guest_offset() {
     image.put_u32(104, EXTENSION_DATA_FILE).put_u32(108, 4).put(112, b"data");
     assert_eq!(failure(&image), ErrorKind::ReferenceDenied);
     let data_file = Arc::new(MemoryFile::from_bytes(&[0xdd; 1300]));
-    let open = |image: &Handmade| Disk::open(open_file(image.file()), None, None, Arc::new(OneFile(data_file.clone())));
+    let open = |image: &Handmade| {
+        Disk::open(open_file(image.file()), None, Choice::default(), Arc::new(OneFile(data_file.clone())))
+    };
     let disk = open(&image).unwrap();
     let bytes = read_all(&disk).unwrap();
     assert_eq!([0, 512, 1024, 1299, 1300, 1536].map(|at| bytes[at]), [0xdd, 0, 0xdd, 0xdd, 0, 0]);
@@ -261,7 +270,7 @@ fn an_external_data_file_holds_clusters_at_their_guest_offset() {
 #[test]
 fn an_empty_disk_of_any_size_is_one_lookup() {
     let file = Arc::new(CountingFile::new(nearly_empty(16 << 40, None).duplicate()));
-    let disk = Disk::open(open_file(file.clone()), None, None, Arc::new(NoReferences)).unwrap();
+    let disk = Disk::open(open_file(file.clone()), None, Choice::default(), Arc::new(NoReferences)).unwrap();
     let reads = file.reads();
     assert!(reads <= 4, "opening takes {reads} reads");
     let extent = disk.extent_at(0, u64::MAX).unwrap();

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::reference_gate::NoReferences;
-use crate::sink::{GuestUnit, IdentitySeed, InTurn, RunKind, UnitContent, UnitRun};
+use crate::sink::{GuestUnit, IdentitySeed, InTurn, RunKind, SingleFile, UnitContent, UnitRun};
 use crate::source::Geometry;
 use crate::testing::{CountingFile, CrashFile, FaultPlan, FaultyFile, Random, store_disk};
 
@@ -67,7 +67,7 @@ fn large_sectors_have_larger_chunks() {
 fn a_disk_without_data_takes_no_memory_and_is_walked_in_one_step() {
     let file = Arc::new(MemoryFile::new());
     let options = options(&ModelDisk::new(64 << 40), "dynamic", &[("block_size", "1M")]);
-    FORMAT.begin(file.clone(), &options).unwrap().finish(&IdentitySeed([0; 32])).unwrap();
+    FORMAT.begin(&SingleFile(file.clone()), &options).unwrap().finish(&IdentitySeed([0; 32])).unwrap();
     assert!(file.stored_bytes() < 200_000);
     let counting = Arc::new(CountingFile::new(file.duplicate()));
     let image = open_disk(counting.clone(), None).unwrap();
@@ -82,7 +82,7 @@ fn what_cannot_be_had_exactly_is_refused() {
     let kind = |geometry: Geometry, own: &[(&str, &str)]| {
         let mut options = CreateOptions::new(geometry);
         options.options = own.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
-        FORMAT.begin(Arc::new(MemoryFile::new()), &options).err().map(|error| error.kind())
+        FORMAT.begin(&SingleFile(Arc::new(MemoryFile::new())), &options).err().map(|error| error.kind())
     };
     let sectors = |size_bytes| Geometry::of_512_byte_sectors(size_bytes, 512);
     let invalid = Some(ErrorKind::InvalidOption);
@@ -97,7 +97,7 @@ fn what_cannot_be_had_exactly_is_refused() {
     assert_eq!(kind(Geometry { logical_sector_bytes: 2048, ..sectors(4096) }, &[("logical_sector", "512")]), None);
     let mut options = CreateOptions::new(sectors(4096));
     options.target_holds_old_data = true;
-    assert!(FORMAT.begin(Arc::new(MemoryFile::new()), &options).is_err());
+    assert!(FORMAT.begin(&SingleFile(Arc::new(MemoryFile::new())), &options).is_err());
 }
 
 #[test]
@@ -118,7 +118,7 @@ fn a_run_over_several_new_blocks_is_one_write() {
     let bytes = vec![7; 6 << 20];
     let file = Arc::new(CountingFile::new(MemoryFile::new()));
     let disk = ModelDisk::new(64 * MIB);
-    let writer = FORMAT.begin(file.clone(), &options(&disk, "dynamic", &[("block_size", "1M")])).unwrap();
+    let writer = FORMAT.begin(&SingleFile(file.clone()), &options(&disk, "dynamic", &[("block_size", "1M")])).unwrap();
     let runs = [
         UnitRun { offset: 0, length_bytes: 4096, kind: RunKind::Zero },
         UnitRun { offset: 4096, length_bytes: (5 << 20) - 4096, kind: RunKind::Data },

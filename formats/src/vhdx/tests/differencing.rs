@@ -1,5 +1,6 @@
 //! Differencing disks, built by hand: nothing at hand writes them.
 
+use crate::layer::Choice;
 use uuid::{Uuid, uuid};
 
 use super::*;
@@ -88,7 +89,7 @@ fn chain(sector_bytes: u32, seed: u64) -> (Arc<MemoryFile>, Arc<MemoryFile>, Vec
 }
 
 fn open_chain(above: &Arc<MemoryFile>, below: &Arc<MemoryFile>) -> Result<Disk> {
-    Disk::open(open_file(above.clone()), Some(&FORMAT), None, Arc::new(Only(below.clone())))
+    Disk::open(open_file(above.clone()), Some(&FORMAT), Choice::default(), Arc::new(Only(below.clone())))
 }
 
 /// Gives a block of the child a state, and sectors to one of the two files by turns; returns what it must read as.
