@@ -23,17 +23,17 @@ const DEFAULT_CLUSTER_BYTES: u64 = 64 << 10;
 pub(super) static OPTIONS: &[OptionHelp] = &[
     OptionHelp {
         name: "compat",
-        values: "1.1 (or v3), 0.10 (or v2); 1.1",
+        values: "1.1 or v3, 0.10 or v2 (default: 1.1)",
         help: "The version: 0.10 is for QEMU before 1.1, and has neither explicit zeros, zstd nor extended L2 entries",
     },
     OptionHelp {
         name: "cluster_size",
-        values: "a power of two from 512 to 2M; 64k",
+        values: "512 to 2M, a power of two (default: 64k)",
         help: "The unit of allocation: small ones save space, large ones need fewer tables",
     },
     OptionHelp {
         name: "extended_l2",
-        values: "on, off; off",
+        values: "on or off (default: off)",
         help: "Lets the 32 parts of a cluster be stored each for itself; for clusters of 16k or more",
     },
 ];
