@@ -36,6 +36,13 @@ impl Address {
     }
 }
 
+impl std::fmt::Display for Address {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}", self.path.display())?;
+        self.snapshot.as_ref().map_or(Ok(()), |name| write!(f, "?snapshot={name}"))
+    }
+}
+
 /// Reads an address for clap.
 pub fn parser() -> impl clap::builder::TypedValueParser<Value = Address> {
     use clap::builder::TypedValueParser as _;
@@ -52,6 +59,7 @@ mod tests {
         assert_eq!(parse("a.qcow2"), Ok(Address { path: "a.qcow2".into(), snapshot: None }));
         let found = parse("/no/such/a.qcow2?snapshot=before=after").unwrap();
         assert_eq!(found, Address { path: "/no/such/a.qcow2".into(), snapshot: Some("before=after".to_owned()) });
+        assert_eq!(found.to_string(), "/no/such/a.qcow2?snapshot=before=after");
         assert!(parse("/no/such/a.qcow2?disk").is_err());
         assert!(parse("/no/such/a.qcow2?snapshot=").is_err());
     }
