@@ -77,6 +77,7 @@ impl Disk {
         };
         let image = registry::open_image(&file, format)?;
         check_identity(reference, image.info())?;
+        self.check_sectors(image.info())?;
         self.add(file, image.as_ref(), None, gate)
     }
 
@@ -107,6 +108,19 @@ impl Disk {
                 "open parent",
                 "the chain comes back to a file that it already went through",
             ));
+        }
+        Ok(())
+    }
+
+    /// A parent of the child's own format has the child's logical sectors: formats that record their size demand it
+    /// ([MS-VHDX] §2.6.2.4).
+    fn check_sectors(&self, parent: &ImageInfo) -> Result<()> {
+        let Some(child) = self.layers.last().map(|layer| &layer.info) else { return Ok(()) };
+        let (ours, theirs) = (child.geometry.logical_sector_bytes, parent.geometry.logical_sector_bytes);
+        if child.format == parent.format && ours != theirs {
+            let detail =
+                format!("its logical sectors have {theirs} bytes, the child's have {ours}: they must be equal");
+            return Err(ImageError::corrupt("open parent", detail));
         }
         Ok(())
     }

@@ -357,7 +357,7 @@ fn report(args: &Args, format: &Format, converted: &Converted, began: Instant, g
 
 /// On standard output, unless the disk went there.
 fn print_digest(args: &Args, digest: &str) -> Result<(), Failure> {
-    let line = format!("{digest}  {}", super::escape::printable(&args.source.path.display().to_string()));
+    let line = format!("{digest}  {}", super::escape::printable(&args.source.to_string()));
     if args.target == Path::new("-") {
         output::say(&line);
         return Ok(());

@@ -61,7 +61,7 @@ pub fn run(args: &Args, global: Global) -> Result<Outcome, Failure> {
         let report = Report { r#type: "digest", algorithm: algorithm.name(), digest: digest.to_hex(), size_bytes };
         output::print_json_line(&report)?;
     } else {
-        let name = escape::printable(&args.image.path.display().to_string());
+        let name = escape::printable(&args.image.to_string());
         output::print(&format!("{}  {name}\n", digest.to_hex()))?;
     }
     Ok(Outcome::Done)

@@ -106,12 +106,12 @@ fn run(command: Command, global: Global) -> Result<Outcome, Failure> {
     match command {
         Command::Check(args) => check::run(&args, global),
         Command::Compare(args) => compare::run(&args, global),
-        Command::Completions(args) => completions::run(&args),
+        Command::Completions(args) => completions::run(&args, global),
         Command::Convert(args) => convert::run(&args, global),
         Command::Digest(args) => digest::run(&args, global),
         Command::Formats(args) => formats::run(&args, global),
         Command::Info(args) => info::run(&args, global),
-        Command::Man(args) => man::run(&args),
+        Command::Man(args) => man::run(&args, global),
         Command::Map(args) => map::run(&args, global),
         Command::Measure(args) => measure::run(&args, global),
     }

@@ -4,9 +4,9 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 use clap::builder::{PathBufValueParser, TypedValueParser};
-use tintype_formats::ErrorKind;
+use tintype_formats::{ErrorKind, Image, OpenFile};
 
-use super::address::Address;
+use super::address::{self, Address};
 use super::failure::Failure;
 use super::{Global, output};
 use crate::error::{Error, Kind};
@@ -103,6 +103,27 @@ impl SourceArgs {
             Some(other) => Err(Failure::usage(format!("standard input can only be raw, not {other}"))),
             None => Err(Failure::usage("the format of standard input cannot be detected").hinted("say -f raw")),
         }
+    }
+}
+
+/// One image file by itself: no file that it names is opened.
+#[derive(Debug, Clone, Args)]
+pub struct ImageArgs {
+    /// The image
+    #[arg(value_name = "IMAGE", value_parser = address::parser())]
+    pub address: Address,
+    /// Format of the image; detected from the content for files, raw for devices
+    #[arg(long, short, value_name = "FORMAT", env = "TINTYPE_FORMAT")]
+    format: Option<String>,
+}
+
+impl ImageArgs {
+    /// Opens the image for a command of this name.
+    pub fn open(&self, command: &str, force_share: bool) -> Result<(OpenFile, Box<dyn Image>), Failure> {
+        if self.address.is_standard_input() {
+            return Err(Failure::usage(format!("{command} needs a file or a device, not standard input")));
+        }
+        Ok(sources::open_image(&self.address.path, self.format.as_deref(), self.address.disk.as_deref(), force_share)?)
     }
 }
 

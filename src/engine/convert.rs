@@ -157,7 +157,11 @@ fn run_copy(
 fn clonable_files(input: &Input<'_>, target: &Target, options: &ConvertOptions<'_>) -> Vec<bool> {
     match input {
         Input::Disk(source)
-            if options.reflink && digest_to_make(options, input).is_none() && options.parent.is_none() =>
+            if options.reflink
+                // What is cloned is not read, and would stay unreadable.
+                && !options.salvage
+                && digest_to_make(options, input).is_none()
+                && options.parent.is_none() =>
         {
             source.disk.host_files().iter().map(|file| target.can_clone_from(file.file.as_ref())).collect()
         }
@@ -165,9 +169,11 @@ fn clonable_files(input: &Input<'_>, target: &Target, options: &ConvertOptions<'
     }
 }
 
-/// Identifiers and the verification of a pipe need a digest too, if nobody asked for one.
+/// Identifiers need a digest too, if nobody asked for one, and so does the verification of what cannot be read again:
+/// of a pipe, and of a disk with unreadable ranges, where the digest counts them as the zeros that are stored.
 fn digest_to_make(options: &ConvertOptions<'_>, input: &Input<'_>) -> Option<Algorithm> {
-    let needed = options.reproducible || (options.verify && (matches!(input, Input::Pipe(..)) || !options.reflink));
+    let once = matches!(input, Input::Pipe(..)) || options.salvage || !options.reflink;
+    let needed = options.reproducible || (options.verify && once);
     options.digest.or(needed.then_some(Algorithm::Blake3))
 }
 
