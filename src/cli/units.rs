@@ -9,7 +9,7 @@ pub fn size(bytes: u64) -> String {
         value /= 1024.0;
         unit += 1;
     }
-    let name = UNITS[unit];
+    let name = if bytes == 1 { "byte" } else { UNITS[unit] };
     let digits = match value {
         value if value < 10.0 => 2,
         value if value < 100.0 => 1,
@@ -62,6 +62,7 @@ mod tests {
     #[test]
     fn sizes_are_short_and_true() {
         assert_eq!(size(0), "0 bytes");
+        assert_eq!(size(1), "1 byte");
         assert_eq!(size(4 << 30), "4 GiB");
         assert_eq!(size(1_534_567), "1.46 MiB");
         assert_eq!(size((1 << 20) + 4096), "1 MiB");

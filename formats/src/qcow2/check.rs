@@ -283,7 +283,7 @@ impl Checker<'_> {
             let text = format!(
                 "{level} table: entry {index} {flag} the COPIED flag, the refcount of {host_offset:#x} is {refcount}"
             );
-            let outdated = self.image.header.features.dirty() && refcount < 2;
+            let outdated = self.refcounts_lag() && refcount < 2;
             self.report.add(if outdated { Severity::Outdated } else { Severity::Corruption }, Some(table), text);
         }
         Ok(())
@@ -383,6 +383,12 @@ impl Checker<'_> {
         Ok(())
     }
 
+    /// Whether refcounts are expected to be too low. In an image that is marked as corrupt nothing is taken to be right.
+    fn refcounts_lag(&self) -> bool {
+        let features = self.image.header.features;
+        features.dirty() && features.incompatible & INCOMPATIBLE_CORRUPT == 0
+    }
+
     /// What is wrong with a cluster's refcount.
     fn difference(&self, stored: Option<u64>, counted: u16) -> Option<(Severity, String)> {
         let Some(stored) = stored else {
@@ -392,7 +398,7 @@ impl Checker<'_> {
         let severity = match stored {
             stored if same_count(stored, counted) => return None,
             // What is used twice is shared by mistake, unless its refcount says so.
-            0 if self.image.header.features.dirty() && counted == 1 => Severity::Outdated,
+            0 if self.refcounts_lag() && counted == 1 => Severity::Outdated,
             stored if stored < u64::from(counted) => Severity::Corruption,
             _ if self.complete => Severity::Leak,
             _ => return None,

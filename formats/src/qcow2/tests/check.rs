@@ -82,6 +82,12 @@ fn low_refcounts_of_an_image_that_was_not_closed_are_out_of_date() {
         (0, 1, 1),
         "too high: a snapshot's, or none's"
     );
+    let changed_and_marked = |mark: u64| {
+        sample.file.write_all_at(72, &(features | INCOMPATIBLE_DIRTY | mark).to_be_bytes()).unwrap();
+        counts(&changed(sample.refcounts, 0x0001_0001_0000_0000))
+    };
+    assert_eq!(changed_and_marked(INCOMPATIBLE_CORRUPT), (0, 4, 0), "nothing is taken to be right");
+    assert_eq!(changed_and_marked(0), (4, 0, 0));
     let twice = get(&sample.file, sample.l2 + 8);
     assert_eq!(counts(&changed(sample.l2, twice)), (0, 1, 1), "a cluster in two places");
 }
