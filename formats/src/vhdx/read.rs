@@ -54,7 +54,7 @@ pub(super) fn open(file: OpenFile) -> Result<Box<dyn Image>> {
             ("begun, without entries".to_owned(), file)
         }
         LogState::Replayed(overlay, count) => {
-            warnings.push(REPLAYED_LOG.to_owned());
+            warnings.push(format!("{REPLAYED_LOG} (entries: {count})"));
             (format!("replayed in memory, entries: {count}"), OpenFile { file: Arc::new(overlay), ..file })
         }
     };
