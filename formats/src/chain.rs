@@ -25,6 +25,7 @@ pub struct Disk {
     files: Vec<OpenFile>,
     /// The first layer that belongs to the declared parent.
     inherited_from: usize,
+    snapshot_count: usize,
 }
 
 struct Layer {
@@ -45,8 +46,9 @@ impl Disk {
         choice: Choice<'_>,
         gate: Arc<dyn ReferenceGate>,
     ) -> Result<Disk> {
-        let mut disk = Disk { layers: Vec::new(), files: Vec::new(), inherited_from: usize::MAX };
+        let mut disk = Disk { layers: Vec::new(), files: Vec::new(), inherited_from: usize::MAX, snapshot_count: 0 };
         let image = registry::open_chosen(&file, format, choice, gate.as_ref())?;
+        disk.snapshot_count = image.snapshots().len();
         let mut next = disk.add(file, image.as_ref(), choice.snapshot, gate.as_ref())?.map(|parent| (parent, gate));
         while let Some((reference, gate)) = next {
             let referenced = gate.open(&reference)?;
@@ -128,6 +130,11 @@ impl Disk {
     /// What the header of each layer says, with the layer's file name, from the top down.
     pub fn layers(&self) -> impl ExactSizeIterator<Item = (&str, &ImageInfo)> {
         self.layers.iter().map(|layer| (layer.name.as_str(), &layer.info))
+    }
+
+    /// How many snapshots there are inside the top image.
+    pub fn snapshot_count(&self) -> usize {
+        self.snapshot_count
     }
 
     /// Makes everything that comes from `file`, or from below it in the chain, [`DiskKind::Inherited`].

@@ -9,6 +9,7 @@ use tintype_formats::sink::{Compression, CreateOptions, parse_size};
 use tintype_formats::{Geometry, raw};
 
 use super::failure::Failure;
+use super::profile::Profile;
 use crate::sources::format_named;
 
 /// Measured on a Debian system: 0.8 of the time of level 3, for 0.8 % more space.
@@ -23,6 +24,9 @@ pub struct CreateArgs {
     /// Format of the target; by its file name extension if not given, raw for devices and standard output
     #[arg(long, short = 'O', value_name = "FORMAT", env = "TINTYPE_OUTPUT_FORMAT")]
     output_format: Option<String>,
+    /// Make what this platform accepts: format, variant and size of the disk
+    #[arg(long, value_name = "PLATFORM", value_enum, conflicts_with_all = ["output_format", "subformat"])]
+    profile: Option<Profile>,
     /// Variant of the target's format, such as "full" for raw or "fixed" for vhdx
     #[arg(long, value_name = "NAME")]
     subformat: Option<String>,
@@ -43,7 +47,8 @@ impl CreateArgs {
     }
 
     fn format_for(&self, target: Option<&Path>) -> Result<&'static Format, Failure> {
-        if let Some(format) = format_named(self.output_format.as_deref())? {
+        let named = self.profile.map(|profile| profile.rules().format).or(self.output_format.as_deref());
+        if let Some(format) = format_named(named)? {
             return Ok(format);
         }
         let Some(target) = target else {
@@ -58,7 +63,12 @@ impl CreateArgs {
 
     /// The variant that was asked for.
     pub fn subformat(&self) -> Option<&str> {
-        self.subformat.as_deref()
+        self.profile.map_or(self.subformat.as_deref(), |profile| profile.rules().subformat)
+    }
+
+    /// The size that the platform wants the disk to have; its own without one. Fails where the platform refuses the disk.
+    pub fn size_for_platform(&self, disk: Geometry) -> Result<u64, Failure> {
+        self.profile.map_or(Ok(disk.size_bytes), |profile| profile.fit(disk))
     }
 
     fn check(&self, format: &'static Format) -> Result<(), Failure> {
@@ -96,7 +106,7 @@ impl CreateArgs {
                 return Err(Failure::usage(format!("option {name} is given twice")));
             }
         }
-        let (subformat, compression) = (self.subformat.clone(), self.compress);
+        let (subformat, compression) = (self.subformat().map(str::to_owned), self.compress);
         Ok(CreateOptions { subformat, compression, options, ..CreateOptions::new(geometry) })
     }
 }

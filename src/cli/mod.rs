@@ -17,6 +17,7 @@ mod man;
 mod map;
 mod measure;
 mod output;
+mod profile;
 mod source_args;
 mod units;
 mod usage;

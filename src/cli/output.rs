@@ -57,3 +57,10 @@ pub fn warn(text: &str, global: Global) {
 pub fn say_json(event: &impl Serialize) {
     say(&serde_json::to_string(event).unwrap_or_default());
 }
+
+/// Tells a person what else is worth knowing; programs see it in what they get.
+pub fn note(text: &str, global: Global) {
+    if !global.quiet && !global.json {
+        say(&format!("note: {}", printable(text)));
+    }
+}
