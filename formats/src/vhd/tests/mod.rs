@@ -1,0 +1,1 @@
+//! Tests of the VHD adapter that need no other program.
