@@ -343,7 +343,7 @@ impl VhdWriter {
 
 /// Cylinders, heads and sectors of a track: what a BIOS is to show the guest (appendix "CHS Calculation"). They cover the disk
 /// down to a whole cylinder, or as much of it as they can express.
-fn geometry_of(sectors: u64) -> (u16, u8, u8) {
+pub(super) fn geometry_of(sectors: u64) -> (u16, u8, u8) {
     const MOST_CYLINDERS: u64 = 65535;
     const MOST_BIOS_CYLINDERS: u64 = 1024;
     let sectors = sectors.min(MAX_GEOMETRY_SECTORS);

@@ -49,7 +49,7 @@ pub(super) const MAX_DISK_BYTES: u64 = 2040 << 30;
 pub(super) const MAX_BAT_ENTRIES: u64 = 8 << 20;
 
 /// The footer, at the end of every file and, as a copy, at the begin of dynamic and differencing ones.
-#[derive(Clone, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
+#[derive(Debug, Clone, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
 #[repr(C)]
 pub(super) struct Footer {
     pub cookie: [u8; 8],

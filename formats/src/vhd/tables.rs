@@ -97,9 +97,20 @@ impl Layout {
         ]
     }
 
-    /// Where the bitmap begins that an entry points to.
-    fn bitmap_offset(entry: u32) -> u64 {
-        u64::from(entry) * SECTOR_BYTES
+    /// Where a block and its bitmap are, as far as the disk reaches into it.
+    fn block_range(&self, block: u64, entry: u32) -> Range<u64> {
+        let begin = u64::from(entry) * SECTOR_BYTES;
+        begin..begin + self.bitmap_bytes() + self.used_bytes(block)
+    }
+
+    /// Why a block cannot be there: blocks are after the tables and before the end of the file.
+    fn misplacement(&self, range: &Range<u64>) -> Option<String> {
+        let touched = |reserved: &Range<u64>| range.start < reserved.end && reserved.start < range.end;
+        if let Some((_, name)) = self.reserved().iter().find(|(reserved, _)| touched(reserved)) {
+            return Some(format!("where {name} is"));
+        }
+        let (end, limit) = (range.end, self.data_end_offset);
+        (end > limit).then(|| format!("and the block would end at {end:#x}, past the end of the file ({limit:#x})"))
     }
 }
 
@@ -154,28 +165,17 @@ impl Bat {
         self.entries.get(usize::try_from(block).ok()?).copied()
     }
 
-    /// Checks where a block is: after the tables, before the end as far as the disk reaches into it, and alone there.
+    /// Checks where a block is: apart from everything else.
     fn locate(&self, block: u64, entry: u32) -> Result<u64> {
-        let begin = Layout::bitmap_offset(entry);
-        let end = begin + self.layout.bitmap_bytes() + self.layout.used_bytes(block);
-        let fault = |found: String| {
-            let detail = format!("entry {block} points to {begin:#x}, {found}");
-            Err(ImageError::corrupt(READ_BAT, detail).at_host(self.entry_offset(block)))
+        let range = self.layout.block_range(block, entry);
+        let overlaps = || u32::try_from(block).is_ok_and(|block| self.overlapping.binary_search(&block).is_ok());
+        let found = match self.layout.misplacement(&range) {
+            Some(found) => found,
+            None if overlaps() => "and shares bytes with another block".to_owned(),
+            None => return Ok(range.start),
         };
-        if let Some((_, name)) = self.layout.reserved().iter().find(|(range, _)| begin < range.end && range.start < end)
-        {
-            return fault(format!("where {name} is"));
-        }
-        if end > self.layout.data_end_offset {
-            return fault(format!(
-                "and the block would end at {end:#x}, past the end of the file ({:#x})",
-                self.layout.data_end_offset
-            ));
-        }
-        if u32::try_from(block).is_ok_and(|block| self.overlapping.binary_search(&block).is_ok()) {
-            return fault("and shares bytes with another block".to_owned());
-        }
-        Ok(begin)
+        let detail = format!("entry {block} points to {:#x}, {found}", range.start);
+        Err(ImageError::corrupt(READ_BAT, detail).at_host(self.entry_offset(block)))
     }
 
     /// Where a block's entry is in the file.
@@ -206,26 +206,27 @@ fn read_entries(file: &dyn HostFile, layout: &Layout) -> Result<Vec<u32>> {
     Ok(entries)
 }
 
-/// The blocks that share bytes with another one: from two such blocks, at most one can be right.
+/// The blocks that share bytes with another one: from two such blocks, at most one can be right. Blocks that cannot be where
+/// they are said to be do not count.
 ///
 /// Also the guard against a small file that is a huge disk of one block.
 fn find_overlaps(entries: &[u32], layout: &Layout) -> Vec<u32> {
     let present = entries.iter().zip(0u64..).filter(|(entry, _)| **entry != UNUSED_ENTRY);
-    let mut places: Vec<u64> = present.map(|(entry, block)| u64::from(*entry) << 32 | block).collect();
+    let possible = present.filter(|(entry, block)| layout.misplacement(&layout.block_range(*block, **entry)).is_none());
+    let mut places: Vec<u64> = possible.map(|(entry, block)| u64::from(*entry) << 32 | block).collect();
     places.sort_unstable();
     let mut overlapping = Vec::new();
     // Of the blocks so far, the one that reaches furthest.
     let (mut furthest, mut furthest_end) = (None, 0);
     for place in places {
-        let (begin, block) = (place >> 32, place as u32);
-        let length_bytes = layout.bitmap_bytes() + layout.used_bytes(block.into());
-        if begin < furthest_end {
+        let (entry, block) = ((place >> 32) as u32, place as u32);
+        let range = layout.block_range(block.into(), entry);
+        if range.start < furthest_end {
             overlapping.extend(furthest);
             overlapping.push(block);
         }
-        let end = begin + length_bytes.div_ceil(SECTOR_BYTES);
-        if end > furthest_end {
-            (furthest, furthest_end) = (Some(block), end);
+        if range.end > furthest_end {
+            (furthest, furthest_end) = (Some(block), range.end);
         }
     }
     overlapping.sort_unstable();
