@@ -24,9 +24,10 @@ fn header_places(case: &Case) -> Vec<u64> {
             .into_iter()
             .flat_map(|begin| begin..begin + 256)
             .collect(),
-        // The footer of a fixed disk, at its end; else the copy of the footer, and the dynamic header.
-        "vhd" if case.is_preallocated() => (SMALL_DISK_BYTES..SMALL_DISK_BYTES + 512).collect(),
-        "vhd" => (0..1536).collect(),
+        // The footer of a fixed disk, at its end; else the copy of the footer, and the dynamic header: their fields, and
+        // some of what is reserved.
+        "vhd" if case.is_preallocated() => (SMALL_DISK_BYTES..SMALL_DISK_BYTES + 96).collect(),
+        "vhd" => (0..96).chain(512..600).chain((96..1536).step_by(17)).collect(),
         _ => Vec::new(),
     }
 }
