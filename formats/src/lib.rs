@@ -32,6 +32,7 @@ pub mod source;
 mod table_cache;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
+pub mod vdi;
 pub mod vhdx;
 
 pub use chain::Disk;

@@ -22,6 +22,7 @@ fn header_places(case: &Case) -> Vec<u64> {
             .into_iter()
             .flat_map(|begin| begin..begin + 256)
             .collect(),
+        "vdi" => (0..512).collect(),
         _ => Vec::new(),
     }
 }
@@ -33,6 +34,8 @@ fn is_unprotected(case: &Case, place: u64) -> bool {
         "qcow2" => matches!(place, 20..32 | 36..48 | 72..80 | 104),
         // The metadata table and items have no checksum.
         "vhdx" => place >= 2 << 20,
+        // Where map and blocks begin; the sizes of disk, blocks and extra bytes.
+        "vdi" => matches!(place, 340..348 | 368..384),
         _ => true,
     }
 }
