@@ -23,7 +23,9 @@ pub mod host_file;
 pub mod layer;
 pub mod limits;
 pub mod local_file;
+pub mod qcow;
 pub mod qcow2;
+pub mod qed;
 pub mod raw;
 pub mod reference_gate;
 pub mod registry;
@@ -32,6 +34,7 @@ pub mod source;
 mod table_cache;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
+mod two_level;
 pub mod vdi;
 pub mod vhdx;
 

@@ -22,7 +22,8 @@ fn header_places(case: &Case) -> Vec<u64> {
             .into_iter()
             .flat_map(|begin| begin..begin + 256)
             .collect(),
-        "vdi" => (0..512).collect(),
+        // Without the banner and the comment; then the block map.
+        "vdi" => (64..84).chain(340..472).chain((1 << 20)..(1 << 20) + 12).collect(),
         _ => Vec::new(),
     }
 }
@@ -34,8 +35,8 @@ fn is_unprotected(case: &Case, place: u64) -> bool {
         "qcow2" => matches!(place, 20..32 | 36..48 | 72..80 | 104),
         // The metadata table and items have no checksum.
         "vhdx" => place >= 2 << 20,
-        // Where map and blocks begin; the sizes of disk, blocks and extra bytes.
-        "vdi" => matches!(place, 340..348 | 368..384),
+        // Where map and blocks begin; the sizes of disk, blocks and extra bytes; the map.
+        "vdi" => matches!(place, 340..348 | 368..384) || place >= 1 << 20,
         _ => true,
     }
 }
