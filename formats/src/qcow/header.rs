@@ -54,16 +54,19 @@ pub(super) fn read(file: &dyn HostFile, file_bytes: u64) -> Result<Header> {
         return Err(ImageError::limit_exceeded(READ, detail));
     }
     let backing_name = backing_name(file, &head, file_bytes)?;
-    let shape = Shape {
+    let mut shape = Shape {
         rules: EntryRules { big_endian: true, alignment_bytes: 512, cluster },
         file_bytes,
         disk_bytes: disk_bytes.next_multiple_of(512),
         cluster_bytes: 1 << head.cluster_bits,
         l2_entries: 1 << head.l2_bits,
         l1_offset: head.l1_offset.get(),
+        l1_held_bytes: 0,
         header_bytes: size_of::<QcowHeader>() as u64,
     };
     shape.check_l1()?;
+    // QEMU writes it in whole sectors, and clusters after that.
+    shape.l1_held_bytes = (shape.l1_entries() * 8).next_multiple_of(512);
     Ok(Header { shape, disk_bytes, encrypted: is_encrypted(head.encryption.get())?, backing_name })
 }
 

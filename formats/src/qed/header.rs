@@ -58,6 +58,7 @@ pub(super) fn read(file: &dyn HostFile, file_bytes: u64) -> Result<Header> {
         cluster_bytes,
         l2_entries,
         l1_offset: head.l1_offset.get(),
+        l1_held_bytes: l2_entries * 8,
         header_bytes,
     };
     if !shape.l1_offset.is_multiple_of(cluster_bytes) {

@@ -14,8 +14,7 @@ pub(crate) fn check(file: &dyn HostFile, shape: &Shape, report: &mut CheckReport
     let l1 = L1::read(file, shape)?;
     let mut check = Check { file, shape, claims: Vec::new(), report };
     check.claim(0, shape.header_bytes)?;
-    let range = shape.l1_range();
-    check.claim(range.start, range.end - range.start)?;
+    check.claim(shape.l1_offset, shape.l1_held_bytes)?;
     for (index, host_offset) in (0..).zip(&l1.entries).filter(|(_, host_offset)| **host_offset != 0) {
         check.table(index, *host_offset)?;
     }

@@ -81,6 +81,8 @@ pub(crate) struct Shape {
     /// The entries of one L2 table, a power of two.
     pub l2_entries: u64,
     pub l1_offset: u64,
+    /// What the L1 table takes of the file, also without being needed.
+    pub l1_held_bytes: u64,
     /// What of the file's begin belongs to the header.
     pub header_bytes: u64,
 }
