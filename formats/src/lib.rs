@@ -23,7 +23,9 @@ pub mod host_file;
 pub mod layer;
 pub mod limits;
 pub mod local_file;
+pub mod qcow;
 pub mod qcow2;
+pub mod qed;
 pub mod raw;
 pub mod reference_gate;
 pub mod registry;
@@ -33,6 +35,8 @@ mod table_cache;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
 pub mod vhd;
+mod two_level;
+pub mod vdi;
 pub mod vhdx;
 
 pub use chain::Disk;

@@ -28,6 +28,8 @@ fn header_places(case: &Case) -> Vec<u64> {
         // some of what is reserved.
         "vhd" if case.is_preallocated() => (SMALL_DISK_BYTES..SMALL_DISK_BYTES + 96).collect(),
         "vhd" => (0..96).chain(512..600).chain((96..1536).step_by(17)).collect(),
+        // Without the banner and the comment; then the block map.
+        "vdi" => (64..84).chain(340..472).chain((1 << 20)..(1 << 20) + 12).collect(),
         _ => Vec::new(),
     }
 }
@@ -40,6 +42,8 @@ fn is_unprotected(case: &Case, place: u64) -> bool {
         // The metadata table and items have no checksum.
         "vhdx" => place >= 2 << 20,
         "vhd" => false,
+        // Where map and blocks begin; the sizes of disk, blocks and extra bytes; the map.
+        "vdi" => matches!(place, 340..348 | 368..384) || place >= 1 << 20,
         _ => true,
     }
 }
