@@ -40,7 +40,7 @@ fn tables_and_clusters_are_checked() {
 #[test]
 fn compressed_clusters_follow_each_other_byte_by_byte() {
     let mut made = made(&[3 * CLUSTER as u64]);
-    let text: Vec<u8> = (0..CLUSTER as u32).map(|i| (i * i >> 9) as u8).collect();
+    let text: Vec<u8> = (0..CLUSTER as u32).map(|i| ((i * i) >> 9) as u8).collect();
     for index in [1, 2] {
         let stream = deflate_raw_small_window(&text[..], 6, CLUSTER).unwrap();
         let entry = ENTRY_COMPRESSED | (stream.len() as u64) << 51 | made.bytes.len() as u64;

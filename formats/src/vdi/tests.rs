@@ -172,7 +172,8 @@ fn the_header_is_checked() {
         change(&mut made);
         made.fails_to_open()
     };
-    let cases: [(&dyn Fn(&mut Made), ErrorKind, &str); 13] = [
+    type Case<'a> = (&'a dyn Fn(&mut Made), ErrorKind, &'a str);
+    let cases: [Case<'_>; 13] = [
         (&|m| m.pre.signature = U32::new(1), ErrorKind::NotThisFormat, "no signature"),
         (&|m| m.v1.header_bytes = U32::new(383), ErrorKind::Corrupt, "383 bytes"),
         (&|m| m.v1.image_type = U32::new(5), ErrorKind::Corrupt, "type is 5"),
