@@ -14,8 +14,11 @@
 
 #![forbid(unsafe_code)]
 
+pub mod asif;
+pub mod bochs;
 pub mod chain;
 pub mod check;
+pub mod cloop;
 pub mod codec;
 pub mod error;
 pub mod extent;
@@ -23,16 +26,19 @@ pub mod host_file;
 pub mod layer;
 pub mod limits;
 pub mod local_file;
+pub mod parallels;
 pub mod qcow2;
 pub mod raw;
 pub mod reference_gate;
 pub mod registry;
 pub mod sink;
 pub mod source;
+mod stored;
 mod table_cache;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
 pub mod vhdx;
+pub mod vma;
 
 pub use chain::Disk;
 pub use error::{ErrorKind, ImageError, Result};
