@@ -158,7 +158,7 @@ fn a_disk_without_tables_is_read_at_once() {
     maker.header.max_sector_count.set(1 << 43);
     maker.header.sector_count.set(1 << 40);
     maker.header.chunk_bytes.set(1 << 20);
-    let directory = 8 * ((1u64 << 52) / (63 * 2048 << 20) + 2);
+    let directory = 8 * ((1u64 << 52) / ((63 * 2048) << 20) + 2);
     maker.header.directory_offsets = [512.into(), (512 + directory).into()];
     let file = MemoryFile::with_len(1 << 20);
     file.write_all_at(0, maker.header.as_bytes()).unwrap();

@@ -12,7 +12,7 @@ use crate::testing::{MemoryFile, check_damage, check_disk, open_disk, open_file,
 const BLOCK: usize = 4096;
 
 fn content() -> Vec<u8> {
-    (0..5 * BLOCK as u32).map(|at| if at < 9000 { (at * at >> 9) as u8 } else { 0 }).collect()
+    (0..5 * BLOCK as u32).map(|at| if at < 9000 { ((at * at) >> 9) as u8 } else { 0 }).collect()
 }
 
 fn pack(bytes: &[u8]) -> Vec<u8> {
