@@ -31,32 +31,42 @@ pub(super) fn check(tables: &Tables, report: &mut CheckReport) -> Result<()> {
 fn check_entries(tables: &Tables, report: &mut CheckReport) -> Result<()> {
     let layout = &tables.layout;
     let end = layout.disk_bytes.div_ceil(layout.chunk_bytes);
-    let mut chunk = 0;
+    for table in 0..layout.used_tables() {
+        let first = table * layout.chunks_per_table();
+        match tables.table_at(table) {
+            Ok(None) => {}
+            Ok(Some(_)) => check_table(tables, first, (first + layout.chunks_per_table()).min(end), report)?,
+            Err(error) => note(error, report)?,
+        }
+    }
+    Ok(())
+}
+
+fn check_table(tables: &Tables, first: u64, end: u64, report: &mut CheckReport) -> Result<()> {
+    let mut chunk = first;
     while chunk < end {
         match tables.run_at(chunk, end - chunk) {
             Ok((state, count)) => {
                 if let ChunkState::Whole(data) | ChunkState::Partial { data, .. } = state {
-                    let bytes = count * layout.chunk_bytes;
+                    let bytes = count * tables.layout.chunk_bytes;
                     report.allocated_bytes = report.allocated_bytes.saturating_add(bytes);
                     report.host_end_offset = report.host_end_offset.max(data + bytes);
                 }
                 chunk += count;
             }
-            Err(error) if error.kind() == ErrorKind::Io => return Err(error),
             Err(error) => {
-                report.corruption(error.host_offset(), error.to_string());
-                // An entry by itself, or all of a table whose place is wrong.
-                chunk += if error.host_offset().is_some_and(|offset| is_of_directory(tables, offset)) {
-                    layout.chunks_per_table() - chunk % layout.chunks_per_table()
-                } else {
-                    1
-                };
+                note(error, report)?;
+                chunk += 1;
             }
         }
     }
     Ok(())
 }
 
-fn is_of_directory(tables: &Tables, host_offset: u64) -> bool {
-    tables.layout.directories.iter().any(|directory| directory.contains(&host_offset))
+fn note(error: ImageError, report: &mut CheckReport) -> Result<()> {
+    if error.kind() == ErrorKind::Io {
+        return Err(error);
+    }
+    report.corruption(error.host_offset(), error.to_string());
+    Ok(())
 }

@@ -76,7 +76,7 @@ impl Tables {
     }
 
     /// Where a table begins in the file; it has been looked through.
-    fn table_at(&self, table: u64) -> Result<Option<u64>> {
+    pub fn table_at(&self, table: u64) -> Result<Option<u64>> {
         let number = self.directory.get(table as usize).copied().unwrap_or_default();
         if number == 0 {
             return Ok(None);

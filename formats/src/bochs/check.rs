@@ -20,20 +20,26 @@ pub(super) fn check(file: &dyn HostFile, layout: &Layout, report: &mut CheckRepo
             }
         }
     }
-    let stored = header::stored(&catalog);
-    for entry in stored.windows(2).filter_map(header::twice) {
-        let second = catalog.iter().rposition(|found| *found == entry).unwrap_or_default() as u64;
-        let text = format!("entry {second} names the extent {entry:#x}, which another one names too");
-        report.corruption(layout.catalog_offset + second * CATALOG_ENTRY_BYTES, text);
-    }
-    // Extents are stored one behind the other: a number that is left out is space held for nothing.
+    check_order(layout, &catalog, report);
+    Ok(())
+}
+
+/// Extents are stored one behind the other: a number that comes twice is damage, one that is left out space held for nothing.
+fn check_order(layout: &Layout, catalog: &[u32], report: &mut CheckReport) {
+    let numbered = catalog.iter().zip(0u64..).filter(|(entry, _)| **entry != NOT_STORED);
+    // The entry in the high half, so that sorting sorts by the place; its index in the low half.
+    let mut stored: Vec<u64> = numbered.map(|(entry, index)| u64::from(*entry) << 32 | index).collect();
+    stored.sort_unstable();
     let mut expected = 0;
-    for entry in stored {
+    for (entry, index) in stored.into_iter().map(|both| (both >> 32, both & 0xffff_ffff)) {
+        if entry < expected {
+            let text = format!("entry {index} names the extent {entry:#x}, which another one names too");
+            report.corruption(layout.catalog_offset + index * CATALOG_ENTRY_BYTES, text);
+        }
         if entry > expected {
-            let start = layout.data_offset + u64::from(expected) * (layout.bitmap_space_bytes + layout.extent_bytes);
+            let start = layout.data_offset + expected * (layout.bitmap_space_bytes + layout.extent_bytes);
             report.leak(start, format!("{} extents from number {expected:#x} on are not used", entry - expected));
         }
-        expected = entry.saturating_add(1);
+        expected = entry + 1;
     }
-    Ok(())
 }

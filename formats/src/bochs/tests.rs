@@ -144,6 +144,22 @@ fn wrong_entries_are_refused() {
 }
 
 #[test]
+fn a_check_of_many_doubles_takes_no_time() {
+    let mut header = header(VERSION_2);
+    let half = 200_000u32;
+    header.catalog_entries.set(2 * half);
+    header.rest[4..].copy_from_slice(&(u64::from(2 * half) * EXTENT as u64).to_le_bytes());
+    let mut bytes = header.as_bytes().to_vec();
+    bytes.resize(512, 0);
+    bytes.extend((0..2 * half).flat_map(|index| (index % half).to_le_bytes()));
+    let file = MemoryFile::from_bytes(&bytes);
+    crate::HostFileMut::set_len_bytes(&file, 1 << 40).unwrap();
+    let mut report = CheckReport::default();
+    (FORMAT.open)(open_file(Arc::new(file))).unwrap().check(&mut report).unwrap();
+    assert_eq!(report.corruptions, half.into());
+}
+
+#[test]
 fn the_last_extent_need_not_be_whole() {
     let bytes = image_with(&header(VERSION_2));
     let end = 512 + 24 + 3 * (512 + EXTENT);

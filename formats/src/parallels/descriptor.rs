@@ -19,8 +19,11 @@ const MAX_DESCRIPTOR_BYTES: u64 = 4 << 20;
 /// Most elements, attributes and texts of a descriptor: each takes memory.
 const MAX_XML_NODES: u32 = 200_000;
 
-/// Most image files of a bundle. Each is an open file when the disk is read.
+/// Most image files of a bundle, one for each shot and storage. Each is an open file when the disk is read.
 const MAX_IMAGES: usize = 4096;
+
+/// Most shots of a bundle: each is looked for among all of them.
+const MAX_SHOTS: usize = 1024;
 
 /// The top shot, unless the descriptor names another.
 const USUAL_TOP: Uuid = uuid!("5fbaabe3-6958-40ff-92a7-860e329aab41");
@@ -127,9 +130,20 @@ impl Descriptor {
             top,
             name: optional(parameters, "Name").map(str::to_owned),
         };
+        descriptor.check_numbers()?;
         descriptor.check_storages()?;
         descriptor.chain_of(top)?;
         Ok(descriptor)
+    }
+
+    fn check_numbers(&self) -> Result<()> {
+        let listed: usize = self.storages.iter().map(|storage| storage.images.len()).sum();
+        let (shots, images) = (self.shots.len(), listed.max(self.storages.len().saturating_mul(self.shots.len())));
+        if shots > MAX_SHOTS || images > MAX_IMAGES {
+            let detail = format!("it has {shots} shots and {images} images, at most {MAX_SHOTS} and {MAX_IMAGES} work");
+            return Err(ImageError::limit_exceeded(READ, detail));
+        }
+        Ok(())
     }
 
     /// The storages cover the disk without gaps; the last one may be rounded up.
@@ -191,10 +205,6 @@ fn unreadable(root: Node<'_, '_>, parameters: Node<'_, '_>) -> Option<String> {
 fn parse_storages(data: Node<'_, '_>) -> Result<Vec<Storage>> {
     let mut storages = children(data, "Storage").map(parse_storage).collect::<Result<Vec<_>>>()?;
     storages.sort_by_key(|storage| storage.start);
-    let images: usize = storages.iter().map(|storage| storage.images.len()).sum();
-    if images > MAX_IMAGES {
-        return Err(ImageError::limit_exceeded(READ, format!("it lists {images} files, at most {MAX_IMAGES} work")));
-    }
     Ok(storages)
 }
 

@@ -252,3 +252,14 @@ fn changed_descriptors_never_panic() {
         let _ = exercise(&FORMAT, Arc::new(MemoryFile::from_bytes(&text.as_bytes()[..place])));
     }
 }
+
+#[test]
+fn more_shots_and_storages_than_anyone_has_are_refused() {
+    let ids: Vec<_> = (1..1100u128).map(|number| uuid::Uuid::from_u128(number).braced().to_string()).collect();
+    let shots: Vec<_> = ids.iter().map(|id| (id.as_str(), NIL)).chain([(TOP, NIL)]).collect();
+    let storages: Vec<StorageText<'_>> = (0..5).map(|number| (number * 8, number * 8 + 8, &[][..])).collect();
+    for (storages, shots) in [(&storages[..1], &shots[..]), (&storages[..], &shots[200..])] {
+        let error = open_top(&descriptor(8, storages, shots), &Folder::default()).err().unwrap();
+        assert_eq!(error.kind(), ErrorKind::LimitExceeded, "{error}");
+    }
+}
