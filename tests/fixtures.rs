@@ -148,9 +148,15 @@ fn fixtures_hold_what_their_maker_put_into_them() {
 fn info_tells_what_the_manifest_tells() {
     let Some(sandbox) = unpacked() else { return };
     for entry in manifest() {
-        let info: Value =
-            serde_json::from_str(&sandbox.run(["info", "--json", entry.image()]).ok().stdout).expect("JSON");
+        let about = |address: &str| -> Value {
+            serde_json::from_str(&sandbox.run(["info", "--json", address]).ok().stdout).expect("JSON")
+        };
+        let mut info = about(entry.image());
         assert_eq!(info["format"], entry.format.as_str(), "{}", entry.path);
+        // A container's numbers are those of the disk in it.
+        if info["disks"].is_array() {
+            info = about(&format!("{}?disk=1", entry.image()));
+        }
         assert_eq!(info["logical_sector_bytes"], entry.sector_bytes.unwrap_or(512), "{}", entry.path);
         if let Some(size_bytes) = entry.size_bytes {
             assert_eq!(info["size_bytes"], size_bytes, "{}", entry.path);

@@ -14,8 +14,11 @@
 
 #![forbid(unsafe_code)]
 
+pub mod asif;
+pub mod bochs;
 pub mod chain;
 pub mod check;
+pub mod cloop;
 pub mod codec;
 pub mod error;
 pub mod extent;
@@ -24,6 +27,7 @@ pub mod layer;
 pub mod limits;
 pub mod local_file;
 pub mod qcow;
+pub mod parallels;
 pub mod qcow2;
 pub mod qed;
 pub mod raw;
@@ -31,6 +35,7 @@ pub mod reference_gate;
 pub mod registry;
 pub mod sink;
 pub mod source;
+mod stored;
 mod table_cache;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
@@ -38,6 +43,7 @@ pub mod vhd;
 mod two_level;
 pub mod vdi;
 pub mod vhdx;
+pub mod vma;
 
 pub use chain::Disk;
 pub use error::{ErrorKind, ImageError, Result};

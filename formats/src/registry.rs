@@ -14,6 +14,11 @@ pub static FORMATS: &[&Format] = &[
     &crate::vdi::FORMAT,
     &crate::qed::FORMAT,
     &crate::qcow::FORMAT,
+    &crate::parallels::FORMAT,
+    &crate::vma::FORMAT,
+    &crate::asif::FORMAT,
+    &crate::bochs::FORMAT,
+    &crate::cloop::FORMAT,
     &crate::raw::FORMAT,
 ];
 
