@@ -17,6 +17,7 @@
 pub mod chain;
 pub mod check;
 pub mod codec;
+pub mod dmg;
 pub mod error;
 pub mod extent;
 pub mod host_file;
@@ -32,6 +33,7 @@ pub mod source;
 mod table_cache;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
+mod unit_cache;
 pub mod vhdx;
 
 pub use chain::Disk;
