@@ -40,17 +40,8 @@ pub fn inflate_raw(input: &[u8], output: &mut [u8]) -> Result<(), CodecError> {
     })
 }
 
-/// Inflates one zlib stream (RFC 1950), checksum included, into exactly `output`; what follows the stream is ignored.
-pub fn inflate_zlib(input: &[u8], output: &mut [u8]) -> Result<(), CodecError> {
-    let length = inflate_zlib_at_most(input, output)?;
-    if length == output.len() {
-        return Ok(());
-    }
-    error(format!("the zlib stream expands to {length} bytes, expected {}", output.len()))
-}
-
-/// Inflates one zlib stream (RFC 1950), checksum included, into the begin of `output`; returns how long it is.
-pub fn inflate_zlib_at_most(input: &[u8], output: &mut [u8]) -> Result<usize, CodecError> {
+/// Inflates one zlib stream (RFC 1950) into the begin of `output`, and returns its length; what follows is ignored.
+pub fn inflate_zlib(input: &[u8], output: &mut [u8]) -> Result<usize, CodecError> {
     thread_local!(static CONTEXT: RefCell<Decompressor> = RefCell::new(Decompressor::new()));
     CONTEXT.with_borrow_mut(|context| match context.zlib_decompress(input, output) {
         Ok(length) => Ok(length),

@@ -19,6 +19,7 @@ pub mod check;
 pub mod codec;
 pub mod dmg;
 pub mod error;
+pub mod ewf;
 pub mod extent;
 pub mod host_file;
 pub mod layer;

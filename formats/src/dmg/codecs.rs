@@ -38,7 +38,10 @@ impl Codec {
     pub fn decode(self, input: &[u8], output: &mut [u8]) -> Result<(), CodecError> {
         match self {
             Codec::Adc => adc::decode(input, output),
-            Codec::Zlib => codec::inflate_zlib(input, output),
+            Codec::Zlib => match codec::inflate_zlib(input, output)? {
+                length if length == output.len() => Ok(()),
+                length => Err(CodecError(format!("the zlib stream expands to {length} bytes"))),
+            },
             Codec::Bzip2 => self.fill(bzip2::bufread::BzDecoder::new(input), output),
             Codec::Lzfse => {
                 thread_local!(static CONTEXT: RefCell<LzfseRingDecoder> = RefCell::default());
