@@ -25,6 +25,8 @@ pub enum Kind {
     TargetIsSource,
     /// The target is mounted or otherwise held.
     TargetBusy,
+    /// The target is nothing that a disk can be written to: a folder, a FIFO.
+    TargetUnfit,
     /// The target cannot hold the disk.
     TargetTooSmall,
     /// The file system or device is full.
@@ -37,41 +39,66 @@ pub enum Kind {
     Cancelled,
 }
 
+/// What a run that failed has done to its target.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Aftermath {
+    /// Nothing: what was there before is there.
+    Unchanged,
+    /// A part of what was there is gone.
+    Overwritten,
+    /// Standard output got a part of the disk.
+    Streamed,
+}
+
 /// A failure, with the path it concerns.
 #[derive(Debug)]
 pub struct Error {
     kind: Kind,
     path: Option<PathBuf>,
     message: String,
+    aftermath: Option<Aftermath>,
     source: Option<Box<dyn StdError + Send + Sync>>,
 }
 
 impl Error {
     /// Makes an error of this kind; the message says what was being done, what was found and what was expected.
     pub fn new(kind: Kind, message: impl Into<String>) -> Self {
-        Error { kind, path: None, message: message.into(), source: None }
+        Error { kind, path: None, message: message.into(), aftermath: None, source: None }
     }
 
     /// The operating system failed while `doing`; a full disk is a kind of its own.
     pub fn io(doing: impl Into<String>, cause: io::Error) -> Self {
         let kind = if is_out_of_space(&cause) { Kind::NoSpace } else { Kind::Io };
-        Error { kind, path: None, message: doing.into(), source: Some(cause.into()) }
+        Error { kind, path: None, message: doing.into(), aftermath: None, source: Some(cause.into()) }
     }
 
     /// The work was stopped.
     pub fn cancelled() -> Self {
-        Self::new(Kind::Cancelled, "stopped; the target was left as it was")
+        Self::new(Kind::Cancelled, "stopped")
     }
 
-    /// Adds the path of the file it concerns.
+    /// Adds the path of the file it concerns. That the work was stopped concerns none.
     pub fn with_path(mut self, path: &Path) -> Self {
-        self.path.get_or_insert_with(|| path.to_owned());
+        if self.kind != Kind::Cancelled {
+            self.path.get_or_insert_with(|| path.to_owned());
+        }
+        self
+    }
+
+    /// Adds what became of the target.
+    pub fn with_aftermath(mut self, aftermath: Aftermath) -> Self {
+        self.aftermath = Some(aftermath);
         self
     }
 
     /// What sort of failure it was.
     pub fn kind(&self) -> Kind {
         self.kind
+    }
+
+    /// What became of the target, if there was one.
+    pub fn aftermath(&self) -> Option<Aftermath> {
+        self.aftermath
     }
 }
 
@@ -87,7 +114,7 @@ impl From<ImageError> for Error {
             _ => Kind::Image(cause.kind()),
         };
         let message = cause.to_string();
-        Error { kind, path: None, message, source: cause.into_source() }
+        Error { kind, path: None, message, aftermath: None, source: cause.into_source() }
     }
 }
 

@@ -58,6 +58,15 @@ pub fn is_byte_locked(file: &File, offset: i64) -> bool {
     answered == 0 && question.l_type != libc::F_UNLCK as i16
 }
 
+/// Whether this process was started with the signal ignored, as `nohup` and the shells' `&` do.
+pub fn is_signal_ignored(signal: i32) -> bool {
+    // SAFETY: all zeros is a valid `sigaction`.
+    let mut found: libc::sigaction = unsafe { std::mem::zeroed() };
+    // SAFETY: without a new action the kernel changes nothing; it writes one `sigaction`, and keeps no pointer to it.
+    let answered = unsafe { libc::sigaction(signal, std::ptr::null(), &raw mut found) };
+    answered == 0 && found.sa_sigaction == libc::SIG_IGN
+}
+
 /// Has the kernel read the partition table of a device again.
 pub fn reread_partition_table(device: &File) -> io::Result<()> {
     // SAFETY: the request takes no argument.

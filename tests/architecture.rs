@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 /// What each room may use of the others.
 const MAY_USE: &[(&str, &[&str])] = &[
-    ("cli", &["engine", "sources", "targets", "error"]),
+    ("cli", &["engine", "sources", "targets", "error", "system"]),
     ("engine", &["sources", "targets", "error"]),
     ("targets", &["sources", "error", "system"]),
     ("sources", &["error", "system"]),

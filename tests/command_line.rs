@@ -1,6 +1,27 @@
 //! The help texts and messages, as people see them. `TRYCMD=overwrite cargo test --test command_line` accepts new ones.
 
+mod common;
+
+use common::Sandbox;
+
 #[test]
 fn messages_are_as_reviewed() {
     trycmd::TestCases::new().case("tests/cli/*/*.toml");
+}
+
+#[test]
+fn the_manual_has_one_page_for_each_command() {
+    let sandbox = Sandbox::new();
+    sandbox.run(["man", "--output", "man"]).ok();
+    let mut pages: Vec<_> = std::fs::read_dir(sandbox.path("man"))
+        .unwrap()
+        .map(|page| page.unwrap().file_name().into_string().unwrap())
+        .collect();
+    pages.sort_unstable();
+    let help = sandbox.run(["help"]).ok().stdout;
+    let commands = help.lines().skip_while(|line| *line != "Commands:").skip(1).take_while(|line| !line.is_empty());
+    let names = commands.map(|line| line.split_whitespace().next().unwrap()).filter(|name| *name != "help");
+    let mut expected: Vec<_> = names.map(|name| format!("tintype-{name}.1")).collect();
+    expected.push("tintype.1".to_owned());
+    assert_eq!(pages, expected);
 }

@@ -21,7 +21,11 @@ fn existing_files_are_not_replaced_without_force() {
     sandbox.run(["convert", "source.raw", "old.qcow2", "--force"]).ok();
     sandbox.run(["compare", "source.raw", "old.qcow2"]).ok();
     fs::create_dir(sandbox.path("folder.raw")).unwrap();
-    sandbox.run(["convert", "source.raw", "folder.raw", "--force"]).fails(1, "it is a folder");
+    for options in [&["--force"][..], &[], &["-n"]] {
+        let run = sandbox.run(["convert", "source.raw", "folder.raw"].iter().chain(options));
+        assert!(!run.stderr.contains("hint"), "{}", run.stderr);
+        run.fails(1, if options == ["-n"] { "neither a regular file" } else { "it is a folder" });
+    }
 }
 
 #[test]
@@ -143,7 +147,9 @@ fn a_full_disk_is_told_and_leaves_nothing() {
     let mount = Mounted::tmpfs(&sandbox, "small", "size=4m");
     for name in ["small/a.raw", "small/a.qcow2", "small/a.vhdx", "small/b.qcow2"] {
         let compress: &[&str] = if name == "small/b.qcow2" { &["--compress", "zstd"] } else { &[] };
-        sandbox.run(["convert", source.to_str().unwrap(), name].iter().chain(compress)).fails(13, "No space left");
+        let run = sandbox.run(["convert", source.to_str().unwrap(), name].iter().chain(compress));
+        assert!(run.stderr.contains("nothing was changed"), "{}", run.stderr);
+        run.fails(13, "No space left");
         assert!(names_in(&mount.0).is_empty(), "{name}");
     }
 }
@@ -171,7 +177,9 @@ fn what_the_command_line_gets_wrong_is_told() {
     let sandbox = Sandbox::new();
     sandbox.raw_disk("source.raw", MIB, 2);
     sandbox.run(["convert", "missing.raw", "x.qcow2"]).fails(1, "missing.raw: open for reading: No such file");
-    sandbox.run(["convert", "source.raw", "nowhere/x.qcow2"]).fails(1, "nowhere/x.qcow2");
+    sandbox
+        .run(["convert", "source.raw", "nowhere/x.qcow2"])
+        .fails(1, "nowhere/x.qcow2: there is no folder \"nowhere\"");
     sandbox.run(["convert", "source.raw", "x"]).fails(2, "does not tell the target's format");
     sandbox.run(["convert", "source.raw", "x.qcow2", "-O", "zip"]).fails(2, "there is no format \"zip\"");
     sandbox.run(["convert", "source.raw", "x.raw", "--compress", "zstd"]).fails(2, "compress");
@@ -190,6 +198,6 @@ fn what_the_command_line_gets_wrong_is_told() {
 fn json_tells_failures_too() {
     let sandbox = Sandbox::new();
     let run = sandbox.run(["convert", "--json", "missing.raw", "x.qcow2"]).fails(1, "missing.raw");
-    let event: serde_json::Value = serde_json::from_str(run.stdout.trim()).unwrap();
+    let event: serde_json::Value = serde_json::from_str(run.stderr.trim()).unwrap();
     assert_eq!((event["type"].as_str(), event["exit_code"].as_u64()), (Some("error"), Some(1)));
 }

@@ -20,6 +20,86 @@ fn overlay_naming(sandbox: &Sandbox, name: &str, backing: &str) {
     );
 }
 
+/// An image of some kind at a path that names another file, whatever that is.
+type Maker = (&'static str, fn(&Sandbox, &str, &str));
+
+/// Every kind of reference that a format has and that can be written down here. Those of VHD and VHDX, in binary locators,
+/// are tried beside their adapters.
+const MAKERS: &[Maker] = &[
+    ("top.qcow2", overlay_naming),
+    ("top.qed", |sandbox, path, name| created_by_qemu(sandbox, "qed", path, name)),
+    ("top.qcow", |sandbox, path, name| created_by_qemu(sandbox, "qcow", path, name)),
+    ("data-file.qcow2", |sandbox, path, name| {
+        // QEMU opens the file, so it gets a name of the same length, which is then replaced.
+        let stand_in = "x".repeat(name.len());
+        let (folder, image) = path.split_once('/').unwrap();
+        let create = format!("cd {folder} && qemu-img create -q -f qcow2 -o data_file={stand_in} {image} 1M");
+        sandbox.tool("sh", ["-c", &create]);
+        let mut bytes = fs::read(sandbox.path(path)).unwrap();
+        let at = bytes.windows(name.len()).position(|part| part == stand_in.as_bytes()).expect("the data file's name");
+        bytes[at..at + name.len()].copy_from_slice(name.as_bytes());
+        fs::write(sandbox.path(path), bytes).unwrap();
+        fs::remove_file(sandbox.path(folder).join(&stand_in)).unwrap();
+    }),
+    ("extent.vmdk", |sandbox, path, name| {
+        let text = vmdk("monolithicFlat", "ffffffff", "", &format!("RW 2048 FLAT \"{name}\" 0"));
+        fs::write(sandbox.path(path), text).unwrap();
+    }),
+    ("sparse-extent.vmdk", |sandbox, path, name| {
+        let text = vmdk("twoGbMaxExtentSparse", "ffffffff", "", &format!("RW 2048 SPARSE \"{name}\""));
+        fs::write(sandbox.path(path), text).unwrap();
+    }),
+    ("parent.vmdk", |sandbox, path, name| {
+        let text = vmdk("vmfs", "12345678", name, "RW 2048 ZERO");
+        fs::write(sandbox.path(path), text).unwrap();
+    }),
+    ("DiskDescriptor.xml", |sandbox, path, name| {
+        fs::write(sandbox.path(path), parallels_bundle(name)).unwrap();
+    }),
+    ("machine.ovf", |sandbox, path, name| fs::write(sandbox.path(path), appliance(name)).unwrap()),
+];
+
+fn created_by_qemu(sandbox: &Sandbox, format: &str, path: &str, name: &str) {
+    sandbox.tool("qemu-img", ["create", "-q", "-f", format, "-u", "-F", "raw", "-b", name, path, "1M"]);
+}
+
+fn vmdk(kind: &str, parent_cid: &str, parent: &str, extent: &str) -> String {
+    format!(
+        "# Disk DescriptorFile\nversion=1\nCID=fffffffe\nparentCID={parent_cid}\ncreateType=\"{kind}\"\n\
+         parentFileNameHint=\"{parent}\"\n\n# Extent description\n{extent}\n\n\
+         # The Disk Data Base\nddb.adapterType = \"ide\"\nddb.virtualHWVersion = \"4\"\n"
+    )
+}
+
+fn in_xml(text: &str) -> String {
+    text.replace('&', "&amp;").replace('<', "&lt;").replace('"', "&quot;")
+}
+
+fn parallels_bundle(name: &str) -> String {
+    let name = in_xml(name);
+    let top = "{5fbaabe3-6958-40ff-92a7-860e329aab41}";
+    let nobody = "{00000000-0000-0000-0000-000000000000}";
+    format!(
+        "<?xml version='1.0' encoding='UTF-8'?><Parallels_disk_image Version=\"1.0\"><Disk_Parameters>\
+         <Disk_size>2048</Disk_size><Cylinders>2</Cylinders><Heads>16</Heads><Sectors>63</Sectors><Padding>0</Padding>\
+         </Disk_Parameters><StorageData><Storage><Start>0</Start><End>2048</End><Blocksize>2048</Blocksize>\
+         <Image><GUID>{top}</GUID><Type>Plain</Type><File>{name}</File></Image></Storage></StorageData>\
+         <Snapshots><Shot><GUID>{top}</GUID><ParentGUID>{nobody}</ParentGUID></Shot></Snapshots></Parallels_disk_image>"
+    )
+}
+
+fn appliance(name: &str) -> String {
+    let name = in_xml(name);
+    format!(
+        "<?xml version=\"1.0\"?><Envelope xmlns=\"http://schemas.dmtf.org/ovf/envelope/1\" \
+         xmlns:ovf=\"http://schemas.dmtf.org/ovf/envelope/1\"><References>\
+         <File ovf:id=\"file1\" ovf:href=\"{name}\"/></References><DiskSection><Info>disks</Info>\
+         <Disk ovf:diskId=\"d1\" ovf:fileRef=\"file1\" ovf:capacity=\"1048576\" \
+         ovf:format=\"http://www.vmware.com/interfaces/specifications/vmdk.html#streamOptimized\"/></DiskSection>\
+         <VirtualSystem ovf:id=\"vm\"><Info>machine</Info></VirtualSystem></Envelope>"
+    )
+}
+
 #[test]
 fn files_beside_the_image_and_below_open() {
     if !have("qemu-img") {
@@ -67,12 +147,22 @@ fn everything_else_is_denied() {
         "missing.raw",
         "file:../secret/base.raw",
     ];
-    for name in names {
-        overlay_naming(&sandbox, "images/top.qcow2", name);
-        let run = sandbox.run(["digest", "images/top.qcow2"]).fails(1, "open a file that the image names");
-        assert!(run.stdout.is_empty(), "{name}: {}", run.stdout);
-        sandbox.run(["info", "images/top.qcow2"]).ok();
-        sandbox.run(["check", "images/top.qcow2"]).ok();
+    for (file, make) in MAKERS {
+        let image = format!("images/{file}");
+        for name in names {
+            // A quotation mark ends a name in a VMDK descriptor.
+            if file.ends_with("vmdk") && name.contains('"') {
+                continue;
+            }
+            make(&sandbox, &image, name);
+            let run = sandbox.run(["digest", &image]);
+            assert_eq!(run.code, Some(1), "{image} naming {name}: {run:?}");
+            assert!(run.stderr.contains("open a file that the image names"), "{image} naming {name}: {}", run.stderr);
+            assert!(run.stdout.is_empty(), "{image} naming {name}: {}", run.stdout);
+            sandbox.run(["info", &image]).ok();
+            sandbox.run(["check", &image]).ok();
+        }
+        fs::remove_file(sandbox.path(&image)).unwrap();
     }
 }
 

@@ -42,5 +42,9 @@ fn unreadable_ranges_stop_it_or_are_passed_over_and_listed() {
         expected[offset..offset + length].fill(0);
     }
     assert!(found == expected);
+    let run =
+        sandbox.run(["convert", "image.qcow2", "c.raw", "--salvage", "--verify"]).fails(3, "read back and verified");
+    assert!(run.stderr.contains("unreadable at 0x"), "{}", run.stderr);
+    assert!(fs::read(sandbox.path("c.raw")).unwrap() == expected);
     assert!(fs::read(sandbox.path("b.raw")).unwrap() == expected);
 }

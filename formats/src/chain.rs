@@ -25,6 +25,7 @@ pub struct Disk {
     files: Vec<OpenFile>,
     /// The first layer that belongs to the declared parent.
     inherited_from: usize,
+    snapshot_count: usize,
 }
 
 struct Layer {
@@ -45,8 +46,9 @@ impl Disk {
         choice: Choice<'_>,
         gate: Arc<dyn ReferenceGate>,
     ) -> Result<Disk> {
-        let mut disk = Disk { layers: Vec::new(), files: Vec::new(), inherited_from: usize::MAX };
+        let mut disk = Disk { layers: Vec::new(), files: Vec::new(), inherited_from: usize::MAX, snapshot_count: 0 };
         let image = registry::open_chosen(&file, format, choice, gate.as_ref())?;
+        disk.snapshot_count = image.snapshots().len();
         let mut next = disk.add(file, image.as_ref(), choice.snapshot, gate.as_ref())?.map(|parent| (parent, gate));
         while let Some((reference, gate)) = next {
             let referenced = gate.open(&reference)?;
@@ -77,6 +79,7 @@ impl Disk {
         };
         let image = registry::open_image(&file, format)?;
         check_identity(reference, image.info())?;
+        self.check_sectors(image.info())?;
         self.add(file, image.as_ref(), None, gate)
     }
 
@@ -111,9 +114,27 @@ impl Disk {
         Ok(())
     }
 
+    /// A parent of the child's own format has the child's logical sectors: formats that record their size demand it
+    /// ([MS-VHDX] §2.6.2.4).
+    fn check_sectors(&self, parent: &ImageInfo) -> Result<()> {
+        let Some(child) = self.layers.last().map(|layer| &layer.info) else { return Ok(()) };
+        let (ours, theirs) = (child.geometry.logical_sector_bytes, parent.geometry.logical_sector_bytes);
+        if child.format == parent.format && ours != theirs {
+            let detail =
+                format!("its logical sectors have {theirs} bytes, the child's have {ours}: they must be equal");
+            return Err(ImageError::corrupt("open parent", detail));
+        }
+        Ok(())
+    }
+
     /// What the header of each layer says, with the layer's file name, from the top down.
     pub fn layers(&self) -> impl ExactSizeIterator<Item = (&str, &ImageInfo)> {
         self.layers.iter().map(|layer| (layer.name.as_str(), &layer.info))
+    }
+
+    /// How many snapshots there are inside the top image.
+    pub fn snapshot_count(&self) -> usize {
+        self.snapshot_count
     }
 
     /// Makes everything that comes from `file`, or from below it in the chain, [`DiskKind::Inherited`].

@@ -7,6 +7,8 @@ use crate::limits::MAX_CHECK_FINDINGS;
 pub enum Severity {
     /// Space is held for nothing; the disk's content is safe.
     Leak,
+    /// What only writers need does not match the disk, because whoever wrote last did not get to the end; the content is safe.
+    Outdated,
     /// The structures contradict each other: content may be wrong, or writing to the image would make it so.
     Corruption,
 }
@@ -29,6 +31,8 @@ pub struct CheckReport {
     pub findings: Vec<Finding>,
     /// How many leaks there are.
     pub leaks: u64,
+    /// How many entries that only writers need are out of date.
+    pub outdated: u64,
     /// How many corruptions there are.
     pub corruptions: u64,
     /// Guest bytes that have storage in this file.
@@ -40,24 +44,30 @@ pub struct CheckReport {
 impl CheckReport {
     /// Notes held but unused space.
     pub fn leak(&mut self, host_offset: u64, text: impl Into<String>) {
-        self.leaks += 1;
         self.add(Severity::Leak, Some(host_offset), text.into());
     }
 
     /// Notes a contradiction.
     pub fn corruption(&mut self, host_offset: impl Into<Option<u64>>, text: impl Into<String>) {
-        self.corruptions += 1;
         self.add(Severity::Corruption, host_offset.into(), text.into());
+    }
+
+    /// Counts a finding, and keeps it if there is room.
+    pub fn add(&mut self, severity: Severity, host_offset: Option<u64>, text: String) {
+        *match severity {
+            Severity::Leak => &mut self.leaks,
+            Severity::Outdated => &mut self.outdated,
+            Severity::Corruption => &mut self.corruptions,
+        } += 1;
+        // Lesser findings leave room: damage must not go unseen behind them.
+        let room = if severity == Severity::Corruption { MAX_CHECK_FINDINGS } else { MAX_CHECK_FINDINGS / 2 };
+        if self.findings.len() < room {
+            self.findings.push(Finding { severity, text, host_offset });
+        }
     }
 
     /// Whether nothing was found.
     pub fn is_clean(&self) -> bool {
-        self.leaks == 0 && self.corruptions == 0
-    }
-
-    fn add(&mut self, severity: Severity, host_offset: Option<u64>, text: String) {
-        if self.findings.len() < MAX_CHECK_FINDINGS {
-            self.findings.push(Finding { severity, text, host_offset });
-        }
+        self.leaks == 0 && self.outdated == 0 && self.corruptions == 0
     }
 }

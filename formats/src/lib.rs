@@ -35,6 +35,7 @@ mod table_cache;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
 mod unit_cache;
+pub mod vhd;
 pub mod vhdx;
 
 pub use chain::Disk;

@@ -9,8 +9,10 @@ use common::{Case, cases};
 use tintype_formats::testing::{MemoryFile, ModelDisk, digest, exercise, open_disk};
 use tintype_formats::{HostFile, HostFileMut};
 
+const SMALL_DISK_BYTES: u64 = 3 << 20;
+
 fn small_disk() -> ModelDisk {
-    ModelDisk::random(11, 3 << 20, 10, 30)
+    ModelDisk::random(11, SMALL_DISK_BYTES, 10, 30)
 }
 
 /// Where headers and other checked structures are: the bytes to flip, one by one.
@@ -22,6 +24,10 @@ fn header_places(case: &Case) -> Vec<u64> {
             .into_iter()
             .flat_map(|begin| begin..begin + 256)
             .collect(),
+        // The footer of a fixed disk, at its end; else the copy of the footer, and the dynamic header: their fields, and
+        // some of what is reserved.
+        "vhd" if case.is_preallocated() => (SMALL_DISK_BYTES..SMALL_DISK_BYTES + 96).collect(),
+        "vhd" => (0..96).chain(512..600).chain((96..1536).step_by(17)).collect(),
         _ => Vec::new(),
     }
 }
@@ -33,6 +39,7 @@ fn is_unprotected(case: &Case, place: u64) -> bool {
         "qcow2" => matches!(place, 20..32 | 36..48 | 72..80 | 104),
         // The metadata table and items have no checksum.
         "vhdx" => place >= 2 << 20,
+        "vhd" => false,
         _ => true,
     }
 }

@@ -43,9 +43,26 @@ impl Address {
         Ok(address)
     }
 
+    /// The path, for people.
+    pub fn shown(&self) -> &Path {
+        if self.is_standard_input() { Path::new("standard input") } else { &self.path }
+    }
+
     /// Whether it is standard input.
     pub fn is_standard_input(&self) -> bool {
         self.path == Path::new("-")
+    }
+}
+
+impl std::fmt::Display for Address {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}", self.path.display())?;
+        let choices = [("disk", &self.disk), ("snapshot", &self.snapshot)];
+        let chosen = choices.iter().filter_map(|(what, name)| name.as_ref().map(|name| (what, name)));
+        for (index, (what, name)) in chosen.enumerate() {
+            write!(f, "{}{what}={name}", if index == 0 { '?' } else { '&' })?;
+        }
+        Ok(())
     }
 }
 
@@ -66,8 +83,10 @@ mod tests {
         assert_eq!(parse("a.qcow2"), Ok(whole("a.qcow2")));
         let found = parse("/no/such/a.qcow2?snapshot=before=after").unwrap();
         assert_eq!(found, Address { snapshot: Some("before=after".to_owned()), ..whole("/no/such/a.qcow2") });
+        assert_eq!(found.to_string(), "/no/such/a.qcow2?snapshot=before=after");
         let found = parse("/no/such/a.ova?disk=2&snapshot=x").unwrap();
         assert_eq!((found.disk.as_deref(), found.snapshot.as_deref()), (Some("2"), Some("x")));
+        assert_eq!(found.to_string(), "/no/such/a.ova?disk=2&snapshot=x");
         assert!(parse("/no/such/a.ova?disk=2&disk=3").is_err());
         assert!(parse("/no/such/a.qcow2?disk").is_err());
         assert!(parse("/no/such/a.qcow2?snapshot=").is_err());

@@ -1,26 +1,25 @@
 //! `tintype check`
 
+use std::sync::Arc;
+
 use clap::Args as ClapArgs;
 use serde::Serialize;
 use tintype_formats::check::{CheckReport, Severity};
 
-use super::address::{self, Address};
 use super::failure::Failure;
+use super::source_args::ImageArgs;
 use super::{Global, Outcome, escape::printable, output, units};
-use crate::sources;
+use crate::error::OnPath as _;
+use crate::sources::{FolderGate, ReferencePolicy};
 
 /// Look for damage in the structures of an image
 ///
-/// No file that the image names is opened, and nothing is changed. Exit code 0 if nothing was found, 3 if space is leaked
-/// (the content is safe), 4 if the image is damaged.
+/// Of other files only further segments of the image itself are opened, no parents, and nothing is changed. Exit code 0 if nothing was found, 3 if space is leaked
+/// or only refcounts are out of date (the content is safe), 4 if the image is damaged. With --quiet only the exit code tells.
 #[derive(Debug, ClapArgs)]
 pub struct Args {
-    /// The image
-    #[arg(value_name = "IMAGE", value_parser = address::parser())]
-    image: Address,
-    /// Format of the image; found by itself for files, raw for devices
-    #[arg(long, short, value_name = "FORMAT", env = "TINTYPE_FORMAT")]
-    format: Option<String>,
+    #[command(flatten)]
+    image: ImageArgs,
     /// Look at an image although a running machine writes to it
     #[arg(long)]
     force_share: bool,
@@ -32,6 +31,7 @@ struct Report<'a> {
     format: &'a str,
     corruptions: u64,
     leaks: u64,
+    outdated: u64,
     allocated_bytes: u64,
     size_bytes: u64,
     host_end_offset: u64,
@@ -47,18 +47,22 @@ struct Row<'a> {
 }
 
 pub fn run(args: &Args, global: Global) -> Result<Outcome, Failure> {
-    if args.image.is_standard_input() || args.image.snapshot.is_some() {
-        return Err(Failure::usage("check needs a whole image file"));
+    let address = &args.image.address;
+    if address.snapshot.is_some() {
+        let message = "check looks at the whole file, all snapshots included: it cannot look at one of them";
+        return Err(Failure::usage(message).hinted("leave out what begins with the question mark"));
     }
-    let (_, image) =
-        sources::open_image(&args.image.path, args.format.as_deref(), args.image.disk.as_deref(), args.force_share)?;
+    let (_, image) = args.image.open("check", args.force_share)?;
     let mut found = CheckReport::default();
-    image.check(&mut found).map_err(|cause| crate::error::Error::from(cause).with_path(&args.image.path))?;
+    let policy = ReferencePolicy { force_share: args.force_share, ..ReferencePolicy::default() };
+    let gate = FolderGate::beside(&address.path, Arc::new(policy));
+    image.check_all_files(gate.as_ref(), &mut found).on_path(&address.path)?;
     let report = Report {
-        path: args.image.path.display().to_string(),
+        path: address.to_string(),
         format: image.info().format,
         corruptions: found.corruptions,
         leaks: found.leaks,
+        outdated: found.outdated,
         allocated_bytes: found.allocated_bytes,
         size_bytes: image.info().geometry.size_bytes,
         host_end_offset: found.host_end_offset,
@@ -67,12 +71,12 @@ pub fn run(args: &Args, global: Global) -> Result<Outcome, Failure> {
     };
     if global.json {
         output::print_json(&report)?
-    } else {
+    } else if !global.quiet {
         output::print(&text(&report))?
     }
-    Ok(match (found.corruptions, found.leaks) {
-        (0, 0) => Outcome::Done,
-        (0, _) => Outcome::Incomplete,
+    Ok(match found.corruptions {
+        0 if found.is_clean() => Outcome::Done,
+        0 => Outcome::Incomplete,
         _ => Outcome::Damaged,
     })
 }
@@ -80,6 +84,7 @@ pub fn run(args: &Args, global: Global) -> Result<Outcome, Failure> {
 fn row(finding: &tintype_formats::check::Finding) -> Row<'_> {
     let severity = match finding.severity {
         Severity::Leak => "leak",
+        Severity::Outdated => "outdated",
         Severity::Corruption => "corruption",
     };
     Row { severity, host_offset: finding.host_offset, text: &finding.text }
@@ -95,15 +100,35 @@ fn text(report: &Report<'_>) -> String {
         text += &format!("{}{place}: {}\n", row.severity, printable(row.text));
     }
     let shown = report.findings.len() as u64;
-    let all = report.corruptions + report.leaks;
+    let all = report.corruptions + report.leaks + report.outdated;
     if all > shown {
         text += &format!("and {} more\n", all - shown);
     }
-    text += &match (report.corruptions, report.leaks) {
-        (0, 0) => format!("No damage found in this {} image.\n", report.format),
-        (0, leaks) => format!("{leaks} leaks: space is wasted, the content is safe.\n"),
-        (corruptions, leaks) => format!("{corruptions} corruptions and {leaks} leaks: the image is damaged.\n"),
-    };
+    text += &verdict(report);
     let (allocated, size) = (report.allocated_bytes, report.size_bytes);
     text + &format!("{} of {} are allocated.\n", units::size(allocated), units::size(size))
+}
+
+/// What the findings mean for the disk in the image, and what to do.
+fn verdict(report: &Report<'_>) -> String {
+    let counted = [
+        (report.corruptions, "corruption", "corruptions"),
+        (report.outdated, "entry out of date", "entries out of date"),
+        (report.leaks, "leak", "leaks"),
+    ];
+    let counts: Vec<_> = counted
+        .into_iter()
+        .filter(|(count, ..)| *count > 0)
+        .map(|(count, one, many)| units::count(count, one, many))
+        .collect();
+    let counts = counts.join(", ");
+    match report {
+        Report { corruptions: 1.., .. } => format!("{counts}: the image is damaged.\n"),
+        Report { outdated: 1.., .. } => format!(
+            "{counts}, as the image was not closed properly: its data are whole, and are read right.\n\
+             To mend it, convert it to a new image, or run \"qemu-img check -r all\" on it.\n"
+        ),
+        Report { leaks: 1.., .. } => format!("{counts}: space is wasted, the content is safe.\n"),
+        _ => format!("No damage found in this {} image.\n", report.format),
+    }
 }

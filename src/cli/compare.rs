@@ -13,7 +13,7 @@ use crate::engine::compare::{Comparison, compare};
 /// Compare the content of two disks, whatever formats they are stored in
 ///
 /// Disks of different sizes are the same if the rest of the longer one is zeros, unless --strict is given. Exit code 0
-/// if they are the same, 3 if not.
+/// if they are the same, 3 if not. With --quiet only the exit code tells.
 #[derive(Debug, ClapArgs)]
 pub struct Args {
     /// One disk
@@ -22,7 +22,7 @@ pub struct Args {
     /// The other disk
     #[arg(value_name = "B", value_parser = address::parser())]
     b: Address,
-    /// Format of A; found by itself for files, raw for devices
+    /// Format of A; detected from the content for files, raw for devices
     #[arg(long, short, value_name = "FORMAT")]
     format: Option<String>,
     /// Format of B
@@ -69,7 +69,7 @@ pub fn run(args: &Args, global: Global) -> Result<Outcome, Failure> {
     let same = found.differing_bytes == 0 && (same_size || !args.strict);
     if global.json {
         report_json(&found, same)?;
-    } else {
+    } else if !global.quiet {
         output::print(&report_text(&found, same))?;
     }
     Ok(if same { Outcome::Done } else { Outcome::Incomplete })
@@ -95,7 +95,8 @@ fn report_text(found: &Comparison, same: bool) -> String {
     if same {
         return text + "The disks have the same content.\n";
     }
-    text += &format!("{} differ, in {} places:\n", units::size(found.differing_bytes), found.differing.len());
+    let places = units::count(found.differing.len() as u64, "place", "places");
+    text += &format!("{} differ, in {places}:\n", units::size(found.differing_bytes));
     for range in found.differing.iter().take(SHOWN_RANGES) {
         text += &format!("  at {:#x}, {}\n", range.start, units::size(range.end - range.start));
     }

@@ -4,7 +4,7 @@ use clap::{Args as ClapArgs, CommandFactory};
 use clap_complete::Shell;
 
 use super::failure::Failure;
-use super::{Cli, Outcome, output};
+use super::{Cli, Global, Outcome, output};
 
 /// Print the completions for a shell
 #[derive(Debug, ClapArgs)]
@@ -13,7 +13,10 @@ pub struct Args {
     shell: Shell,
 }
 
-pub fn run(args: &Args) -> Result<Outcome, Failure> {
+pub fn run(args: &Args, global: Global) -> Result<Outcome, Failure> {
+    if global.json {
+        return Err(Failure::usage("a script for a shell is no JSON document: completions has no --json"));
+    }
     let mut script = Vec::new();
     clap_complete::generate(args.shell, &mut Cli::command(), "tintype", &mut script);
     output::print(&String::from_utf8_lossy(&script))?;

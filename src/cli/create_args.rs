@@ -4,11 +4,12 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use clap::Args;
-use tintype_formats::registry::{self, Format};
+use tintype_formats::registry::{self, Create, Format};
 use tintype_formats::sink::{Compression, CreateOptions, parse_size};
 use tintype_formats::{Geometry, raw};
 
 use super::failure::Failure;
+use super::profile::Profile;
 use crate::sources::format_named;
 
 /// Measured on a Debian system: 0.8 of the time of level 3, for 0.8 % more space.
@@ -23,6 +24,9 @@ pub struct CreateArgs {
     /// Format of the target; by its file name extension if not given, raw for devices and standard output
     #[arg(long, short = 'O', value_name = "FORMAT", env = "TINTYPE_OUTPUT_FORMAT")]
     output_format: Option<String>,
+    /// Make what this platform accepts: format, variant and size of the disk
+    #[arg(long, value_name = "PLATFORM", value_enum, conflicts_with_all = ["output_format", "subformat"])]
+    profile: Option<Profile>,
     /// Variant of the target's format, such as "full" for raw or "fixed" for vhdx
     #[arg(long, value_name = "NAME")]
     subformat: Option<String>,
@@ -35,9 +39,16 @@ pub struct CreateArgs {
 }
 
 impl CreateArgs {
-    /// The target's format.
+    /// The target's format, which has the options that were given.
     pub fn format(&self, target: Option<&Path>) -> Result<&'static Format, Failure> {
-        if let Some(format) = format_named(self.output_format.as_deref())? {
+        let format = self.format_for(target)?;
+        self.check(format)?;
+        Ok(format)
+    }
+
+    fn format_for(&self, target: Option<&Path>) -> Result<&'static Format, Failure> {
+        let named = self.profile.map(|profile| profile.rules().format).or(self.output_format.as_deref());
+        if let Some(format) = format_named(named)? {
             return Ok(format);
         }
         let Some(target) = target else {
@@ -47,29 +58,97 @@ impl CreateArgs {
             return Ok(&raw::FORMAT);
         }
         let extension = target.extension().and_then(|extension| extension.to_str());
-        extension.and_then(registry::by_extension).ok_or_else(|| {
-            let name = target.display().to_string();
-            Failure::usage(format!("the name \"{}\" does not tell the target's format", name.escape_debug()))
-                .hinted("say -O FORMAT; \"tintype formats\" lists them")
-        })
+        extension.and_then(registry::by_extension).ok_or_else(|| unknown_name(target, extension))
     }
 
     /// The variant that was asked for.
     pub fn subformat(&self) -> Option<&str> {
-        self.subformat.as_deref()
+        self.profile.map_or(self.subformat.as_deref(), |profile| profile.rules().subformat)
     }
 
-    /// What to create for a disk of this geometry.
-    pub fn options(&self, geometry: Geometry) -> Result<CreateOptions, Failure> {
+    /// The size that the platform wants the disk to have; its own without one. Fails where the platform refuses the disk.
+    pub fn size_for_platform(&self, disk: Geometry) -> Result<u64, Failure> {
+        self.profile.map_or(Ok(disk.size_bytes), |profile| profile.fit(disk))
+    }
+
+    fn check(&self, format: &'static Format) -> Result<(), Failure> {
+        let Some(create) = &format.create else { return Ok(()) };
+        for (name, _) in &self.options {
+            if !create.options.iter().any(|known| known.name == name) {
+                let known: Vec<_> = create.options.iter().map(|option| option.name).collect();
+                let known = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
+                let (format, name) = (format.name, name.escape_debug());
+                return Err(Failure::usage(format!("{format} has no option {name}; it has {known}")));
+            }
+        }
+        let name = match self.compress {
+            Compression::None => return Ok(()),
+            Compression::Zlib(_) => "zlib",
+            Compression::Zstd(_) => "zstd",
+        };
+        if create.compressions.contains(&name) {
+            return Ok(());
+        }
+        let found = match create.compressions {
+            [] => format!("{} does not compress", format.name),
+            known => format!("{} does not compress with {name}, but with {}", format.name, known.join(", ")),
+        };
+        let others = formats_that(|create| create.compressions.contains(&name));
+        Err(Failure::usage(format!("{found}; formats that compress with {name}: {others}")))
+    }
+
+    /// What to create for a disk of this geometry, in this format.
+    pub fn options(&self, format: &Format, geometry: Geometry) -> Result<CreateOptions, Failure> {
+        check_geometry(format, geometry)?;
         let mut options = BTreeMap::new();
         for (name, value) in &self.options {
             if options.insert(name.clone(), value.clone()).is_some() {
                 return Err(Failure::usage(format!("option {name} is given twice")));
             }
         }
-        let (subformat, compression) = (self.subformat.clone(), self.compress);
+        let (subformat, compression) = (self.subformat().map(str::to_owned), self.compress);
         Ok(CreateOptions { subformat, compression, options, ..CreateOptions::new(geometry) })
     }
+}
+
+/// The names of the formats that can do something.
+pub fn formats_that(can: impl Fn(&Create) -> bool) -> String {
+    let able = registry::FORMATS.iter().filter(|format| format.create.as_ref().is_some_and(&can));
+    able.map(|format| format.name).collect::<Vec<_>>().join(", ")
+}
+
+fn unknown_name(target: &Path, extension: Option<&str>) -> Failure {
+    if target.is_dir() {
+        let name = target.display().to_string();
+        return Failure::usage(format!("{}: it is a folder; expected the name of a file", name.escape_debug()));
+    }
+    let failure = match extension {
+        Some(extension) => {
+            let known: Vec<_> = registry::FORMATS
+                .iter()
+                .filter(|format| format.create.is_some())
+                .flat_map(|format| format.extensions)
+                .map(|extension| format!(".{extension}"))
+                .collect();
+            let extension = extension.escape_debug();
+            Failure::usage(format!("there is no format for .{extension}; there are {}", known.join(", ")))
+        }
+        None => {
+            let name = target.display().to_string();
+            Failure::usage(format!("the name \"{}\" does not tell the target's format", name.escape_debug()))
+        }
+    };
+    failure.hinted("say -O FORMAT; \"tintype formats\" lists them")
+}
+
+/// Fails if the format cannot hold such a disk whatever its options are, and says which ones can.
+fn check_geometry(format: &Format, geometry: Geometry) -> Result<(), Failure> {
+    let options = CreateOptions::new(geometry);
+    let Err(cause) = format.measure(&options, &|_| Ok(0)) else { return Ok(()) };
+    let able = registry::FORMATS.iter().filter(|format| format.measure(&options, &|_| Ok(0)).is_ok());
+    let able: Vec<_> = able.map(|format| format.name).collect();
+    let failure = Failure::from(cause);
+    Err(if able.is_empty() { failure } else { failure.hinted(format!("formats that can: {}", able.join(", "))) })
 }
 
 fn parse_option(text: &str) -> Result<(String, String), String> {
@@ -99,7 +178,17 @@ fn parse_compression(text: &str) -> Result<Compression, String> {
 
 /// Reads a size for clap: `512`, `64k`, `4GiB`.
 pub fn parse_bytes(text: &str) -> Result<u64, String> {
-    parse_size(text).ok_or_else(|| "expected a number of bytes, with k, M, G or T for powers of 1024".to_owned())
+    parse_size(text).ok_or_else(|| {
+        "sizes are whole numbers, of bytes or of powers of 1024, such as 512, 1k, 4M, 2GiB, 1T".to_owned()
+    })
+}
+
+/// Reads a rate for clap: a size of at least one byte.
+pub fn parse_rate(text: &str) -> Result<u64, String> {
+    match parse_bytes(text)? {
+        0 => Err("nothing would ever be read; leave it out to have no limit".to_owned()),
+        rate => Ok(rate),
+    }
 }
 
 #[cfg(test)]

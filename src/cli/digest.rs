@@ -54,14 +54,14 @@ struct Report<'a> {
 pub fn run(args: &Args, global: Global) -> Result<Outcome, Failure> {
     let opened = args.source.open(&args.image, None, global)?;
     let algorithm = Algorithm::from(args.algorithm);
-    let disk = NamedDisk { disk: opened.disk.as_ref(), path: &args.image.path };
+    let disk = NamedDisk { disk: opened.disk.as_ref(), path: args.image.shown() };
     let digest = job::run(global, "hashing", |progress| digest(disk, algorithm, args.threads.workers(), progress))?;
     if global.json {
         let size_bytes = opened.disk.geometry().size_bytes;
         let report = Report { r#type: "digest", algorithm: algorithm.name(), digest: digest.to_hex(), size_bytes };
         output::print_json_line(&report)?;
     } else {
-        let name = escape::printable(&args.image.path.display().to_string());
+        let name = escape::printable(&args.image.to_string());
         output::print(&format!("{}  {name}\n", digest.to_hex()))?;
     }
     Ok(Outcome::Done)

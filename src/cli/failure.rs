@@ -1,7 +1,6 @@
 //! From a failure to an exit code, and to words that help.
 
 use std::error::Error as _;
-use std::process::ExitCode;
 
 use serde::Serialize;
 use tintype_formats::{ErrorKind, ImageError};
@@ -9,7 +8,7 @@ use tintype_formats::{ErrorKind, ImageError};
 use super::Global;
 use super::escape::printable;
 use super::output;
-use crate::error::{Error, Kind};
+use crate::error::{Aftermath, Error, Kind};
 
 /// Why a command failed.
 #[derive(Debug)]
@@ -20,7 +19,7 @@ pub struct Failure {
 
 impl From<Error> for Failure {
     fn from(error: Error) -> Self {
-        let hint = hint(error.kind()).map(str::to_owned);
+        let hint = hint(&error).map(str::to_owned);
         Failure { error, hint }
     }
 }
@@ -51,7 +50,12 @@ impl Failure {
         self
     }
 
-    /// The error and its causes in one line.
+    /// What sort of failure it was.
+    pub fn kind(&self) -> Kind {
+        self.error.kind()
+    }
+
+    /// The error, its causes, and what became of the target, in one line.
     fn message(&self) -> String {
         let mut message = self.error.to_string();
         let mut cause = self.error.source();
@@ -60,22 +64,27 @@ impl Failure {
             message.push_str(&error.to_string());
             cause = error.source();
         }
+        let mut message = without_numbers(&message);
+        if let Some(remark) = self.error.aftermath().and_then(|aftermath| remark(self.kind(), aftermath)) {
+            message.push_str("; ");
+            message.push_str(remark);
+        }
         printable(&message)
     }
 
     /// Says what happened, and gives the exit code for it.
-    pub fn report(&self, global: Global) -> ExitCode {
+    pub fn report(&self, global: Global) -> u8 {
         let (message, exit_code) = (self.message(), exit_code(self.error.kind()));
         if global.json {
             let hint = self.hint.as_deref();
-            // Nobody can be told that this failed, too.
-            let _ = output::print_json_line(&FailureEvent { r#type: "error", message: &message, hint, exit_code });
+            output::say_json(&FailureEvent { r#type: "error", message: &message, hint, exit_code });
+            return exit_code;
         }
         output::say(&format!("tintype: {message}"));
         if let Some(hint) = self.hint.as_deref().filter(|_| !global.quiet) {
             output::say(&format!("hint: {hint}"));
         }
-        ExitCode::from(exit_code)
+        exit_code
     }
 }
 
@@ -86,25 +95,66 @@ fn exit_code(kind: Kind) -> u8 {
         Kind::NoSpace => 13,
         Kind::TargetTooSmall => 14,
         Kind::Cancelled => 130,
-        Kind::Image(_) | Kind::Io | Kind::TargetExists | Kind::TargetIsSource | Kind::TargetBusy | Kind::ImageInUse => {
-            1
-        }
+        Kind::Image(_)
+        | Kind::Io
+        | Kind::TargetExists
+        | Kind::TargetUnfit
+        | Kind::TargetIsSource
+        | Kind::TargetBusy
+        | Kind::ImageInUse => 1,
     }
 }
 
-fn hint(kind: Kind) -> Option<&'static str> {
-    Some(match kind {
+/// What became of the target, where that is not what one expects of a failure.
+fn remark(kind: Kind, aftermath: Aftermath) -> Option<&'static str> {
+    match aftermath {
+        Aftermath::Unchanged => (kind == Kind::Cancelled).then_some("the target was left as it was"),
+        Aftermath::Overwritten => Some("the target was overwritten in part and must not be used"),
+        Aftermath::Streamed => Some("what went to standard output is not the whole disk"),
+    }
+}
+
+/// The words of the operating system's errors, without their numbers.
+fn without_numbers(text: &str) -> String {
+    let mut pieces = text.split(" (os error ");
+    let mut words = pieces.next().unwrap_or_default().to_owned();
+    for piece in pieces {
+        let rest = piece.trim_start_matches(|letter: char| letter.is_ascii_digit());
+        match rest.strip_prefix(')') {
+            Some(rest) => words.push_str(rest),
+            None => words.extend([" (os error ", piece]),
+        }
+    }
+    words
+}
+
+fn hint(error: &Error) -> Option<&'static str> {
+    Some(match error.kind() {
         Kind::TargetExists => "use --force to overwrite it",
         Kind::TargetBusy => "unmount it, or stop what uses it",
         Kind::ImageInUse => "stop the machine first, or use --force-share if a torn copy will do",
-        Kind::NoSpace => "nothing was changed; make room, or choose another place",
+        Kind::NoSpace if error.aftermath() == Some(Aftermath::Unchanged) => {
+            "nothing was changed; make room, or choose another place"
+        }
+        Kind::NoSpace => "make room, or choose another place",
         Kind::VerificationFailed => "do not trust the disk or the memory of this machine",
         Kind::Image(ErrorKind::ReferenceDenied) => {
             "by default only files in the image's own folder are opened; use --allow-references DIR for others"
         }
-        Kind::Image(ErrorKind::NotThisFormat) => "leave -f out to have the format found",
+        Kind::Image(ErrorKind::NotThisFormat) => "leave -f out to have the format detected",
         Kind::Image(ErrorKind::NotFound) => "\"tintype info\" lists the snapshots",
         Kind::Image(ErrorKind::InvalidOption) => "\"tintype formats\" lists what each format understands",
         _ => return None,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_of_system_errors_go_and_nothing_else() {
+        assert_eq!(without_numbers("a: gone (os error 2); b: full (os error 28)"), "a: gone; b: full");
+        assert_eq!(without_numbers("odd (os error x) name"), "odd (os error x) name");
+    }
 }

@@ -37,6 +37,9 @@ struct OptionRow<'a> {
 }
 
 pub fn run(args: &Args, global: Global) -> Result<Outcome, Failure> {
+    if global.json && args.markdown {
+        return Err(Failure::usage("--json and --markdown are two forms of the same list: choose one"));
+    }
     let rows: Vec<_> = FORMATS.iter().copied().map(row).collect();
     if global.json {
         output::print_json(&rows)?;
@@ -104,4 +107,19 @@ fn markdown(rows: &[Row<'_>]) -> String {
         text += &format!("| {} | `{}` | {} | {} | {options} |\n", row.title, row.name, row.reads, creates(row));
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_option_says_its_default_in_the_same_way() {
+        for create in FORMATS.iter().filter_map(|format| format.create.as_ref()) {
+            for option in create.options {
+                let default = option.values.split_once(" (default: ").and_then(|(_, rest)| rest.strip_suffix(')'));
+                assert!(default.is_some_and(|default| !default.is_empty()), "{}={}", option.name, option.values);
+            }
+        }
+    }
 }

@@ -5,10 +5,11 @@ use std::os::unix::fs::MetadataExt;
 use clap::Args as ClapArgs;
 use serde::Serialize;
 use tintype_formats::layer::{Detail, DiskInfo, FileReference, SnapshotInfo};
-use tintype_formats::{Image, OpenFile};
+use tintype_formats::{Image, ImageError, OpenFile};
 
-use super::address::{self, Address};
+use super::address::Address;
 use super::failure::Failure;
+use super::source_args::ImageArgs;
 use super::{Global, Outcome, escape::printable, output, units};
 use crate::sources;
 
@@ -17,12 +18,8 @@ use crate::sources;
 /// No file that the image names is opened.
 #[derive(Debug, ClapArgs)]
 pub struct Args {
-    /// The image
-    #[arg(value_name = "IMAGE", value_parser = address::parser())]
-    image: Address,
-    /// Format of the image; found by itself for files, raw for devices
-    #[arg(long, short, value_name = "FORMAT", env = "TINTYPE_FORMAT")]
-    format: Option<String>,
+    #[command(flatten)]
+    image: ImageArgs,
 }
 
 #[derive(Serialize)]
@@ -78,24 +75,22 @@ struct Snapshot {
 }
 
 pub fn run(args: &Args, global: Global) -> Result<Outcome, Failure> {
-    if args.image.is_standard_input() {
-        return Err(Failure::usage("info needs a file or a device, not standard input"));
-    }
     // Reading the header of an image that is in use does no harm.
-    let (file, image) =
-        sources::open_image(&args.image.path, args.format.as_deref(), args.image.disk.as_deref(), true)?;
-    let mut report = report(&args.image, &file, image.as_ref());
+    let (file, image) = args.image.open("info", true)?;
+    let address = &args.image.address;
+    let mut report = report(address, &file, image.as_ref());
     if let Some(sectors) = sources::device_sector_bytes(&file) {
         if let Some(disk) = &mut report.disk {
             (disk.logical_sector_bytes, disk.physical_sector_bytes) = sectors;
         }
         report.allocated_bytes = None;
     }
-    if let Some(name) = &args.image.snapshot {
-        report.snapshots.retain(|snapshot| snapshot.id == *name || snapshot.name == *name);
-        if report.snapshots.is_empty() {
-            return Err(tintype_formats::ImageError::no_such_snapshot(name, image.snapshots()).into());
+    if let Some(name) = &address.snapshot {
+        let chosen = find_snapshot(image.snapshots(), name)?;
+        if let Some(disk) = &mut report.disk {
+            disk.size_bytes = chosen.size_bytes;
         }
+        report.snapshots = vec![snapshot(chosen)];
     }
     if global.json {
         output::print_json(&report)?
@@ -103,6 +98,12 @@ pub fn run(args: &Args, global: Global) -> Result<Outcome, Failure> {
         output::print(&text(&report))?
     }
     Ok(Outcome::Done)
+}
+
+/// The snapshot of this id, or else the first one of this name.
+fn find_snapshot<'a>(all: &'a [SnapshotInfo], name: &str) -> Result<&'a SnapshotInfo, ImageError> {
+    let found = all.iter().find(|one| one.id == name).or_else(|| all.iter().find(|one| one.name == name));
+    found.ok_or_else(|| ImageError::no_such_snapshot(name, all))
 }
 
 fn report(address: &Address, file: &OpenFile, image: &dyn Image) -> Report {
@@ -113,7 +114,7 @@ fn report(address: &Address, file: &OpenFile, image: &dyn Image) -> Report {
         Detail::Flag(flag) => (*flag).into(),
     };
     Report {
-        path: address.path.display().to_string(),
+        path: address.to_string(),
         format: info.format,
         disk: image.disks().is_empty().then_some(DiskReport {
             size_bytes: info.geometry.size_bytes,
@@ -198,7 +199,8 @@ fn disk_line(disk: &Disk) -> String {
 }
 
 fn snapshot_line(snapshot: &Snapshot) -> String {
-    let taken = snapshot.taken_unix_s.map(|seconds| format!(", taken at Unix time {seconds}")).unwrap_or_default();
+    let taken =
+        snapshot.taken_unix_s.map(|seconds| format!(", taken {}", units::utc_time(seconds))).unwrap_or_default();
     let state = match snapshot.machine_state_bytes {
         0 => String::new(),
         bytes => format!(", {} of machine state", units::size(bytes)),

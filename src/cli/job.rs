@@ -1,22 +1,28 @@
 //! Runs a long job: a progress bar or JSON lines while it goes on, and signals that stop it.
 
 use std::io::{self, IsTerminal};
-use std::sync::Arc;
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde::Serialize;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1};
-use signal_hook::iterator::Signals;
+use signal_hook::iterator::{Handle, Signals};
 
+use super::bar::Bar;
 use super::failure::Failure;
 use super::{Global, output, units};
 use crate::engine::Progress;
-use crate::error::Error;
+use crate::error::{Aftermath, Error};
+use crate::system;
 
 const BAR_INTERVAL: Duration = Duration::from_millis(100);
 const JSON_INTERVAL: Duration = Duration::from_secs(1);
+
+/// How long a stopped job may take to end by itself: a thread may hang in a read of a pipe, or in a sync.
+const GRACE: Duration = Duration::from_millis(600);
+
+/// How often is looked whether it has ended.
+const GRACE_STEP: Duration = Duration::from_millis(20);
 
 #[derive(Serialize)]
 struct ProgressEvent {
@@ -26,45 +32,113 @@ struct ProgressEvent {
     elapsed_s: f64,
 }
 
-/// Runs `work` while its progress is shown. Ctrl-C, SIGTERM and SIGHUP stop it cleanly, a second one at once; SIGUSR1
-/// prints how far it is.
+/// Runs `work`, which writes nothing, while its progress is shown.
 pub fn run<T>(global: Global, title: &str, work: impl FnOnce(&Progress) -> Result<T, Error>) -> Result<T, Failure> {
-    let progress = Arc::new(Progress::new());
-    let signals = watch_signals(&progress)?;
+    let nothing = |error: Error| Some(error);
+    run_and_abandon(global, title, catch_signals()?, &nothing, work)
+}
+
+/// Runs `work` while its progress is shown. Ctrl-C, SIGTERM and SIGHUP stop it; SIGUSR1 prints how far it is.
+///
+/// A job that does not stop within moments, or is signalled again, is left where it hangs, and the process ends after
+/// `abandon` has cleaned up: it completes the error, or gives nothing if the job has done its work already.
+pub fn run_and_abandon<T>(
+    global: Global,
+    title: &str,
+    mut signals: Signals,
+    abandon: &(dyn Fn(Error) -> Option<Error> + Sync),
+    work: impl FnOnce(&Progress) -> Result<T, Error>,
+) -> Result<T, Failure> {
+    let progress = Progress::new();
+    let began = Instant::now();
+    let handle = signals.handle();
     let (finished, watching) = mpsc::channel::<()>();
     let result = std::thread::scope(|scope| {
-        let shown = Arc::clone(&progress);
-        scope.spawn(move || show_progress(global, title, &shown, &watching));
-        let result = work(&progress);
+        let progress = &progress;
+        let closing = CloseOnDrop(handle);
+        scope.spawn(move || Watcher { global, progress, began, abandon }.watch(&mut signals));
+        let shown = scope.spawn(move || show_progress(global, title, progress, began, &watching));
+        let result = work(progress);
         drop(finished);
+        // Only when all is shown: signals still end a process that waits for a reader of its events.
+        let _ = shown.join();
+        drop(closing);
         result
     });
-    signals.close();
-    if !global.quiet {
-        progress.take_notes().iter().for_each(|note| output::warn(note));
-    }
+    progress.take_notes().iter().for_each(|note| output::warn(note, global));
     Ok(result?)
 }
 
-fn watch_signals(progress: &Arc<Progress>) -> Result<signal_hook::iterator::Handle, Failure> {
-    let mut signals =
-        Signals::new([SIGINT, SIGTERM, SIGHUP, SIGUSR1]).map_err(|cause| Error::io("handle signals", cause))?;
-    let handle = signals.handle();
-    let progress = Arc::clone(progress);
-    std::thread::spawn(move || {
-        let mut stopping = false;
-        for signal in signals.forever() {
-            match signal {
-                SIGUSR1 => output::say(&position(&progress)),
-                _ if stopping => std::process::exit(130),
-                _ => {
-                    stopping = true;
-                    progress.cancel();
+/// Ends the watcher, also when the work panics.
+struct CloseOnDrop(Handle);
+
+impl Drop for CloseOnDrop {
+    fn drop(&mut self) {
+        self.0.close();
+    }
+}
+
+/// Keeps signals for the job that is to begin, so that none comes between the making of its target and its begin.
+///
+/// Who started this process with a signal ignored (`nohup`) wants it to stay so.
+pub fn catch_signals() -> Result<Signals, Failure> {
+    let wanted = [SIGINT, SIGTERM, SIGHUP, SIGUSR1].into_iter().filter(|signal| !system::is_signal_ignored(*signal));
+    Ok(Signals::new(wanted).map_err(|cause| Error::io("handle signals", cause))?)
+}
+
+struct Watcher<'a> {
+    global: Global,
+    progress: &'a Progress,
+    began: Instant,
+    abandon: &'a (dyn Fn(Error) -> Option<Error> + Sync),
+}
+
+impl Watcher<'_> {
+    fn watch(&self, signals: &mut Signals) {
+        let handle = signals.handle();
+        while !handle.is_closed() {
+            for signal in signals.wait() {
+                match signal {
+                    SIGUSR1 => self.say_position(),
+                    _ if self.progress.is_cancelled() => std::process::exit(130),
+                    _ => self.progress.cancel(),
                 }
             }
+            if self.progress.is_cancelled() {
+                self.end_in_time(signals);
+            }
         }
-    });
-    Ok(handle)
+    }
+
+    /// Returns when the job has ended, or is past what can be stopped; else ends the process.
+    fn end_in_time(&self, signals: &mut Signals) {
+        let handle = signals.handle();
+        let deadline = Instant::now() + GRACE;
+        while Instant::now() < deadline && !signals.pending().any(|signal| signal != SIGUSR1) {
+            if handle.is_closed() {
+                return;
+            }
+            std::thread::sleep(GRACE_STEP);
+        }
+        if !handle.is_closed()
+            && let Some(error) = (self.abandon)(Error::cancelled())
+        {
+            std::process::exit(Failure::from(error).report(self.global).into());
+        }
+    }
+
+    fn say_position(&self) {
+        if self.global.json {
+            print_event(self.progress, self.began);
+        } else {
+            output::say(&position(self.progress));
+        }
+    }
+}
+
+/// What an abandoned target makes of the error.
+pub fn with_aftermath(error: Error, aftermath: Option<Aftermath>) -> Option<Error> {
+    aftermath.map(|aftermath| error.with_aftermath(aftermath))
 }
 
 fn position(progress: &Progress) -> String {
@@ -73,34 +147,25 @@ fn position(progress: &Progress) -> String {
     format!("{} of {} ({percent:.1} %)", units::size(done), units::size(total))
 }
 
-fn show_progress(global: Global, title: &str, progress: &Progress, finished: &mpsc::Receiver<()>) {
+fn show_progress(global: Global, title: &str, progress: &Progress, began: Instant, finished: &mpsc::Receiver<()>) {
+    let goes_on =
+        |interval| finished.recv_timeout(interval) == Err(RecvTimeoutError::Timeout) && !progress.is_cancelled();
     if global.json {
-        let began = Instant::now();
-        while finished.recv_timeout(JSON_INTERVAL) == Err(RecvTimeoutError::Timeout) {
-            let (done_bytes, total_bytes) = progress.position();
-            let elapsed_s = began.elapsed().as_secs_f64();
-            // If nobody reads the events, the job goes on all the same.
-            let _ = output::print_json_line(&ProgressEvent { r#type: "progress", done_bytes, total_bytes, elapsed_s });
+        while goes_on(JSON_INTERVAL) {
+            print_event(progress, began);
         }
     } else if !global.quiet && io::stderr().is_terminal() {
-        let bar = progress_bar(title);
-        while finished.recv_timeout(BAR_INTERVAL) == Err(RecvTimeoutError::Timeout) {
-            let (done, total) = progress.position();
-            bar.set_length(total);
-            bar.set_position(done);
+        let mut bar = Bar::new(title);
+        while goes_on(BAR_INTERVAL) {
+            bar.show(progress.position());
         }
-        bar.finish_and_clear();
-    } else {
-        let _ = finished.recv();
+        bar.clear();
     }
 }
 
-fn progress_bar(title: &str) -> ProgressBar {
-    let template = "{msg} [{bar:30}] {percent:>3} %  {bytes} of {total_bytes}  {bytes_per_sec}  {eta} left";
-    let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr());
-    if let Ok(style) = ProgressStyle::with_template(template) {
-        bar.set_style(style.progress_chars("=> "));
-    }
-    bar.set_message(title.to_owned());
-    bar
+fn print_event(progress: &Progress, began: Instant) {
+    let (done_bytes, total_bytes) = progress.position();
+    let elapsed_s = began.elapsed().as_secs_f64();
+    // If nobody reads the events, the job goes on all the same.
+    let _ = output::print_json_line(&ProgressEvent { r#type: "progress", done_bytes, total_bytes, elapsed_s });
 }

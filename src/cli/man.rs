@@ -6,7 +6,7 @@ use clap::{Args as ClapArgs, CommandFactory};
 use clap_mangen::Man;
 
 use super::failure::Failure;
-use super::{Cli, Outcome, output};
+use super::{Cli, Global, Outcome, output};
 use crate::error::{Error, OnPath as _};
 
 /// Print the manual page of a command, or write all of them into a folder
@@ -19,8 +19,12 @@ pub struct Args {
     output: Option<PathBuf>,
 }
 
-pub fn run(args: &Args) -> Result<Outcome, Failure> {
-    let mut root = Cli::command();
+pub fn run(args: &Args, global: Global) -> Result<Outcome, Failure> {
+    if global.json {
+        return Err(Failure::usage("a manual page is no JSON document: man has no --json"));
+    }
+    // The help command would have a page for each command again.
+    let mut root = Cli::command().disable_help_subcommand(true);
     root.build();
     if let Some(folder) = &args.output {
         std::fs::create_dir_all(folder).map_err(|cause| Error::io("create the folder", cause)).on_path(folder)?;

@@ -13,6 +13,7 @@ use tintype_formats::Geometry;
 
 /// Say how large the image of a disk would become in another format, without compression
 #[derive(Debug, ClapArgs)]
+#[command(override_usage = "tintype measure -O <FORMAT> [OPTIONS] <IMAGE | --size <BYTES>>")]
 pub struct Args {
     /// The disk
     #[arg(value_name = "IMAGE", value_parser = address::parser(), required_unless_present = "size")]
@@ -38,11 +39,13 @@ pub fn run(args: &Args, global: Global) -> Result<Outcome, Failure> {
         Some(image) => {
             let opened = args.source.open(image, None, global)?;
             let disk = opened.disk.as_ref();
-            format.measure(&args.create.options(disk.geometry())?, &|unit_bytes| touched_bytes(disk, unit_bytes))?
+            format.measure(&args.create.options(format, for_platform(args, disk.geometry())?)?, &|unit_bytes| {
+                touched_bytes(disk, unit_bytes)
+            })?
         }
         None => {
             let geometry = Geometry::of_512_byte_sectors(args.size.unwrap_or_default(), 512);
-            format.measure(&args.create.options(geometry)?, &|_| Ok(0))?
+            format.measure(&args.create.options(format, for_platform(args, geometry)?)?, &|_| Ok(0))?
         }
     };
     let report =
@@ -55,4 +58,8 @@ pub fn run(args: &Args, global: Global) -> Result<Outcome, Failure> {
         output::print(&format!("required:         {required}\nfully allocated:  {full}\n"))?;
     }
     Ok(Outcome::Done)
+}
+
+fn for_platform(args: &Args, disk: Geometry) -> Result<Geometry, Failure> {
+    Ok(Geometry { size_bytes: args.create.size_for_platform(disk)?, ..disk })
 }

@@ -1,6 +1,7 @@
 //! The command line: one file per command, and what people and programs get to see.
 
 mod address;
+mod bar;
 mod check;
 mod compare;
 mod completions;
@@ -16,8 +17,10 @@ mod man;
 mod map;
 mod measure;
 mod output;
+mod profile;
 mod source_args;
 mod units;
+mod usage;
 
 use std::process::ExitCode;
 
@@ -43,8 +46,10 @@ pub struct Cli {
 
 /// What every command understands.
 #[derive(Debug, Clone, Copy, clap::Args)]
+#[command(next_help_heading = "Options of every command")]
 pub struct Global {
-    /// Print one JSON document, or JSON lines with a "type" for long jobs, on standard output
+    /// Print one JSON document, or JSON lines with a "type" for long jobs, on standard output; warnings and errors as JSON
+    /// lines on standard error
     #[arg(long, global = true, env = "TINTYPE_JSON", value_parser = clap::builder::FalseyValueParser::new())]
     json: bool,
     /// Print no progress, no summary and no warnings
@@ -88,10 +93,13 @@ impl From<Outcome> for ExitCode {
 
 /// Runs the program with the arguments of the process.
 pub fn main() -> ExitCode {
-    let Cli { global, command } = Cli::parse();
+    let Cli { global, command } = match usage::parse() {
+        Ok(cli) => cli,
+        Err(exit_code) => return exit_code,
+    };
     match run(command, global) {
         Ok(outcome) => outcome.into(),
-        Err(failure) => failure.report(global),
+        Err(failure) => failure.report(global).into(),
     }
 }
 
@@ -99,12 +107,12 @@ fn run(command: Command, global: Global) -> Result<Outcome, Failure> {
     match command {
         Command::Check(args) => check::run(&args, global),
         Command::Compare(args) => compare::run(&args, global),
-        Command::Completions(args) => completions::run(&args),
+        Command::Completions(args) => completions::run(&args, global),
         Command::Convert(args) => convert::run(&args, global),
         Command::Digest(args) => digest::run(&args, global),
         Command::Formats(args) => formats::run(&args, global),
         Command::Info(args) => info::run(&args, global),
-        Command::Man(args) => man::run(&args),
+        Command::Man(args) => man::run(&args, global),
         Command::Map(args) => map::run(&args, global),
         Command::Measure(args) => measure::run(&args, global),
     }

@@ -4,6 +4,7 @@ use std::io::{self, Write};
 
 use serde::Serialize;
 
+use super::Global;
 use super::escape::printable;
 use super::failure::Failure;
 use crate::error::Error;
@@ -33,7 +34,33 @@ pub fn say(text: &str) {
     let _ = writeln!(io::stderr().lock(), "{text}");
 }
 
+#[derive(Serialize)]
+struct WarningEvent<'a> {
+    r#type: &'static str,
+    message: &'a str,
+}
+
 /// Says that something is not as it should be, without keeping the work from being done.
-pub fn warn(text: &str) {
-    say(&format!("warning: {}", printable(text)));
+pub fn warn(text: &str, global: Global) {
+    let text = printable(text);
+    if global.quiet {
+        return;
+    }
+    if global.json {
+        say_json(&WarningEvent { r#type: "warning", message: &text });
+    } else {
+        say(&format!("warning: {text}"));
+    }
+}
+
+/// Says something in one line of JSON on standard error.
+pub fn say_json(event: &impl Serialize) {
+    say(&serde_json::to_string(event).unwrap_or_default());
+}
+
+/// Tells a person what else is worth knowing; programs see it in what they get.
+pub fn note(text: &str, global: Global) {
+    if !global.quiet && !global.json {
+        say(&format!("note: {}", printable(text)));
+    }
 }

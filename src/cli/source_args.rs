@@ -3,17 +3,19 @@
 use std::path::{Path, PathBuf};
 
 use clap::Args;
+use clap::builder::{PathBufValueParser, TypedValueParser};
+use tintype_formats::{ErrorKind, Image, OpenFile};
 
-use super::address::Address;
+use super::address::{self, Address};
 use super::failure::Failure;
 use super::{Global, output};
-use crate::error::Error;
+use crate::error::{Error, Kind};
 use crate::sources::{self, OpenOptions, OpenedDisk, ReferencePolicy, StandardInput};
 
 /// How disks are opened.
 #[derive(Debug, Clone, Args)]
 pub struct SourceArgs {
-    /// Format of the source; found by itself for files, raw for devices
+    /// Format of the source; detected from the content for files, raw for devices
     #[arg(long, short, value_name = "FORMAT", env = "TINTYPE_FORMAT")]
     pub format: Option<String>,
     #[command(flatten)]
@@ -24,7 +26,7 @@ pub struct SourceArgs {
 #[derive(Debug, Clone, Args)]
 pub struct ReferenceArgs {
     /// Let images name files in this folder, besides their own (can be repeated)
-    #[arg(long, value_name = "DIR", env = "TINTYPE_ALLOW_REFERENCES", value_delimiter = ':')]
+    #[arg(long, value_name = "DIR", env = "TINTYPE_ALLOW_REFERENCES", value_delimiter = ':', value_parser = folder_parser())]
     allow_references: Vec<PathBuf>,
     /// Open no file that an image names (its parent, its data file)
     #[arg(long, conflicts_with = "allow_references")]
@@ -32,6 +34,14 @@ pub struct ReferenceArgs {
     /// Read an image although a running machine writes to it: the copy will be torn
     #[arg(long)]
     pub force_share: bool,
+}
+
+/// Reads the name of a folder, which has to be there: allowing what does not exist is a slip of the pen.
+fn folder_parser() -> impl TypedValueParser<Value = PathBuf> {
+    PathBufValueParser::new().try_map(|path| match path.is_dir() {
+        true => Ok(path),
+        false => Err("there is no such folder"),
+    })
 }
 
 impl ReferenceArgs {
@@ -43,6 +53,19 @@ impl ReferenceArgs {
             force_share: self.force_share,
         }
     }
+
+    /// What to do about a failure to open a disk.
+    pub fn explain(&self, error: Error) -> Failure {
+        let denied = error.kind() == Kind::Image(ErrorKind::ReferenceDenied);
+        let failure = Failure::from(error);
+        if denied && self.no_references {
+            return failure.hinted(
+                "leave --no-references out to have files in the image's own folder opened, or name other folders with \
+                 --allow-references DIR",
+            );
+        }
+        failure
+    }
 }
 
 impl SourceArgs {
@@ -50,20 +73,18 @@ impl SourceArgs {
     pub fn open(&self, address: &Address, parent: Option<&Path>, global: Global) -> Result<OpenedDisk, Failure> {
         let opened =
             if address.is_standard_input() { self.open_standard_input()? } else { self.open_path(address, parent)? };
-        if !global.quiet {
-            opened.warnings().for_each(|text| output::warn(&text));
-        }
+        opened.warnings().for_each(|text| output::warn(&text, global));
         Ok(opened)
     }
 
-    fn open_path(&self, address: &Address, parent: Option<&Path>) -> Result<OpenedDisk, Error> {
+    fn open_path(&self, address: &Address, parent: Option<&Path>) -> Result<OpenedDisk, Failure> {
         let options = OpenOptions {
             format: self.format.clone(),
             disk: address.disk.clone(),
             snapshot: address.snapshot.clone(),
             references: self.references.policy(),
         };
-        sources::open_disk(&address.path, &options, parent)
+        sources::open_disk(&address.path, &options, parent).map_err(|error| self.references.explain(error))
     }
 
     /// Standard input as a disk that can be read at any place: a redirected file, or what a pipe gave, stored.
@@ -80,8 +101,29 @@ impl SourceArgs {
         match self.format.as_deref() {
             Some("raw") => Ok(()),
             Some(other) => Err(Failure::usage(format!("standard input can only be raw, not {other}"))),
-            None => Err(Failure::usage("the format of standard input cannot be found by itself").hinted("say -f raw")),
+            None => Err(Failure::usage("the format of standard input cannot be detected").hinted("say -f raw")),
         }
+    }
+}
+
+/// One image file by itself: no file that it names is opened.
+#[derive(Debug, Clone, Args)]
+pub struct ImageArgs {
+    /// The image
+    #[arg(value_name = "IMAGE", value_parser = address::parser())]
+    pub address: Address,
+    /// Format of the image; detected from the content for files, raw for devices
+    #[arg(long, short, value_name = "FORMAT", env = "TINTYPE_FORMAT")]
+    format: Option<String>,
+}
+
+impl ImageArgs {
+    /// Opens the image for a command of this name.
+    pub fn open(&self, command: &str, force_share: bool) -> Result<(OpenFile, Box<dyn Image>), Failure> {
+        if self.address.is_standard_input() {
+            return Err(Failure::usage(format!("{command} needs a file or a device, not standard input")));
+        }
+        Ok(sources::open_image(&self.address.path, self.format.as_deref(), self.address.disk.as_deref(), force_share)?)
     }
 }
 

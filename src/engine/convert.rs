@@ -76,26 +76,41 @@ pub struct Converted {
     pub unreadable: Vec<Range<u64>>,
 }
 
-/// Writes `input` to `target`, finishes it, verifies it if asked to, and commits it.
+/// Writes `input` to `target`, finishes it, verifies it if asked to, and commits it; or gives the target up.
 pub fn convert(
     mut input: Input<'_>,
-    target: Target,
+    target: &Target,
+    options: ConvertOptions<'_>,
+    progress: &Progress,
+) -> Result<Converted> {
+    let converted = write(&mut input, target, options, progress).and_then(|converted| {
+        target.commit()?;
+        Ok(converted)
+    });
+    converted.map_err(|cause| match target.abandon() {
+        Some(aftermath) => cause.with_aftermath(aftermath),
+        None => cause,
+    })
+}
+
+fn write(
+    input: &mut Input<'_>,
+    target: &Target,
     mut options: ConvertOptions<'_>,
     progress: &Progress,
 ) -> Result<Converted> {
     options.create.target_holds_old_data = target.holds_old_data();
     let size_bytes = options.create.geometry.size_bytes;
     progress.begin(size_bytes);
-    let clonable = clonable_files(&input, &target, &options);
-    let writer = options.format.begin(&target, &options.create).on_path(target.path())?;
-    let copied = run_copy(&mut input, &target, writer.as_ref(), &options, &clonable, progress)?;
+    let clonable = clonable_files(input, target, &options);
+    let writer = options.format.begin(target, &options.create).on_path(target.path())?;
+    let copied = run_copy(input, target, writer.as_ref(), &options, &clonable, progress)?;
     let seed = identity_seed(options.reproducible, copied.digest.as_ref())?;
     writer.finish(&seed).on_path(target.path())?;
     if options.verify {
-        verify(&input, &target, &options, copied.digest.as_ref(), progress)?;
+        verify(input, target, &options, copied.digest.as_ref(), progress)?;
     }
     progress.check_cancelled()?;
-    target.commit()?;
     Ok(Converted {
         size_bytes,
         stored_bytes: copied.stored_bytes,
@@ -129,7 +144,7 @@ fn run_copy(
     let input_path = input.path().to_owned();
     let (source, mut feed): (_, Box<dyn Feed>) = match input {
         Input::Disk(source) => (Some(source.disk), Box::new(DiskPlan::new(source.disk, Some(layout), plan_options))),
-        Input::Pipe(pipe, size_bytes) => (None, Box::new(PipePlan::new(pipe, *size_bytes, Some(layout)))),
+        Input::Pipe(pipe, size_bytes) => (None, Box::new(PipePlan::new(pipe, *size_bytes, Some(layout), progress))),
     };
     let input_path = input_path.as_path();
     let (workers, salvage) = (options.workers, options.salvage);
@@ -142,7 +157,11 @@ fn run_copy(
 fn clonable_files(input: &Input<'_>, target: &Target, options: &ConvertOptions<'_>) -> Vec<bool> {
     match input {
         Input::Disk(source)
-            if options.reflink && digest_to_make(options, input).is_none() && options.parent.is_none() =>
+            if options.reflink
+                // What is cloned is not read, and would stay unreadable.
+                && !options.salvage
+                && digest_to_make(options, input).is_none()
+                && options.parent.is_none() =>
         {
             source.disk.host_files().iter().map(|file| target.can_clone_from(file.file.as_ref())).collect()
         }
@@ -150,9 +169,11 @@ fn clonable_files(input: &Input<'_>, target: &Target, options: &ConvertOptions<'
     }
 }
 
-/// Identifiers and the verification of a pipe need a digest too, if nobody asked for one.
+/// Identifiers need a digest too, if nobody asked for one, and so does the verification of what cannot be read again:
+/// of a pipe, and of a disk with unreadable ranges, where the digest counts them as the zeros that are stored.
 fn digest_to_make(options: &ConvertOptions<'_>, input: &Input<'_>) -> Option<Algorithm> {
-    let needed = options.reproducible || (options.verify && (matches!(input, Input::Pipe(..)) || !options.reflink));
+    let once = matches!(input, Input::Pipe(..)) || options.salvage || !options.reflink;
+    let needed = options.reproducible || (options.verify && once);
     options.digest.or(needed.then_some(Algorithm::Blake3))
 }
 

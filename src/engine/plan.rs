@@ -1,12 +1,14 @@
 //! Decides, from front to back, what is read: the disk is cut into units, and what reads as zeros is left out.
 
 use std::cell::Cell;
-use std::io::Read;
+use std::io::{self, Read};
+use std::time::{Duration, Instant};
 
 use tintype_formats::extent::{DiskExtent, DiskKind, HostRange};
 use tintype_formats::sink::WriterLayout;
 use tintype_formats::{BlockSource, ImageError};
 
+use super::Progress;
 use crate::error::{Error, Kind, Result};
 
 /// The smallest unit, in bytes: large enough for system calls not to matter, small enough for the processor's cache.
@@ -299,43 +301,75 @@ fn zeros_at(disk: &dyn BlockSource, offset: u64, length: u64) -> Result<u64, Ima
     Ok(zeros.min(length))
 }
 
+/// How much later than the end of a stream the signal that ended it may come.
+const SIGNAL_LAG: Duration = Duration::from_millis(200);
+
 /// Units of a pipe, which can only be read from front to back.
-pub struct PipePlan<R> {
+pub struct PipePlan<'a, R> {
     pipe: R,
+    progress: &'a Progress,
     size_bytes: u64,
     unit_bytes: u64,
     position: u64,
     next_index: u64,
 }
 
-impl<R: Read + Send> PipePlan<R> {
+impl<'a, R: Read + Send> PipePlan<'a, R> {
     /// Plans the reading of exactly `size_bytes` from `pipe`.
-    pub fn new(pipe: R, size_bytes: u64, layout: Option<WriterLayout>) -> Self {
-        PipePlan { pipe, size_bytes, unit_bytes: unit_bytes(1, layout), position: 0, next_index: 0 }
+    pub fn new(pipe: R, size_bytes: u64, layout: Option<WriterLayout>, progress: &'a Progress) -> Self {
+        PipePlan { pipe, progress, size_bytes, unit_bytes: unit_bytes(1, layout), position: 0, next_index: 0 }
+    }
+
+    /// Fills the buffer, or says how long the stream was.
+    fn fill(&mut self, buffer: &mut [u8]) -> Result<()> {
+        let mut filled = 0;
+        while filled < buffer.len() {
+            match self.pipe.read(&mut buffer[filled..]) {
+                Ok(0) => return Err(self.ended_after(self.position + filled as u64)),
+                Ok(length) => filled += length,
+                Err(cause) if cause.kind() == io::ErrorKind::Interrupted => {}
+                Err(cause) => {
+                    let doing =
+                        format!("read the stream after {} of {} bytes", self.position + filled as u64, self.size_bytes);
+                    return Err(Error::io(doing, cause));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Ctrl-C ends whoever writes to the pipe, too, and that may be seen before the signal.
+    fn ended_after(&self, length_bytes: u64) -> Error {
+        let deadline = Instant::now() + SIGNAL_LAG;
+        while Instant::now() < deadline {
+            if let Err(cancelled) = self.progress.check_cancelled() {
+                return cancelled;
+            }
+            std::thread::sleep(SIGNAL_LAG / 20);
+        }
+        let message = format!("the stream ended after {length_bytes} bytes, --size says {} bytes", self.size_bytes);
+        Error::new(Kind::Io, message)
     }
 
     fn check_end(&mut self) -> Result<()> {
         match self.pipe.read(&mut [0]) {
             Ok(0) => Ok(()),
             Ok(_) => {
-                let message = format!("standard input goes on after the {} bytes that --size says", self.size_bytes);
+                let message = format!("the stream goes on after the {} bytes that --size says", self.size_bytes);
                 Err(Error::new(Kind::Io, message))
             }
-            Err(cause) => Err(Error::io("read standard input", cause)),
+            Err(cause) => Err(Error::io("read the end of the stream", cause)),
         }
     }
 }
 
-impl<R: Read + Send> Feed for PipePlan<R> {
+impl<R: Read + Send> Feed for PipePlan<'_, R> {
     fn next(&mut self, buffer: &mut [u8]) -> Result<Option<Unit>> {
         let length_bytes = self.unit_bytes.min(self.size_bytes - self.position);
         if length_bytes == 0 {
             return self.check_end().map(|()| None);
         }
-        self.pipe.read_exact(&mut buffer[..length_bytes as usize]).map_err(|cause| {
-            let doing = format!("read standard input after {} of {} bytes", self.position, self.size_bytes);
-            Error::io(doing, cause)
-        })?;
+        self.fill(&mut buffer[..length_bytes as usize])?;
         let unit = Unit { index: self.next_index, guest_offset: self.position, length_bytes, work: Work::Arrived };
         self.next_index += 1;
         self.position += length_bytes;

@@ -42,9 +42,14 @@ impl Progress {
         self.cancelled.store(true, Relaxed);
     }
 
+    /// Whether the job was asked to stop.
+    pub fn is_cancelled(&self) -> bool {
+        self.cancelled.load(Relaxed)
+    }
+
     /// Fails if the job was asked to stop.
     pub fn check_cancelled(&self) -> Result<()> {
-        if self.cancelled.load(Relaxed) { Err(Error::cancelled()) } else { Ok(()) }
+        if self.is_cancelled() { Err(Error::cancelled()) } else { Ok(()) }
     }
 
     /// Leaves a word for the user that is no failure.

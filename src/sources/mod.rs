@@ -1,5 +1,6 @@
 //! Where disks come from: image files with their chains, devices, pipes, and slices of them.
 
+mod extended;
 mod folder_gate;
 mod identity;
 mod open;
@@ -8,6 +9,7 @@ mod qemu_lock;
 mod slice;
 mod standard_input;
 
+pub use extended::Extended;
 pub use folder_gate::{FolderGate, ReferencePolicy};
 pub use identity::{aliases, of_metadata as identity_of};
 pub use open::{OpenOptions, OpenedDisk, format_named, open_disk, open_image, open_raw};

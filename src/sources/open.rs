@@ -40,6 +40,8 @@ pub struct OpenedDisk {
     pub disk: Box<dyn BlockSource>,
     /// Its layers, from the top down: file name and what its header says. A device has none.
     pub layers: Vec<(String, ImageInfo)>,
+    /// How many snapshots there are inside the image.
+    pub snapshots: usize,
 }
 
 impl OpenedDisk {
@@ -65,7 +67,7 @@ pub fn open_disk(path: &Path, options: &OpenOptions, parent: Option<&Path>) -> R
         disk.declare_parent(identity::of_metadata(&metadata));
     }
     let layers = disk.layers().map(|(name, info)| (name.to_owned(), info.clone())).collect();
-    Ok(OpenedDisk { disk: Box::new(disk), layers })
+    Ok(OpenedDisk { snapshots: disk.snapshot_count(), disk: Box::new(disk), layers })
 }
 
 /// Some images are folders: a file of theirs stands for them.
@@ -84,14 +86,14 @@ fn open_device(file: OpenFile, choice: Choice<'_>) -> Result<OpenedDisk> {
     }
     let device = file.file.as_file().ok_or_else(|| Error::new(Kind::Io, "the device is not open"))?;
     let sectors = physical_disk::sector_bytes(device).map_err(|cause| Error::io("find out the sector size", cause))?;
-    Ok(OpenedDisk { disk: Box::new(PhysicalDisk::new(file, sectors)?), layers: Vec::new() })
+    Ok(OpenedDisk { disk: Box::new(PhysicalDisk::new(file, sectors)?), layers: Vec::new(), snapshots: 0 })
 }
 
 /// Takes a file as a raw disk.
 pub fn open_raw(file: OpenFile) -> Result<OpenedDisk> {
     let disk = Disk::open(file, Some(&raw::FORMAT), Choice::default(), Arc::new(NoReferences))?;
     let layers = disk.layers().map(|(name, info)| (name.to_owned(), info.clone())).collect();
-    Ok(OpenedDisk { disk: Box::new(disk), layers })
+    Ok(OpenedDisk { snapshots: disk.snapshot_count(), disk: Box::new(disk), layers })
 }
 
 /// Opens one image file, or the disk that is chosen inside of it, without following what it names.

@@ -1,14 +1,14 @@
 //! Standard input as a disk: a raw stream, or a file that was redirected.
 
 use std::fs::File;
-use std::io::{self, Read};
+use std::io::{self, IsTerminal as _, Read};
 use std::os::fd::AsFd;
 use std::path::Path;
 
 use tintype_formats::OpenFile;
 
 use super::open::into_open_file;
-use crate::error::{Error, Result};
+use crate::error::{Error, Kind, Result};
 
 /// What standard input turned out to be.
 pub enum StandardInput {
@@ -21,6 +21,9 @@ pub enum StandardInput {
 /// Looks at standard input. A pipe of unknown size is first stored in a temporary file if `spool` is set, because a disk
 /// image begins with its size.
 pub fn open_standard_input(spool: bool) -> Result<StandardInput> {
+    if io::stdin().is_terminal() {
+        return Err(Error::new(Kind::Usage, "standard input is a terminal; expected a disk in a pipe or a file"));
+    }
     let input = io::stdin().as_fd().try_clone_to_owned().map_err(|cause| Error::io("open standard input", cause))?;
     let mut input = File::from(input);
     let metadata = input.metadata().map_err(|cause| Error::io("look at standard input", cause))?;
@@ -52,7 +55,7 @@ fn spooled(input: &mut impl Read) -> io::Result<File> {
         offset += length as u64;
     }
     if offset == 0 {
-        let message = "it is empty: perhaps what should have written to it failed; a disk of 0 bytes needs --size 0";
+        let message = "it is empty: perhaps what should have written to it failed";
         return Err(io::Error::new(io::ErrorKind::UnexpectedEof, message));
     }
     file.set_len(offset)?;

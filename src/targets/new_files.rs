@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::path::Path;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tintype_formats::layer::FileReference;
 use tintype_formats::local_file::LocalFile;
@@ -43,13 +43,13 @@ impl NewFiles {
         let file = ImageFile::create(&self.main.target().with_file_name(name), false)
             .map_err(|cause| ImageError::new(ErrorKind::Io, doing(), "it cannot be made").caused_by(cause))?;
         let output: Arc<dyn HostFileMut> = file.output().clone();
-        self.beside.lock().unwrap_or_else(PoisonError::into_inner).push((name.to_owned(), file));
+        self.lock().push((name.to_owned(), file));
         Ok(output)
     }
 
     /// A gate that finds these files under the names that they are going to have.
     pub fn gate(&self, others: Arc<dyn ReferenceGate>) -> Result<Arc<dyn ReferenceGate>> {
-        let beside = self.beside.lock().unwrap_or_else(PoisonError::into_inner);
+        let beside = self.lock();
         let open = |(name, file): &(String, ImageFile)| {
             let file = LocalFile::new(open_uncached(file.temporary_path())?);
             let file = file.map_err(|cause| Error::io("open to read back", cause))?;
@@ -59,11 +59,23 @@ impl NewFiles {
     }
 
     /// Gives the files their names, durably; the image's own comes last, and makes the others count.
-    pub fn commit(self) -> Result<()> {
-        for (_, file) in self.beside.into_inner().unwrap_or_else(PoisonError::into_inner) {
+    pub fn commit(&self) -> Result<()> {
+        // Held to the end: giving the files up comes before all of them have their names, or too late.
+        let beside = self.lock();
+        for (_, file) in beside.iter() {
             file.commit()?;
         }
         self.main.commit()
+    }
+
+    /// Removes the files, whatever thread is writing to them; false if they have their names already.
+    pub fn abandon(&self) -> bool {
+        self.lock().iter().for_each(|(_, file)| _ = file.abandon());
+        self.main.abandon()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Vec<(String, ImageFile)>> {
+        self.beside.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

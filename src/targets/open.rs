@@ -14,7 +14,7 @@ use super::new_files::{NewFiles, open_uncached};
 use super::output_file::OutputFile;
 use super::physical_disk;
 use super::standard_output::StandardOutput;
-use crate::error::{Error, Kind, OnPath as _, Result};
+use crate::error::{Aftermath, Error, Kind, OnPath as _, Result};
 use crate::sources::{aliases, is_held_for_writing};
 
 /// How a target is to be opened.
@@ -47,7 +47,7 @@ impl Target {
     pub fn open(path: &Path, size_bytes: u64, sources: &[FileIdentity], options: &TargetOptions) -> Result<Target> {
         if path == Path::new("-") {
             let kind = TargetKind::StandardOutput(Arc::new(StandardOutput::open()?));
-            return Ok(Target { path: path.to_owned(), options: options.clone(), kind });
+            return Ok(Target { path: "standard output".into(), options: options.clone(), kind });
         }
         refuse_source(path, sources)?;
         refuse_in_use(path)?;
@@ -116,18 +116,31 @@ impl Target {
     }
 
     /// Makes the target what the user sees. The file was synced before.
-    pub fn commit(self) -> Result<()> {
-        match self.kind {
+    pub fn commit(&self) -> Result<()> {
+        match &self.kind {
             TargetKind::NewFile(files) => files.commit(),
             TargetKind::Device(device) => {
-                physical_disk::announce(&device);
+                physical_disk::announce(device);
                 Ok(())
             }
             TargetKind::ExistingFile(_) | TargetKind::StandardOutput(_) => Ok(()),
         }
     }
 
-    /// Where the disk goes.
+    /// Gives the target up, whatever thread is writing to it, and says what became of it; `None` if a new file has its
+    /// name already, and is whole.
+    pub fn abandon(&self) -> Option<Aftermath> {
+        match &self.kind {
+            TargetKind::NewFile(files) => files.abandon().then_some(Aftermath::Unchanged),
+            TargetKind::ExistingFile(file) | TargetKind::Device(file) if file.is_changed() => {
+                Some(Aftermath::Overwritten)
+            }
+            TargetKind::StandardOutput(output) if output.is_begun() => Some(Aftermath::Streamed),
+            _ => Some(Aftermath::Unchanged),
+        }
+    }
+
+    /// Where the disk goes, for people.
     pub fn path(&self) -> &Path {
         &self.path
     }
@@ -139,7 +152,10 @@ impl TargetFiles for Target {
     }
 
     fn main_name(&self) -> &str {
-        self.path.file_name().and_then(|name| name.to_str()).unwrap_or("disk")
+        match &self.kind {
+            TargetKind::StandardOutput(_) => "disk",
+            _ => self.path.file_name().and_then(|name| name.to_str()).unwrap_or("disk"),
+        }
     }
 
     fn create(&self, name: &str) -> Result<Arc<dyn HostFileMut>, ImageError> {
@@ -184,6 +200,10 @@ fn open_device(path: &Path, size_bytes: u64, force: bool) -> Result<Arc<OutputFi
 }
 
 fn open_existing(path: &Path, size_bytes: u64) -> Result<Arc<OutputFile>> {
+    if std::fs::metadata(path).is_ok_and(|found| !found.is_file()) {
+        let message = "it is neither a regular file nor a block device, and cannot be written in place";
+        return Err(Error::new(Kind::TargetUnfit, message).with_path(path));
+    }
     let file = File::options().read(true).write(true).open(path);
     let file = file.map_err(|cause| Error::io("open the existing target", cause)).on_path(path)?;
     let output = OutputFile::new(file, false);

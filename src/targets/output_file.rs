@@ -8,6 +8,7 @@ use std::fs::File;
 use std::io;
 use std::num::NonZeroU64;
 use std::os::unix::fs::FileExt;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 use rustix::fs::{Advice, FallocateFlags};
 use rustix::io::Errno;
@@ -20,6 +21,7 @@ use crate::system;
 pub struct OutputFile {
     file: File,
     is_device: bool,
+    is_changed: AtomicBool,
 }
 
 /// Writes from this length on are sent to the disk at once; smaller ones would become small requests.
@@ -30,12 +32,21 @@ static ZEROS: [u8; 1 << 16] = [0; 1 << 16];
 impl OutputFile {
     /// Takes a file or device that is open for reading and writing.
     pub fn new(file: File, is_device: bool) -> Self {
-        OutputFile { file, is_device }
+        OutputFile { file, is_device, is_changed: AtomicBool::new(false) }
     }
 
     /// The file, for what this type does not do.
     pub fn file(&self) -> &File {
         &self.file
+    }
+
+    /// Whether anything was written, or begun to be.
+    pub fn is_changed(&self) -> bool {
+        self.is_changed.load(Relaxed)
+    }
+
+    fn note_change(&self) {
+        self.is_changed.store(true, Relaxed);
     }
 
     fn write_plain_zeros(&self, host_offset: u64, length_bytes: u64) -> io::Result<()> {
@@ -69,6 +80,7 @@ impl HostFile for OutputFile {
 
 impl HostFileMut for OutputFile {
     fn write_all_at(&self, host_offset: u64, bytes: &[u8]) -> io::Result<()> {
+        self.note_change();
         self.file.write_all_at(bytes, host_offset)?;
         if bytes.len() >= WRITE_BACK_BYTES {
             rustix::fs::fadvise(&self.file, host_offset, NonZeroU64::new(bytes.len() as u64), Advice::DontNeed)?;
@@ -77,6 +89,7 @@ impl HostFileMut for OutputFile {
     }
 
     fn write_zeros_at(&self, host_offset: u64, length_bytes: u64) -> io::Result<()> {
+        self.note_change();
         for flags in [FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE, FallocateFlags::ZERO_RANGE] {
             match rustix::fs::fallocate(&self.file, flags, host_offset, length_bytes) {
                 Err(Errno::OPNOTSUPP | Errno::INVAL | Errno::NOTTY) => {}
@@ -90,6 +103,7 @@ impl HostFileMut for OutputFile {
         if self.is_device {
             return Ok(());
         }
+        self.note_change();
         match rustix::fs::fallocate(&self.file, FallocateFlags::empty(), host_offset, length_bytes) {
             Err(Errno::OPNOTSUPP) => self.write_plain_zeros(host_offset, length_bytes),
             done => Ok(done?),
@@ -100,6 +114,7 @@ impl HostFileMut for OutputFile {
         if self.is_device {
             return Ok(());
         }
+        self.note_change();
         self.file.set_len(length_bytes)
     }
 
@@ -115,6 +130,7 @@ impl HostFileMut for OutputFile {
         length_bytes: u64,
     ) -> io::Result<bool> {
         let Some(source) = source.as_file() else { return Ok(false) };
+        self.note_change();
         match system::clone_range(source, source_offset, &self.file, host_offset, length_bytes) {
             Ok(()) => Ok(true),
             Err(cause) if cause.kind() == io::ErrorKind::StorageFull => Err(cause),

@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::io::{self, IsTerminal as _, Write};
 use std::os::fd::AsFd;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Mutex, PoisonError};
 
 use tintype_formats::host_file::{HostFile, HostFileMut};
@@ -12,6 +13,8 @@ use crate::error::{Error, Kind, Result};
 /// A pipe or file behind standard output. Writes come in ascending order; what they leave out is written as zeros.
 pub struct StandardOutput {
     state: Mutex<State>,
+    /// Beside the state, which is held while a write waits for the reader.
+    is_begun: AtomicBool,
 }
 
 struct State {
@@ -32,7 +35,16 @@ impl StandardOutput {
         let output =
             io::stdout().as_fd().try_clone_to_owned().map_err(|cause| Error::io("open standard output", cause))?;
         let state = State { file: File::from(output), position: 0, length_bytes: 0 };
-        Ok(StandardOutput { state: Mutex::new(state) })
+        Ok(StandardOutput { state: Mutex::new(state), is_begun: AtomicBool::new(false) })
+    }
+
+    /// Whether anything was written.
+    pub fn is_begun(&self) -> bool {
+        self.is_begun.load(Relaxed)
+    }
+
+    fn begin(&self) {
+        self.is_begun.store(true, Relaxed);
     }
 
     fn with<T>(&self, work: impl FnOnce(&mut State) -> io::Result<T>) -> io::Result<T> {
@@ -63,6 +75,7 @@ impl HostFile for StandardOutput {
 
 impl HostFileMut for StandardOutput {
     fn write_all_at(&self, host_offset: u64, bytes: &[u8]) -> io::Result<()> {
+        self.begin();
         self.with(|state| {
             if host_offset < state.position {
                 return Err(io::Error::new(io::ErrorKind::Unsupported, "standard output cannot go back"));
@@ -75,6 +88,7 @@ impl HostFileMut for StandardOutput {
     }
 
     fn write_zeros_at(&self, host_offset: u64, length_bytes: u64) -> io::Result<()> {
+        self.begin();
         self.with(|state| state.fill_to(host_offset + length_bytes))
     }
 
@@ -90,6 +104,7 @@ impl HostFileMut for StandardOutput {
     }
 
     fn sync_data(&self) -> io::Result<()> {
+        self.begin();
         self.with(|state| {
             state.fill_to(state.length_bytes)?;
             match state.file.sync_data() {

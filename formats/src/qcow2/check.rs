@@ -8,7 +8,8 @@
 //!
 //! Invariants: structural damage is reported in the first window only; memory is bounded by the window and one table,
 //! whatever the image says; an L2 table that an L1 table names twice is gone through once, and tables of one sort are
-//! not read further than the file is long.
+//! not read further than the file is long. In an image that was not closed, refcounts that are too low where nothing is
+//! used twice are no damage: lazy refcounts are written when the image is closed.
 
 use std::collections::HashSet;
 
@@ -21,7 +22,7 @@ use super::on_disk::*;
 use super::references::{RefcountBlock, ReferenceCounts, StoredRefcounts, same_count};
 use super::snapshots;
 use super::table_reader::TableReader;
-use crate::check::CheckReport;
+use crate::check::{CheckReport, Severity};
 use crate::error::{ErrorKind, ImageError, Result};
 
 const READ_TABLE: &str = "read table for checking";
@@ -279,9 +280,11 @@ impl Checker<'_> {
         let copied = entry & ENTRY_COPIED != 0;
         if let Some(refcount) = refcount.filter(|refcount| (*refcount == 1) != copied) {
             let flag = if copied { "has" } else { "lacks" };
-            self.corruption(table, || {
-                format!("{level} table: entry {index} {flag} the COPIED flag, the refcount of {host_offset:#x} is {refcount}")
-            });
+            let text = format!(
+                "{level} table: entry {index} {flag} the COPIED flag, the refcount of {host_offset:#x} is {refcount}"
+            );
+            let outdated = self.refcounts_lag() && refcount < 2;
+            self.report.add(if outdated { Severity::Outdated } else { Severity::Corruption }, Some(table), text);
         }
         Ok(())
     }
@@ -350,7 +353,8 @@ impl Checker<'_> {
             }
             self.refer_to("a refcount block", *entry, self.shape.cluster_bytes());
             if let Some(count) = self.counts.get(entry >> self.shape.cluster_bits).filter(|count| *count != 1) {
-                self.report.corruption(*entry, format!("refcount block {index} is used {count} times"));
+                self.report
+                    .corruption(*entry, format!("refcount block {index} is used by others, references found: {count}"));
             }
         }
     }
@@ -368,13 +372,38 @@ impl Checker<'_> {
             for (index, counted) in (0..).zip(counts.iter().copied()) {
                 let host_offset = (block * block_clusters + index) << self.shape.cluster_bits;
                 let stored = stored.get(index);
-                compare(self.report, host_offset, stored, counted, self.complete);
+                if let Some((severity, text)) = self.difference(stored, counted) {
+                    self.report.add(severity, Some(host_offset), text);
+                }
                 if counted > 0 || stored.is_some_and(|stored| stored > 0) {
                     self.report.host_end_offset = host_offset + self.shape.cluster_bytes();
                 }
             }
         }
         Ok(())
+    }
+
+    /// Whether refcounts are expected to be too low. In an image that is marked as corrupt nothing is taken to be right.
+    fn refcounts_lag(&self) -> bool {
+        let features = self.image.header.features;
+        features.dirty() && features.incompatible & INCOMPATIBLE_CORRUPT == 0
+    }
+
+    /// What is wrong with a cluster's refcount.
+    fn difference(&self, stored: Option<u64>, counted: u16) -> Option<(Severity, String)> {
+        let Some(stored) = stored else {
+            return (counted > 0)
+                .then(|| (Severity::Corruption, format!("its refcount is lost, references found: {counted}")));
+        };
+        let severity = match stored {
+            stored if same_count(stored, counted) => return None,
+            // What is used twice is shared by mistake, unless its refcount says so.
+            0 if self.refcounts_lag() && counted == 1 => Severity::Outdated,
+            stored if stored < u64::from(counted) => Severity::Corruption,
+            _ if self.complete => Severity::Leak,
+            _ => return None,
+        };
+        Some((severity, format!("the refcount is {stored}, references found: {counted}")))
     }
 
     /// Goes through a table of 8-byte entries; what the file lacks of it is zeros.
@@ -402,20 +431,6 @@ impl Checker<'_> {
             done += available / 8;
         }
         Ok(())
-    }
-}
-
-fn compare(report: &mut CheckReport, host_offset: u64, stored: Option<u64>, counted: u16, complete: bool) {
-    let text = |stored| format!("the refcount is {stored}, and {counted} references were found");
-    match stored {
-        Some(stored) if same_count(stored, counted) => {}
-        Some(stored) if stored < u64::from(counted) => report.corruption(host_offset, text(stored)),
-        Some(stored) if complete => report.leak(host_offset, text(stored)),
-        Some(_) => {}
-        None if counted > 0 => {
-            report.corruption(host_offset, format!("it is used {counted} times, its refcount is lost"))
-        }
-        None => {}
     }
 }
 

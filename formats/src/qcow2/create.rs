@@ -23,17 +23,17 @@ const DEFAULT_CLUSTER_BYTES: u64 = 64 << 10;
 pub(super) static OPTIONS: &[OptionHelp] = &[
     OptionHelp {
         name: "compat",
-        values: "1.1 (or v3), 0.10 (or v2); 1.1",
+        values: "1.1 or v3, 0.10 or v2 (default: 1.1)",
         help: "The version: 0.10 is for QEMU before 1.1, and has neither explicit zeros, zstd nor extended L2 entries",
     },
     OptionHelp {
         name: "cluster_size",
-        values: "a power of two from 512 to 2M; 64k",
+        values: "512 to 2M, a power of two (default: 64k)",
         help: "The unit of allocation: small ones save space, large ones need fewer tables",
     },
     OptionHelp {
         name: "extended_l2",
-        values: "on, off; off",
+        values: "on or off (default: off)",
         help: "Lets the 32 parts of a cluster be stored each for itself; for clusters of 16k or more",
     },
 ];
@@ -113,18 +113,21 @@ fn check_size(size_bytes: u64, shape: Shape) -> Result<u64> {
     Err(ImageError::limit_exceeded(DOING, detail))
 }
 
-/// Follows `qemu-img measure`: all tables of a whole disk, and the clusters of the data.
+/// Other than `qemu-img measure`, this counts only the L2 tables that the data need: there are no others in what is created.
 pub(super) fn measure(options: &CreateOptions, touched_bytes: &TouchedBytes<'_>) -> Result<Measure> {
     let HeaderSettings { shape, disk_bytes, .. } = Settings::from_options(options)?.header;
+    let l1_entries = shape.l1_entries_for(disk_bytes);
+    let file_bytes = |data_clusters: u64, l2_tables: u64| {
+        let used = 1 + data_clusters + l2_tables;
+        (used + TailClusters::new(shape, l1_entries, used, 0).sum()) * shape.cluster_bytes()
+    };
     let all_clusters = shape.clusters_for(disk_bytes);
-    let l2_tables = all_clusters.div_ceil(shape.l2_entries());
-    let used = 1 + all_clusters + l2_tables;
-    let tail = TailClusters::new(shape, shape.l1_entries_for(disk_bytes), used, 0);
-    let table_clusters = 1 + l2_tables + tail.sum();
+    let all_l2_tables = all_clusters.div_ceil(shape.l2_entries());
     let data_clusters = shape.clusters_for(touched_bytes(shape.cluster_bytes())?).min(all_clusters);
+    let l2_tables = touched_bytes(shape.l2_span_bytes())?.div_ceil(shape.l2_span_bytes()).min(all_l2_tables);
     Ok(Measure {
-        required_bytes: (table_clusters + data_clusters) * shape.cluster_bytes(),
-        fully_allocated_bytes: (table_clusters + all_clusters) * shape.cluster_bytes(),
+        required_bytes: file_bytes(data_clusters, l2_tables),
+        fully_allocated_bytes: file_bytes(all_clusters, all_l2_tables),
     })
 }
 

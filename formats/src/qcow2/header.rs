@@ -102,6 +102,11 @@ impl Features {
     pub fn data_file(self) -> bool {
         self.incompatible & INCOMPATIBLE_DATA_FILE != 0
     }
+
+    /// Whether the refcounts may be out of date: whoever wrote to the image has not closed it.
+    pub fn dirty(self) -> bool {
+        self.incompatible & INCOMPATIBLE_DIRTY != 0
+    }
 }
 
 /// Whether these first bytes of a file are those of a version that is read here.

@@ -34,7 +34,7 @@ pub(super) fn qemu_driver_of_format(format: &str) -> &str {
 pub(super) fn warnings(header: &Header, file_bytes: u64) -> Vec<String> {
     let incompatible = |bit| header.features.incompatible & bit != 0;
     let mut warnings = Vec::new();
-    if incompatible(INCOMPATIBLE_DIRTY) {
+    if header.features.dirty() {
         warnings.push("the image was not closed properly: its refcounts may be wrong, its data is not affected".into());
     }
     if incompatible(INCOMPATIBLE_CORRUPT) {
@@ -77,7 +77,7 @@ pub(super) fn details(header: &Header) -> Vec<(&'static str, Detail)> {
         ("compression", compression_name(header.compression).into()),
         ("extended_l2", header.shape.extended_l2.into()),
         ("lazy_refcounts", (features.compatible & COMPATIBLE_LAZY_REFCOUNTS != 0).into()),
-        ("dirty", (features.incompatible & INCOMPATIBLE_DIRTY != 0).into()),
+        ("dirty", features.dirty().into()),
         ("corrupt", (features.incompatible & INCOMPATIBLE_CORRUPT != 0).into()),
     ];
     if let Some(method) = header.encryption.name() {

@@ -45,12 +45,12 @@ pub static FORMAT: Format = Format {
             OptionHelp {
                 name: "block_size",
                 values: "1M to 256M, a power of two (default: 32M)",
-                help: "how much of the disk is allocated at once",
+                help: "How much of the disk is allocated at once",
             },
             OptionHelp {
                 name: "logical_sector",
                 values: "512 or 4096 (default: as the source)",
-                help: "the sector size that the guest sees; QEMU does not open images with 4096",
+                help: "The sector size that the guest sees; QEMU does not open images with 4096",
             },
         ],
         compressions: &[],

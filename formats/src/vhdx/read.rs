@@ -27,7 +27,8 @@ const UNIT_BYTES: u64 = 4096;
 
 const UNUSED_LOG: &str =
     "the file was not closed properly: its log was begun, but has no entries, so the file is read as it is";
-const REPLAYED_LOG: &str = "entries of the log are replayed in memory: the file was not closed properly, or is in use; the file itself is left as it is";
+const REPLAYED_LOG: &str =
+    "the file was not closed properly, or is in use: its log is replayed in memory; the file itself is left as it is";
 
 /// A VHDX file whose headers, region table and metadata have been read, and whose log has been replayed.
 pub(super) struct VhdxImage {
@@ -53,8 +54,8 @@ pub(super) fn open(file: OpenFile) -> Result<Box<dyn Image>> {
             ("begun, without entries".to_owned(), file)
         }
         LogState::Replayed(overlay, count) => {
-            warnings.push(format!("{count} {REPLAYED_LOG}"));
-            (format!("{count} entries replayed in memory"), OpenFile { file: Arc::new(overlay), ..file })
+            warnings.push(format!("{REPLAYED_LOG} (entries: {count})"));
+            (format!("replayed in memory, entries: {count}"), OpenFile { file: Arc::new(overlay), ..file })
         }
     };
     let file_len_bytes = file.file.len_bytes().map_err(|cause| ImageError::io("find out the file's length", cause))?;

@@ -32,6 +32,12 @@ fn variants(format: &Format) -> Vec<Variant> {
             (None, &[("logical_sector", "4096"), ("block_size", "2M")], PLAIN),
             (Some("fixed"), &[("block_size", "1M")], PLAIN),
         ],
+        "vhd" => vec![
+            (None, &[], PLAIN),
+            (None, &[("block_size", "512k")], PLAIN),
+            (None, &[("block_size", "16M")], PLAIN),
+            (Some("fixed"), &[], PLAIN),
+        ],
         // A format whose subformats and compressions can be had in any combination needs no line of its own here.
         _ => {
             let create = format.create.as_ref().expect("only formats that can be created");
@@ -86,6 +92,16 @@ impl Case {
     pub fn unit_bytes(&self) -> u64 {
         let sizes = self.variant.1.iter().filter(|(name, _)| matches!(*name, "cluster_size" | "block_size"));
         sizes.filter_map(|(_, size)| tintype_formats::sink::parse_size(size)).next().unwrap_or(64 << 10)
+    }
+
+    /// The largest disk that the suites make, in bytes: 16 TiB, or what the format can hold.
+    pub fn max_disk_bytes(&self) -> u64 {
+        match self.format.name {
+            // Small clusters limit the disk: their tables would be too large.
+            _ if self.unit_bytes() < 64 << 10 => 64 << 30,
+            "vhd" => 2000 << 30,
+            _ => 16 << 40,
+        }
     }
 
     /// Whether the disk's size has to be a multiple of more than 512 bytes.

@@ -1,6 +1,6 @@
 use super::*;
 use crate::HostFileMut;
-use crate::check::Severity;
+use crate::check::{CheckReport, Severity};
 use crate::sink::Compression;
 use crate::testing::{ModelDisk, create_image};
 
@@ -60,6 +60,44 @@ fn wrong_refcounts_are_leaks_or_corruptions() {
     assert_eq!(sample.damaged(sample.refcounts, |_| 0x0003_0001_0001_0001), (0, 1), "of the header");
     assert_eq!(sample.damaged(sample.refcounts + 8 * 100, |_| 1 << 48), (0, 0), "past the end of the file");
     assert_eq!(sample.damaged(sample.l2, |_| 0), (0, 1), "a cluster that nothing points to");
+}
+
+#[test]
+fn low_refcounts_of_an_image_that_was_not_closed_are_out_of_date() {
+    let sample = sample(Compression::None);
+    let features = get(&sample.file, 72);
+    sample.file.write_all_at(72, &(features | INCOMPATIBLE_DIRTY).to_be_bytes()).unwrap();
+    let counts = |report: &CheckReport| (report.outdated, report.corruptions, report.leaks);
+    let changed = |offset, value: u64| {
+        let file = sample.file.duplicate();
+        file.write_all_at(offset, &value.to_be_bytes()).unwrap();
+        super::check(Arc::new(file))
+    };
+    assert!(super::check(sample.file.clone()).is_clean());
+    // Of host clusters 0 to 3: header, refcounts, and two data clusters.
+    let report = changed(sample.refcounts, 0x0001_0001_0000_0000);
+    assert_eq!((counts(&report), report.is_clean()), ((4, 0, 0), false), "and COPIED of both");
+    assert_eq!(
+        counts(&changed(sample.refcounts, 0x0001_0001_0001_0002)),
+        (0, 1, 1),
+        "too high: a snapshot's, or none's"
+    );
+    let changed_and_marked = |mark: u64| {
+        sample.file.write_all_at(72, &(features | INCOMPATIBLE_DIRTY | mark).to_be_bytes()).unwrap();
+        counts(&changed(sample.refcounts, 0x0001_0001_0000_0000))
+    };
+    assert_eq!(changed_and_marked(INCOMPATIBLE_CORRUPT), (0, 4, 0), "nothing is taken to be right");
+    assert_eq!(changed_and_marked(0), (4, 0, 0));
+    let twice = get(&sample.file, sample.l2 + 8);
+    assert_eq!(counts(&changed(sample.l2, twice)), (0, 1, 1), "a cluster in two places");
+}
+
+#[test]
+fn damage_is_not_hidden_behind_lesser_findings() {
+    let mut report = CheckReport::default();
+    (0..10_000).for_each(|place| report.leak(place, "leak"));
+    report.corruption(1, "damage");
+    assert_eq!(report.findings.last().map(|finding| finding.severity), Some(Severity::Corruption));
 }
 
 #[test]

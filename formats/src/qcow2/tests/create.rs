@@ -9,6 +9,7 @@ use crate::testing::{
     CrashFile, FaultPlan, FaultyFile, ModelDisk, Random, check_disk, create_image, digest, open_disk, read_all,
     store_disk,
 };
+use std::collections::BTreeSet;
 
 fn options(size_bytes: u64, named: &[(&str, &str)], compression: Compression) -> CreateOptions {
     let mut options = CreateOptions::new(Geometry::of_512_byte_sectors(size_bytes, 1));
@@ -252,5 +253,26 @@ fn measuring_a_full_disk_gives_the_size_of_the_file() {
         assert_eq!(measured.required_bytes, measured.fully_allocated_bytes);
         assert_eq!(measured.required_bytes, image.len_bytes().unwrap(), "{named:?}");
         assert_eq!(read_all(&open_disk(image, None).unwrap()).unwrap().len(), 10 << 20);
+    }
+}
+
+#[test]
+fn what_is_measured_is_what_sparse_disks_become() {
+    let spread: &[u64] = &[0, 1, 16, 600 << 8, 601 << 8, (9 << 18) - 1];
+    for (size_bytes, blocks) in [(10 << 40, &[][..]), (9 << 30, spread), (5 << 20, &[1279]), (0, &[])] {
+        for named in [&[][..], &[("cluster_size", "512")], &[("extended_l2", "on")], &[("compat", "0.10")]] {
+            let options = options(size_bytes, named, Compression::None);
+            let mut disk = ModelDisk::new(size_bytes);
+            blocks.iter().for_each(|block| disk.write(*block, 7));
+            let touched_bytes = |unit_bytes: u64| {
+                let sectors = blocks.iter().flat_map(|block| (block * 8..(block + 1) * 8).map(|sector| sector * 512));
+                let units: BTreeSet<u64> = sectors.map(|offset| offset / unit_bytes).collect();
+                Ok(units.len() as u64 * unit_bytes)
+            };
+            let Ok(measured) = FORMAT.measure(&options, &touched_bytes) else { continue };
+            let image = create_image(&FORMAT, &options, &disk, None).unwrap();
+            assert_eq!(measured.required_bytes, image.len_bytes().unwrap(), "{size_bytes} {named:?}");
+            assert!(measured.fully_allocated_bytes >= size_bytes);
+        }
     }
 }

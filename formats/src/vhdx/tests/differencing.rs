@@ -183,6 +183,19 @@ fn a_parent_that_changed_is_refused() {
 }
 
 #[test]
+fn a_parent_with_other_sectors_is_refused() {
+    let with_sectors = |bytes| image_of(&ModelDisk::new(8 * MIB).with_sectors(bytes, 4096), "dynamic", &[]);
+    for (child, parent) in [(512, 4096), (4096, 512)] {
+        let (above, below) = (with_sectors(child), with_sectors(parent));
+        make_differencing(&above, &locator_for(&below));
+        let error = open_chain(&above, &below).err().expect("an error");
+        assert_eq!(error.kind(), ErrorKind::Corrupt);
+        let cause = std::error::Error::source(&error).expect("a cause").to_string();
+        assert!(cause.contains(&format!("have {parent} bytes, the child's have {child}")), "{cause}");
+    }
+}
+
+#[test]
 fn locators_are_checked() {
     let linkage = ("parent_linkage", "{83ed0ec3-24c8-49a6-a959-5e4bf1288bfb}");
     let path = ("relative_path", "a.vhdx");

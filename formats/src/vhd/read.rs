@@ -1,0 +1,219 @@
+//! Reading: from the footer to the layer that answers where the guest's bytes are.
+
+use std::sync::Arc;
+
+use super::check;
+use super::header::{self, Found, Kind};
+use super::on_disk::*;
+use super::parent::{identity_text, read_parent};
+use super::tables::{Bat, Layout};
+use crate::check::CheckReport;
+use crate::error::{ImageError, Result};
+use crate::extent::{HostFileId, HostRange, LayerExtent, LayerKind};
+use crate::host_file::OpenFile;
+use crate::layer::{Detail, FileReference, Image, ImageInfo, ImageLayer, SnapshotInfo};
+use crate::reference_gate::ReferenceGate;
+use crate::source::Geometry;
+
+/// Any part of a block can be read by itself; this is what file systems read at once.
+const UNIT_BYTES: u64 = 4096;
+
+/// XenServer writes only the sectors that the guest does, and does not clear the rest of a new block.
+const CREATOR_XENSERVER: &[u8; 4] = b"tap\0";
+
+/// A VHD file whose footer and dynamic header have been read.
+pub(super) struct VhdImage {
+    pub file: OpenFile,
+    pub file_len_bytes: u64,
+    pub footer: Footer,
+    pub data_end_offset: u64,
+    /// `None` for a fixed disk.
+    pub tables: Option<Layout>,
+    parent: Option<FileReference>,
+    info: ImageInfo,
+}
+
+/// Reads and checks everything but the BAT.
+pub(super) fn open(file: OpenFile) -> Result<Box<dyn Image>> {
+    let host = file.file.as_ref();
+    let file_len_bytes = host.len_bytes().map_err(|cause| ImageError::io("find out the file's length", cause))?;
+    let mut warnings = Vec::new();
+    let found = header::find_footer(host, file_len_bytes, &mut warnings)?;
+    let size_bytes = header::checked_disk_bytes(&found.footer, found.kind, &mut warnings)?;
+    let Found { kind, data_end_offset, .. } = found;
+    let (mut tables, mut parent, mut dynamic_header) = (None, None, None);
+    if kind == Kind::Fixed {
+        check_fixed(&found, size_bytes, &mut warnings)?;
+    } else {
+        let header_offset = found.footer.header_offset.get();
+        let header = header::read_dynamic_header(host, &found.footer, file_len_bytes)?;
+        let bitmaps_decide = kind == Kind::Differencing || found.footer.creator == *CREATOR_XENSERVER;
+        tables = Some(Layout::new(&header, header_offset, size_bytes, data_end_offset, bitmaps_decide)?);
+        if kind == Kind::Differencing {
+            parent = Some(read_parent(host, file_len_bytes, &header, &mut warnings)?);
+        }
+        dynamic_header = Some(header);
+    }
+    let info = describe(&found, dynamic_header.as_ref(), size_bytes, warnings);
+    let footer = found.footer;
+    Ok(Box::new(VhdImage { file, file_len_bytes, footer, data_end_offset, tables, parent, info }))
+}
+
+/// All of a fixed disk has to be there.
+fn check_fixed(found: &Found, size_bytes: u64, warnings: &mut Vec<String>) -> Result<()> {
+    let (held_bytes, current_bytes) = (found.data_end_offset, found.footer.current_bytes.get());
+    if size_bytes > held_bytes {
+        let detail = format!("the disk has {size_bytes} bytes, the file holds {held_bytes} of them");
+        return Err(ImageError::truncated("open fixed VHD", detail));
+    }
+    if held_bytes != current_bytes && held_bytes != size_bytes {
+        warnings.push(format!("the file holds {held_bytes} bytes before the footer, the disk has {size_bytes} only"));
+    }
+    Ok(())
+}
+
+fn describe(found: &Found, header: Option<&DynamicHeader>, size_bytes: u64, warnings: Vec<String>) -> ImageInfo {
+    let footer = &found.footer;
+    let unix_s = |timestamp: u32| u64::from(timestamp) + EPOCH_UNIX_S;
+    let mut details: Vec<(&'static str, Detail)> = vec![("type", found.kind.name().into())];
+    if let Some(header) = header {
+        details.push(("block_size_bytes", header.block_bytes.get().into()));
+    }
+    let (cylinders, heads, sectors) = (footer.cylinders.get(), footer.heads, footer.sectors_per_track);
+    details.extend([
+        ("creator", text_of(&footer.creator).into()),
+        ("creator_version", format!("{:#x}", footer.creator_version.get()).into()),
+        ("creator_host", text_of(&footer.creator_host).into()),
+        ("created_unix_s", unix_s(footer.timestamp.get()).into()),
+        ("geometry", format!("{cylinders} cylinders, {heads} heads, {sectors} sectors").into()),
+        ("unique_id", identity_text(footer.unique_id).into()),
+        ("saved_state", (footer.saved_state != 0).into()),
+    ]);
+    if let Some(header) = header.filter(|_| found.kind == Kind::Differencing) {
+        // A file's last change is lost when it is copied: it is shown, but proves nothing.
+        details.push(("parent_changed_unix_s", unix_s(header.parent_timestamp.get()).into()));
+    }
+    ImageInfo {
+        format: super::FORMAT.name,
+        geometry: Geometry::of_512_byte_sectors(size_bytes, UNIT_BYTES),
+        identity: Some(identity_text(footer.unique_id)),
+        details,
+        warnings,
+    }
+}
+
+/// Four characters, of which spaces and NULs only fill up.
+fn text_of(code: &[u8; 4]) -> String {
+    String::from_utf8_lossy(code).trim_end_matches(['\0', ' ']).to_owned()
+}
+
+impl VhdImage {
+    /// The BAT, read anew; `None` for a fixed disk.
+    pub(super) fn bat(&self) -> Result<Option<Bat>> {
+        let read = |layout: &Layout| Bat::read(Arc::clone(&self.file.file), self.file_len_bytes, layout.clone());
+        self.tables.as_ref().map(read).transpose()
+    }
+
+    /// The disk's size in bytes.
+    pub(super) fn size_bytes(&self) -> u64 {
+        self.info.geometry.size_bytes
+    }
+}
+
+impl Image for VhdImage {
+    fn info(&self) -> &ImageInfo {
+        &self.info
+    }
+
+    fn parent(&self) -> Option<&FileReference> {
+        self.parent.as_ref()
+    }
+
+    fn snapshots(&self) -> &[SnapshotInfo] {
+        &[]
+    }
+
+    fn layer(&self, snapshot: Option<&str>, _gate: &dyn ReferenceGate) -> Result<Box<dyn ImageLayer>> {
+        if let Some(name) = snapshot {
+            return Err(ImageError::no_such_snapshot(name, &[]));
+        }
+        Ok(Box::new(VhdLayer { geometry: self.info.geometry, files: [self.file.clone()], bat: self.bat()? }))
+    }
+
+    fn check(&self, report: &mut CheckReport) -> Result<()> {
+        check::check(self, report)
+    }
+}
+
+struct VhdLayer {
+    geometry: Geometry,
+    files: [OpenFile; 1],
+    /// `None` for a fixed disk, whose bytes are where the guest sees them.
+    bat: Option<Bat>,
+}
+
+impl VhdLayer {
+    fn block_extent(&self, bat: &Bat, guest_offset: u64, max_bytes: u64) -> Result<LayerExtent> {
+        let layout = bat.layout();
+        let (block, within) = (guest_offset / layout.block_bytes, guest_offset % layout.block_bytes);
+        let Some(bitmap_offset) = bat.block_at(block)? else {
+            let blocks = bat.absent_run(block, (within + max_bytes).div_ceil(layout.block_bytes)).max(1);
+            let length_bytes = max_bytes.min(blocks * layout.block_bytes - within);
+            return Ok(LayerExtent { length_bytes, kind: LayerKind::Absent });
+        };
+        let mut length_bytes = max_bytes.min(layout.block_bytes - within);
+        let kind = data_at(bitmap_offset + layout.bitmap_bytes() + within);
+        if !layout.bitmaps_decide {
+            return Ok(LayerExtent { length_bytes, kind });
+        }
+        let first = within / SECTOR_BYTES;
+        let max_sectors = (within + length_bytes).div_ceil(SECTOR_BYTES) - first;
+        let (here, sectors) = bat.sector_run(bitmap_offset, first, max_sectors)?;
+        length_bytes = length_bytes.min((first + sectors) * SECTOR_BYTES - within);
+        Ok(LayerExtent { length_bytes, kind: if here { kind } else { LayerKind::Absent } })
+    }
+}
+
+fn data_at(host_offset: u64) -> LayerKind {
+    LayerKind::Data(HostRange { file: HostFileId(0), host_offset })
+}
+
+impl ImageLayer for VhdLayer {
+    fn geometry(&self) -> Geometry {
+        self.geometry
+    }
+
+    fn extent_at(&self, guest_offset: u64, max_bytes: u64) -> Result<LayerExtent> {
+        let length_bytes = self.geometry.clamp(guest_offset, max_bytes)?;
+        match &self.bat {
+            Some(bat) => {
+                self.block_extent(bat, guest_offset, length_bytes).map_err(|error| error.at_guest(guest_offset))
+            }
+            None => Ok(LayerExtent { length_bytes, kind: data_at(guest_offset) }),
+        }
+    }
+
+    fn read_at(&self, guest_offset: u64, buffer: &mut [u8]) -> Result<()> {
+        self.geometry.check_range(guest_offset, buffer.len() as u64)?;
+        let (mut guest_offset, mut left) = (guest_offset, buffer);
+        while !left.is_empty() {
+            let extent = self.extent_at(guest_offset, left.len() as u64)?;
+            let (part, rest) = left.split_at_mut(extent.length_bytes as usize);
+            match extent.kind {
+                LayerKind::Data(range) => {
+                    self.files[0].file.read_exact_at(range.host_offset, part).map_err(|cause| {
+                        ImageError::io("read VHD block", cause).at_host(range.host_offset).at_guest(guest_offset)
+                    })?;
+                }
+                LayerKind::Encoded | LayerKind::Zero | LayerKind::Absent => part.fill(0),
+            }
+            guest_offset += extent.length_bytes;
+            left = rest;
+        }
+        Ok(())
+    }
+
+    fn host_files(&self) -> &[OpenFile] {
+        &self.files
+    }
+}

@@ -1,0 +1,99 @@
+//! What `convert` says when it is done.
+
+use std::ops::Range;
+use std::path::Path;
+use std::time::Instant;
+
+use serde::Serialize;
+use tintype_formats::Format;
+
+use super::Args;
+use crate::cli::escape::printable;
+use crate::cli::failure::Failure;
+use crate::cli::{Global, output, units};
+use crate::engine::convert::Converted;
+
+#[derive(Serialize)]
+struct Summary<'a> {
+    r#type: &'static str,
+    target: String,
+    format: &'a str,
+    size_bytes: u64,
+    stored_bytes: u64,
+    file_bytes: Option<u64>,
+    digest: Option<String>,
+    verified: bool,
+    unreadable: Vec<Unreadable>,
+    elapsed_s: f64,
+}
+
+#[derive(Serialize)]
+struct Unreadable {
+    offset: u64,
+    length_bytes: u64,
+}
+
+/// Prints the digest, what could not be read, and a summary.
+pub fn report(
+    args: &Args,
+    format: &Format,
+    converted: &Converted,
+    began: Instant,
+    global: Global,
+) -> Result<(), Failure> {
+    let file_bytes = std::fs::metadata(&args.target).ok().filter(|found| found.is_file()).map(|found| found.len());
+    let elapsed_s = began.elapsed().as_secs_f64();
+    let unreadable = |range: &Range<u64>| Unreadable { offset: range.start, length_bytes: range.end - range.start };
+    if global.json {
+        return output::print_json_line(&Summary {
+            r#type: "summary",
+            target: args.target.display().to_string(),
+            format: format.name,
+            size_bytes: converted.size_bytes,
+            stored_bytes: converted.stored_bytes,
+            file_bytes,
+            digest: converted.digest.as_ref().map(|digest| format!("{}:{}", digest.algorithm.name(), digest.to_hex())),
+            verified: converted.verified,
+            unreadable: converted.unreadable.iter().map(unreadable).collect(),
+            elapsed_s,
+        });
+    }
+    for range in &converted.unreadable {
+        output::say(&format!("unreadable at {:#x}, {}", range.start, units::exact_size(range.end - range.start)));
+    }
+    if let Some(digest) = &converted.digest {
+        print_digest(args, &digest.to_hex())?;
+    }
+    if !global.quiet {
+        say_summary(args, converted, file_bytes, elapsed_s);
+    }
+    Ok(())
+}
+
+/// On standard output, unless the disk went there.
+fn print_digest(args: &Args, digest: &str) -> Result<(), Failure> {
+    let line = format!("{digest}  {}", printable(&args.source.to_string()));
+    if args.target == Path::new("-") {
+        output::say(&line);
+        return Ok(());
+    }
+    output::print(&(line + "\n"))
+}
+
+fn shown_target(args: &Args) -> String {
+    let is_output = args.target == Path::new("-");
+    if is_output { "standard output".to_owned() } else { args.target.display().to_string() }
+}
+
+fn say_summary(args: &Args, converted: &Converted, file_bytes: Option<u64>, elapsed_s: f64) {
+    let rate = (converted.size_bytes as f64 / elapsed_s.max(0.001)) as u64;
+    let file = file_bytes.map(|bytes| format!(", file of {}", units::size(bytes))).unwrap_or_default();
+    let verified = if converted.verified { ", read back and verified" } else { "" };
+    output::say(&format!(
+        "{}: disk of {}, {} stored{file}{verified}, in {elapsed_s:.1} s ({}/s)",
+        printable(&shown_target(args)),
+        units::size(converted.size_bytes),
+        units::size(converted.stored_bytes),
+        units::size(rate)
+    ));
+}
