@@ -40,12 +40,11 @@ pub fn inflate_raw(input: &[u8], output: &mut [u8]) -> Result<(), CodecError> {
     })
 }
 
-/// Inflates one zlib stream (RFC 1950) into exactly `output`, and checks its sum; what follows the stream is ignored.
-pub fn inflate_zlib(input: &[u8], output: &mut [u8]) -> Result<(), CodecError> {
+/// Inflates one zlib stream (RFC 1950) into the begin of `output`, and returns its length; what follows is ignored.
+pub fn inflate_zlib(input: &[u8], output: &mut [u8]) -> Result<usize, CodecError> {
     thread_local!(static CONTEXT: RefCell<Decompressor> = RefCell::new(Decompressor::new()));
     CONTEXT.with_borrow_mut(|context| match context.zlib_decompress(input, output) {
-        Ok(length) if length == output.len() => Ok(()),
-        Ok(length) => error(format!("the zlib stream expands to {length} bytes, expected {}", output.len())),
+        Ok(length) => Ok(length),
         Err(DecompressionError::InsufficientSpace) => {
             error(format!("the zlib stream expands to more than {} bytes", output.len()))
         }

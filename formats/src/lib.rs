@@ -20,7 +20,9 @@ pub mod chain;
 pub mod check;
 pub mod cloop;
 pub mod codec;
+pub mod dmg;
 pub mod error;
+pub mod ewf;
 pub mod extent;
 pub mod host_file;
 pub mod layer;
@@ -39,6 +41,7 @@ mod stored;
 mod table_cache;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
+mod unit_cache;
 pub mod vhd;
 mod two_level;
 pub mod vdi;

@@ -19,6 +19,8 @@ pub static FORMATS: &[&Format] = &[
     &crate::asif::FORMAT,
     &crate::bochs::FORMAT,
     &crate::cloop::FORMAT,
+    &crate::ewf::FORMAT,
+    &crate::dmg::FORMAT,
     &crate::raw::FORMAT,
 ];
 

@@ -1,5 +1,7 @@
 //! `tintype check`
 
+use std::sync::Arc;
+
 use clap::Args as ClapArgs;
 use serde::Serialize;
 use tintype_formats::check::{CheckReport, Severity};
@@ -8,10 +10,11 @@ use super::failure::Failure;
 use super::source_args::ImageArgs;
 use super::{Global, Outcome, escape::printable, output, units};
 use crate::error::OnPath as _;
+use crate::sources::{FolderGate, ReferencePolicy};
 
 /// Look for damage in the structures of an image
 ///
-/// No file that the image names is opened, and nothing is changed. Exit code 0 if nothing was found, 3 if space is leaked
+/// Of other files only further segments of the image itself are opened, no parents, and nothing is changed. Exit code 0 if nothing was found, 3 if space is leaked
 /// or only refcounts are out of date (the content is safe), 4 if the image is damaged. With --quiet only the exit code tells.
 #[derive(Debug, ClapArgs)]
 pub struct Args {
@@ -51,7 +54,9 @@ pub fn run(args: &Args, global: Global) -> Result<Outcome, Failure> {
     }
     let (_, image) = args.image.open("check", args.force_share)?;
     let mut found = CheckReport::default();
-    image.check(&mut found).on_path(&address.path)?;
+    let policy = ReferencePolicy { force_share: args.force_share, ..ReferencePolicy::default() };
+    let gate = FolderGate::beside(&address.path, Arc::new(policy));
+    image.check_all_files(gate.as_ref(), &mut found).on_path(&address.path)?;
     let report = Report {
         path: address.to_string(),
         format: image.info().format,

@@ -197,10 +197,13 @@ impl CloopLayer {
             .file
             .read_exact_at(start, &mut stored)
             .map_err(|cause| ImageError::io(READ_BLOCK, cause).at_host(start))?;
-        codec::inflate_zlib(&stored, target).map_err(|cause| {
-            let detail = format!("block {block} does not decode to {} bytes", target.len());
-            ImageError::corrupt(READ_BLOCK, detail).at_host(start).caused_by(cause)
-        })
+        let detail = format!("block {block} does not decode to {} bytes", target.len());
+        let damaged = |detail| ImageError::corrupt(READ_BLOCK, detail).at_host(start);
+        match codec::inflate_zlib(&stored, target) {
+            Ok(length) if length == target.len() => Ok(()),
+            Ok(length) => Err(damaged(format!("{detail}, but to {length}"))),
+            Err(cause) => Err(damaged(detail).caused_by(cause)),
+        }
     }
 }
 
