@@ -19,6 +19,8 @@ pub mod check;
 pub mod codec;
 pub mod error;
 pub mod extent;
+mod file_parts;
+mod gzip_file;
 pub mod host_file;
 pub mod layer;
 pub mod limits;
