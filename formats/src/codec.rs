@@ -82,6 +82,31 @@ pub fn deflate_raw_small_window(input: &[u8], level: u32, limit: usize) -> Optio
     })
 }
 
+/// Compresses `input` as a part of a raw deflate stream: whole blocks that refer to nothing before them and end with a byte,
+/// so that parts can follow each other (zlib's Z_SYNC_FLUSH).
+pub fn deflate_part(input: &[u8], level: u32) -> Result<Vec<u8>, CodecError> {
+    thread_local!(static CONTEXT: RefCell<Option<(u32, Compress)>> = const { RefCell::new(None) });
+    CONTEXT.with_borrow_mut(|slot| {
+        if slot.as_ref().is_none_or(|(kept, _)| *kept != level) {
+            *slot = Some((level, Compress::new(flate2::Compression::new(level), false)));
+        }
+        let Some((_, context)) = slot.as_mut() else { return error("there is no encoder") };
+        context.reset();
+        let mut output = vec![0; input.len() + input.len() / 8 + 64];
+        let status = context.compress(input, &mut output, FlushCompress::Sync);
+        let (read, written) = (context.total_in(), context.total_out() as usize);
+        if !matches!(status, Ok(Status::Ok))
+            || read != input.len() as u64
+            || !output[..written].ends_with(&[0, 0, 255, 255])
+        {
+            *slot = None;
+            return error("the encoder did not take all of its input");
+        }
+        output.truncate(written);
+        Ok(output)
+    })
+}
+
 /// Compresses `input` as one Zstandard frame; `None` unless it becomes shorter than `limit` bytes.
 pub fn encode_zstd(input: &[u8], level: i32, limit: usize) -> Option<Vec<u8>> {
     thread_local!(static CONTEXT: RefCell<zstd::zstd_safe::CCtx<'static>> = RefCell::new(zstd::zstd_safe::CCtx::create()));
@@ -112,6 +137,22 @@ mod tests {
         assert!(inflate_raw(&packed, &mut vec![0; input.len() - 1]).is_err());
         assert!(inflate_raw(&packed, &mut vec![0; input.len() + 1]).is_err());
         assert!(inflate_raw(&packed[..100], &mut output).is_err());
+    }
+
+    #[test]
+    fn deflated_parts_follow_each_other() {
+        let input = text();
+        let noise: Vec<u8> = blake3::Hasher::new().finalize_xof().then_fill(70_000);
+        let (mut stream, mut expected) = (Vec::new(), Vec::new());
+        for part in [&input[..], &[], &noise, &input[..1], &input[..40_000]] {
+            stream.extend(deflate_part(part, 6).unwrap());
+            expected.extend_from_slice(part);
+        }
+        // An empty last block.
+        stream.extend([1, 0, 0, 0xff, 0xff]);
+        let mut output = vec![0; expected.len()];
+        inflate_raw(&stream, &mut output).unwrap();
+        assert!(output == expected);
     }
 
     #[test]

@@ -127,7 +127,7 @@ mod tests {
     #[test]
     fn reads_go_through_parts_and_holes() {
         let parts = parts();
-        let whole = *b"234\0\00123\0";
+        let whole = *b"234\x00\x000123\x00";
         for begin in 0..=whole.len() {
             for end in begin..=whole.len() {
                 let mut found = vec![0xff; end - begin];

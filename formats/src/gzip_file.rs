@@ -346,7 +346,9 @@ impl Cursor {
         match status {
             TINFLStatus::Done => self.check_trailer(file, file_bytes),
             TINFLStatus::NeedsMoreInput | TINFLStatus::HasMoreOutput if used + made > 0 => Ok(()),
-            _ => Err(damaged(format!("the deflate stream is damaged before compressed offset {:#x}", self.host_offset))),
+            _ => {
+                Err(damaged(format!("the deflate stream is damaged before compressed offset {:#x}", self.host_offset)))
+            }
         }
     }
 
@@ -427,8 +429,8 @@ fn header_bytes(input: &[u8]) -> io::Result<usize> {
 pub fn inflate_head(head: &[u8], output: &mut [u8]) -> usize {
     let Ok(begin) = header_bytes(head) else { return 0 };
     // Without the flag for a wrapping buffer it would have to be a power of two.
-    let flags = TINFL_FLAG_HAS_MORE_INPUT
-        | miniz_oxide::inflate::core::inflate_flags::TINFL_FLAG_USING_NON_WRAPPING_OUTPUT_BUF;
+    let flags =
+        TINFL_FLAG_HAS_MORE_INPUT | miniz_oxide::inflate::core::inflate_flags::TINFL_FLAG_USING_NON_WRAPPING_OUTPUT_BUF;
     decompress(&mut DecompressorOxide::new(), &head[begin..], output, 0, flags).2
 }
 
@@ -453,7 +455,7 @@ mod tests {
             let run = 1 + random.below(70_000) as usize;
             match random.below(3) {
                 0 => bytes.extend((0..run).map(|_| random.next_u64() as u8)),
-                1 => bytes.extend((0..run).map(|i| (i * i >> 5) as u8 & 0x1f)),
+                1 => bytes.extend((0..run).map(|i| ((i * i) >> 5) as u8 & 0x1f)),
                 _ => bytes.extend(vec![0; run]),
             }
         }

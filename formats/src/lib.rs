@@ -20,6 +20,7 @@ pub mod codec;
 pub mod error;
 pub mod extent;
 mod file_parts;
+pub mod gce;
 mod gzip_file;
 pub mod host_file;
 pub mod layer;
@@ -32,6 +33,7 @@ pub mod registry;
 pub mod sink;
 pub mod source;
 mod table_cache;
+mod tar;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
 pub mod vhdx;

@@ -46,8 +46,8 @@ impl CreateArgs {
         if target == Path::new("-") || target.starts_with("/dev") {
             return Ok(&raw::FORMAT);
         }
-        let extension = target.extension().and_then(|extension| extension.to_str());
-        extension.and_then(registry::by_extension).ok_or_else(|| {
+        let name = target.file_name().and_then(|name| name.to_str());
+        name.and_then(registry::by_file_name).ok_or_else(|| {
             let name = target.display().to_string();
             Failure::usage(format!("the name \"{}\" does not tell the target's format", name.escape_debug()))
                 .hinted("say -O FORMAT; \"tintype formats\" lists them")
