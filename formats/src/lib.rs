@@ -33,6 +33,7 @@ mod table_cache;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
 pub mod vhdx;
+pub mod vmdk;
 
 pub use chain::Disk;
 pub use error::{ErrorKind, ImageError, Result};
