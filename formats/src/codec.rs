@@ -5,7 +5,7 @@
 use std::cell::RefCell;
 
 use flate2::{Compress, FlushCompress, Status};
-use libdeflater::{DecompressionError, Decompressor};
+use libdeflater::{CompressionLvl, Compressor, DecompressionError, Decompressor};
 
 /// Why a unit could not be decoded.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -37,6 +37,39 @@ pub fn inflate_raw(input: &[u8], output: &mut [u8]) -> Result<(), CodecError> {
             error(format!("the deflate stream expands to more than {} bytes", output.len()))
         }
         Err(DecompressionError::BadData) => error("the deflate stream is damaged or cut short"),
+    })
+}
+
+/// Inflates one zlib stream (RFC 1950) into the begin of `output`, and returns its length; what follows is ignored.
+pub fn inflate_zlib(input: &[u8], output: &mut [u8]) -> Result<usize, CodecError> {
+    thread_local!(static CONTEXT: RefCell<Decompressor> = RefCell::new(Decompressor::new()));
+    CONTEXT.with_borrow_mut(|context| match context.zlib_decompress(input, output) {
+        Ok(length) => Ok(length),
+        Err(DecompressionError::InsufficientSpace) => {
+            error(format!("the zlib stream expands to more than {} bytes", output.len()))
+        }
+        Err(DecompressionError::BadData) => error("the zlib stream is damaged or cut short"),
+    })
+}
+
+/// Compresses `input` as one zlib stream at a level from 1 to 9, and appends it to `output`.
+pub fn deflate_zlib(input: &[u8], level: u32, output: &mut Vec<u8>) -> Result<(), CodecError> {
+    thread_local!(static CONTEXT: RefCell<Option<(u32, Compressor)>> = const { RefCell::new(None) });
+    CONTEXT.with_borrow_mut(|slot| {
+        if slot.as_ref().is_none_or(|(kept, _)| *kept != level) {
+            let level_setting = CompressionLvl::new(level as i32).unwrap_or_default();
+            *slot = Some((level, Compressor::new(level_setting)));
+        }
+        let Some((_, context)) = slot.as_mut() else { return error("there is no encoder") };
+        let begin = output.len();
+        output.resize(begin + context.zlib_compress_bound(input.len()), 0);
+        match context.zlib_compress(input, &mut output[begin..]) {
+            Ok(length) => {
+                output.truncate(begin + length);
+                Ok(())
+            }
+            Err(cause) => error(format!("the zlib stream cannot be made: {cause}")),
+        }
     })
 }
 
@@ -153,6 +186,20 @@ mod tests {
         let mut output = vec![0; expected.len()];
         inflate_raw(&stream, &mut output).unwrap();
         assert!(output == expected);
+    }
+
+    #[test]
+    fn zlib_round_trips_into_the_begin_of_a_buffer() {
+        let input = text();
+        let mut packed = vec![7; 12];
+        deflate_zlib(&input, 6, &mut packed).unwrap();
+        packed.extend_from_slice(&[0xff; 300]);
+        let mut output = vec![0; input.len() + 100];
+        assert_eq!(inflate_zlib(&packed[12..], &mut output), Ok(input.len()));
+        assert_eq!(input, output[..input.len()]);
+        assert!(inflate_zlib(&packed[12..], &mut vec![0; input.len() - 1]).is_err());
+        packed[40] ^= 1;
+        assert!(inflate_zlib(&packed[12..], &mut output).is_err());
     }
 
     #[test]

@@ -37,6 +37,7 @@ mod tar;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
 pub mod vhdx;
+pub mod vmdk;
 
 pub use chain::Disk;
 pub use error::{ErrorKind, ImageError, Result};
