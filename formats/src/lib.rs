@@ -26,6 +26,7 @@ pub mod host_file;
 pub mod layer;
 pub mod limits;
 pub mod local_file;
+pub mod ova;
 pub mod qcow2;
 pub mod raw;
 pub mod reference_gate;

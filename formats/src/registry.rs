@@ -7,8 +7,14 @@ use crate::reference_gate::ReferenceGate;
 use crate::sink::{CreateOptions, ImageWriter, TargetFiles, invalid_option};
 
 /// Every format, in the order in which a file is tried. `raw` is last: it is only ever a guess.
-pub static FORMATS: &[&Format] =
-    &[&crate::qcow2::FORMAT, &crate::vhdx::FORMAT, &crate::vmdk::FORMAT, &crate::gce::FORMAT, &crate::raw::FORMAT];
+pub static FORMATS: &[&Format] = &[
+    &crate::qcow2::FORMAT,
+    &crate::vhdx::FORMAT,
+    &crate::vmdk::FORMAT,
+    &crate::ova::FORMAT,
+    &crate::gce::FORMAT,
+    &crate::raw::FORMAT,
+];
 
 /// A format: its names and what can be done with it.
 pub struct Format {
