@@ -32,6 +32,12 @@ fn variants(format: &Format) -> Vec<Variant> {
             (None, &[("logical_sector", "4096"), ("block_size", "2M")], PLAIN),
             (Some("fixed"), &[("block_size", "1M")], PLAIN),
         ],
+        // The other variants consist of several files: the format's own tests make those.
+        "vmdk" => vec![
+            (None, &[], PLAIN),
+            (Some("streamOptimized"), &[], PLAIN),
+            (None, &[("adapter_type", "ide")], Compression::Zlib(1)),
+        ],
         // A format whose subformats and compressions can be had in any combination needs no line of its own here.
         _ => {
             let create = format.create.as_ref().expect("only formats that can be created");
