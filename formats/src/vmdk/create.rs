@@ -1,6 +1,7 @@
 //! Creating: the variants and their options.
 
 use super::on_disk::*;
+use super::plain::{self, Layout};
 use super::stream;
 use super::write_descriptor::Hardware;
 use crate::error::{ErrorKind, ImageError, Result};
@@ -9,7 +10,8 @@ use crate::registry::{Measure, OptionHelp, TouchedBytes};
 use crate::sink::{Compression, CreateOptions, ImageWriter, TargetFiles, invalid_option};
 
 /// The variants, the default one first.
-pub(super) static SUBFORMATS: &[&str] = &["streamOptimized"];
+pub(super) static SUBFORMATS: &[&str] =
+    &["monolithicSparse", "monolithicFlat", "twoGbMaxExtentSparse", "streamOptimized"];
 
 /// The options for new images.
 pub(super) static OPTIONS: &[OptionHelp] = &[
@@ -31,6 +33,7 @@ pub(super) const GRAIN_BYTES: u64 = 64 << 10;
 /// Which variant is to be made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Variant {
+    Plain(Layout),
     Stream { level: u32 },
 }
 
@@ -40,19 +43,29 @@ pub(super) struct Settings {
     pub hardware: Hardware,
 }
 
-const CREATE: &str = "create VMDK image";
+pub(super) const CREATE: &str = "create VMDK image";
 const DEFAULT_LEVEL: u32 = 6;
 
+/// Only streams are compressed, and always are: who asks for compression alone gets one.
 fn variant(options: &CreateOptions) -> Result<Variant> {
-    match (options.subformat.as_deref(), options.compression) {
-        (None | Some("streamOptimized"), Compression::Zlib(level)) if (1..=9).contains(&level) => {
-            Ok(Variant::Stream { level })
+    let level = match options.compression {
+        Compression::Zlib(level) if !(1..=9).contains(&level) => {
+            return Err(invalid_option("compress", &format!("zlib:{level}"), "a level from 1 to 9"));
         }
-        (_, Compression::Zlib(level)) if !(1..=9).contains(&level) => {
-            Err(invalid_option("compress", &format!("zlib:{level}"), "a level from 1 to 9"))
+        Compression::Zlib(level) => Some(level),
+        Compression::None | Compression::Zstd(_) => None,
+    };
+    let layout = match (options.subformat.as_deref(), level) {
+        (Some("streamOptimized"), level) => return Ok(Variant::Stream { level: level.unwrap_or(DEFAULT_LEVEL) }),
+        (None, Some(level)) => return Ok(Variant::Stream { level }),
+        (Some(_), Some(_)) => {
+            return Err(invalid_option("compress", "zlib", "none, or the subformat streamOptimized"));
         }
-        _ => Ok(Variant::Stream { level: DEFAULT_LEVEL }),
-    }
+        (Some("monolithicFlat"), None) => Layout::MonolithicFlat,
+        (Some("twoGbMaxExtentSparse"), None) => Layout::SplitSparse,
+        (_, None) => Layout::MonolithicSparse,
+    };
+    Ok(Variant::Plain(layout))
 }
 
 fn settings(options: &CreateOptions) -> Result<Settings> {
@@ -80,6 +93,7 @@ pub(super) fn begin(files: &dyn TargetFiles, options: &CreateOptions) -> Result<
     let variant = variant(options)?;
     let settings = settings(options)?;
     match variant {
+        Variant::Plain(layout) => plain::begin(files, settings, layout),
         Variant::Stream { level } => stream::begin(files, &settings, level),
     }
 }
@@ -88,6 +102,7 @@ pub(super) fn measure(options: &CreateOptions, touched_bytes: &TouchedBytes<'_>)
     let settings = settings(&CreateOptions { target_holds_old_data: false, ..options.clone() })?;
     let touched = touched_bytes(GRAIN_BYTES)?;
     match variant(options)? {
+        Variant::Plain(layout) => Ok(plain::measure(&settings, layout, touched)),
         Variant::Stream { .. } => Ok(stream::measure(&settings, touched)),
     }
 }

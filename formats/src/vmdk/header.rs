@@ -162,8 +162,10 @@ fn read_hosted(file: &dyn HostFile, file_bytes: u64) -> Result<Shape> {
     let compressed = flags & FLAG_COMPRESSED != 0;
     let max_grain = if compressed { MAX_COMPRESSED_GRAIN_SECTORS } else { MAX_GRAIN_SECTORS };
     let table_entries = header.table_entries.get();
-    if !(1..=MAX_TABLE_ENTRIES).contains(&table_entries) {
-        return Err(corrupt(format!("a grain table has {table_entries} entries, expected 1 to {MAX_TABLE_ENTRIES}")));
+    if !table_entries.is_power_of_two() || table_entries > MAX_TABLE_ENTRIES {
+        let detail =
+            format!("a grain table has {table_entries} entries, expected a power of two, at most {MAX_TABLE_ENTRIES}");
+        return Err(corrupt(detail));
     }
     let descriptor = hosted_descriptor(&header, file_bytes)?;
     let descriptor_end = descriptor.map_or(SECTOR_BYTES, |(offset, length)| offset + length);

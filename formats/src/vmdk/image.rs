@@ -109,6 +109,13 @@ fn parent_of(descriptor: &Descriptor) -> Option<FileReference> {
     })
 }
 
+impl VmdkImage {
+    /// The disk's size.
+    pub fn size_bytes(&self) -> u64 {
+        self.info.geometry.size_bytes
+    }
+}
+
 impl Image for VmdkImage {
     fn info(&self) -> &ImageInfo {
         &self.info

@@ -22,6 +22,7 @@ mod image;
 mod info;
 mod markers;
 mod on_disk;
+mod plain;
 mod read;
 mod stream;
 mod tables;

@@ -17,7 +17,7 @@ use zerocopy::little_endian::{U16, U32, U64};
 
 use super::create::{GRAIN_BYTES, Settings, TABLE_ENTRIES};
 use super::on_disk::*;
-use super::write_descriptor::{EMBEDDED_DESCRIPTOR_SECTORS, NewDescriptor, NewExtent};
+use super::write_descriptor::{ContentIds, EMBEDDED_DESCRIPTOR_SECTORS, NewDescriptor, NewExtent};
 use crate::HostFileMut;
 use crate::codec;
 use crate::error::{ErrorKind, ImageError, Result};
@@ -112,27 +112,11 @@ fn descriptor(settings: &Settings) -> Result<Vec<u8>> {
     let descriptor = NewDescriptor {
         create_type: "streamOptimized",
         access: "RDONLY",
-        cid: content_id(settings.size_bytes),
-        long_content_id: None,
+        ids: ContentIds::of_stream(settings.size_bytes),
         extents: &extents,
         hardware: &settings.hardware,
     };
-    let mut bytes = descriptor.text().into_bytes();
-    let room = (EMBEDDED_DESCRIPTOR_SECTORS * SECTOR_BYTES) as usize;
-    if bytes.len() > room {
-        let detail = format!("the descriptor has {} bytes, there is room for {room}", bytes.len());
-        return Err(ImageError::limit_exceeded("create VMDK image", detail));
-    }
-    bytes.resize(room, 0);
-    Ok(bytes)
-}
-
-/// The content's identity comes before the content in a stream. Who imports it writes its own; only children of a disk ask.
-fn content_id(size_bytes: u64) -> u32 {
-    let hash = blake3::hash(&size_bytes.to_le_bytes());
-    let number = u32::from_le_bytes([hash.as_bytes()[0], hash.as_bytes()[1], hash.as_bytes()[2], hash.as_bytes()[3]]);
-    // The highest numbers mean something else.
-    number & 0x7fff_ffff
+    descriptor.embedded()
 }
 
 fn header(size_bytes: u64, directory_sector: u64) -> HostedHeader {

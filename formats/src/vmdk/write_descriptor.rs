@@ -1,8 +1,8 @@
 //! Writing descriptors.
 
 use super::on_disk::SECTOR_BYTES;
-use crate::error::Result;
-use crate::sink::{CreateOptions, invalid_option};
+use crate::error::{ImageError, Result};
+use crate::sink::{CreateOptions, IdentitySeed, invalid_option};
 
 /// The hardware version that a disk asks for; every product since VMware Server 1 has it.
 const DEFAULT_HARDWARE_VERSION: u32 = 4;
@@ -52,12 +52,41 @@ pub(super) struct NewExtent {
     pub name: String,
 }
 
+/// What tells this content from every other.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct ContentIds {
+    pub short: u32,
+    /// The short one, with more before it.
+    pub long: Option<String>,
+}
+
+impl ContentIds {
+    pub fn from_seed(seed: &IdentitySeed) -> Self {
+        let (upper, lower) = seed.uuid("content id").as_u64_pair();
+        let short = usual(lower as u32);
+        let long = format!("{upper:016x}{:08x}{short:08x}", (lower >> 32) as u32);
+        ContentIds { short, long: Some(long) }
+    }
+
+    /// For a stream, where the identity comes before the content. Who imports it gives it its own; only the children of a
+    /// disk ask for it.
+    pub fn of_stream(size_bytes: u64) -> Self {
+        let hash = blake3::hash(&size_bytes.to_le_bytes());
+        let [first, second, third, fourth, ..] = *hash.as_bytes();
+        ContentIds { short: usual(u32::from_le_bytes([first, second, third, fourth])), long: None }
+    }
+}
+
+/// The highest content ids mean something else: that there is no parent, or that the id is not known.
+fn usual(cid: u32) -> u32 {
+    cid & 0x7fff_ffff
+}
+
 /// Everything that a new descriptor says.
 pub(super) struct NewDescriptor<'a> {
     pub create_type: &'static str,
     pub access: &'static str,
-    pub cid: u32,
-    pub long_content_id: Option<String>,
+    pub ids: ContentIds,
     pub extents: &'a [NewExtent],
     pub hardware: &'a Hardware,
 }
@@ -69,7 +98,7 @@ impl NewDescriptor<'_> {
         let (cylinders, heads, sectors) = chs(size_bytes, self.hardware.adapter_type);
         let extents: String = self.extents.iter().map(|extent| self.extent_line(extent)).collect();
         let long_content_id =
-            self.long_content_id.as_ref().map(|id| format!("ddb.longContentID = \"{id}\"\n")).unwrap_or_default();
+            self.ids.long.as_ref().map(|id| format!("ddb.longContentID = \"{id}\"\n")).unwrap_or_default();
         format!(
             "# Disk DescriptorFile\n\
              version=1\n\
@@ -92,8 +121,20 @@ impl NewDescriptor<'_> {
              {long_content_id}\
              ddb.toolsVersion = \"{TOOLS_VERSION}\"\n\
              ddb.virtualHWVersion = \"{}\"\n",
-            self.cid, self.create_type, self.hardware.adapter_type, self.hardware.hardware_version
+            self.ids.short, self.create_type, self.hardware.adapter_type, self.hardware.hardware_version
         )
+    }
+
+    /// The text, filled up to the room that there is for it in a sparse extent.
+    pub fn embedded(&self) -> Result<Vec<u8>> {
+        let mut bytes = self.text().into_bytes();
+        let room = (EMBEDDED_DESCRIPTOR_SECTORS * SECTOR_BYTES) as usize;
+        if bytes.len() > room {
+            let detail = format!("the descriptor has {} bytes, there is room for {room}", bytes.len());
+            return Err(ImageError::limit_exceeded("create VMDK image", detail));
+        }
+        bytes.resize(room, 0);
+        Ok(bytes)
     }
 
     fn extent_line(&self, extent: &NewExtent) -> String {
