@@ -163,8 +163,8 @@ fn other_archives_are_refused() {
     let good = open_disk(gzip("./disk.raw", &[7; 512]), None).unwrap();
     assert_eq!(crate::testing::read_all(&good).unwrap(), [7; 512]);
     let other = gzip("notes.txt", &[7; 512]);
-    assert_eq!(crate::registry::probe(other.as_ref()).unwrap().name, "raw");
-    assert_eq!((FORMAT.open)(crate::testing::open_file(other)).err().unwrap().kind(), ErrorKind::NotThisFormat);
+    assert_eq!(crate::registry::probe(other.as_ref()).unwrap().name, "gce");
+    assert_eq!(open_disk(other, None).err().unwrap().kind(), ErrorKind::NotThisFormat);
     let plain = Arc::new(MemoryFile::from_bytes(b"disk.raw"));
     assert_eq!(open_disk(plain.clone(), Some(&FORMAT)).err().unwrap().kind(), ErrorKind::NotThisFormat);
     plain.set_len_bytes(0).unwrap();

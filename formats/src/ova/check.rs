@@ -47,7 +47,7 @@ fn check_files(package: &Package, archive: &Arc<Archive>, report: &mut CheckRepo
         let stored = open_stored(file, archive.as_ref());
         let what = format!("file \"{}\"", file.href.escape_debug());
         let Some(stored) = note(stored, &what, report)? else { continue };
-        let len_bytes = stored.len_bytes().map_err(|cause| ImageError::io("check the package", cause))?;
+        let len_bytes = stored.len_bytes;
         if let Some(said) = file.size_bytes.filter(|said| *said != len_bytes) {
             report.corruption(None, format!("{what} has {len_bytes} bytes, the descriptor says {said}"));
         }

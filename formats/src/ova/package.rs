@@ -97,7 +97,8 @@ impl ReferenceGate for Archive {
     fn open(&self, reference: &FileReference) -> Result<Referenced> {
         for name in &reference.names {
             if let Some(member) = self.find(name)? {
-                let file = OpenFile { file: self.open_member(member)?, name: member.name.clone(), identity: None };
+                let (name, identity) = (member.name.clone(), self.file.identity);
+                let file = OpenFile { file: self.open_member(member)?, name, identity };
                 return Ok(Referenced { file, gate: Arc::new(NoReferences) });
             }
         }
@@ -106,18 +107,33 @@ impl ReferenceGate for Archive {
     }
 }
 
-/// Opens a file of the package, with its chunks put together, still compressed.
-pub fn open_stored(file: &PackageFile, gate: &dyn ReferenceGate) -> Result<Arc<dyn HostFile>> {
-    let (stored, len_bytes) = match file.chunk_bytes {
-        None => open_named(&file.href, gate)?,
+/// A file of the package as stored: with its chunks put together, still compressed.
+pub struct StoredFile {
+    /// All of it.
+    pub content: Arc<dyn HostFile>,
+    /// Its length.
+    pub len_bytes: u64,
+    /// What it is made of.
+    pub files: Vec<OpenFile>,
+}
+
+/// Opens a file of the package.
+pub fn open_stored(file: &PackageFile, gate: &dyn ReferenceGate) -> Result<StoredFile> {
+    let stored = match file.chunk_bytes {
+        None => open_whole(&file.href, gate)?,
         Some(chunk_bytes) => open_chunks(file, chunk_bytes, gate)?,
     };
-    if let Some(said) = file.size_bytes.filter(|said| *said > len_bytes) {
-        let href = file.href.escape_debug();
-        let detail = format!("\"{href}\" has {len_bytes} bytes, the descriptor says {said}: it was cut");
+    if let Some(said) = file.size_bytes.filter(|said| *said > stored.len_bytes) {
+        let (href, found) = (file.href.escape_debug(), stored.len_bytes);
+        let detail = format!("\"{href}\" has {found} bytes, the descriptor says {said}: it was cut");
         return Err(ImageError::truncated(DOING, detail));
     }
     Ok(stored)
+}
+
+fn open_whole(href: &str, gate: &dyn ReferenceGate) -> Result<StoredFile> {
+    let (file, len_bytes) = open_named(href, gate)?;
+    Ok(StoredFile { content: Arc::clone(&file.file), len_bytes, files: vec![file] })
 }
 
 /// The file's own bytes.
@@ -135,7 +151,7 @@ pub fn uncompressed(file: &PackageFile, stored: Arc<dyn HostFile>) -> Result<Arc
     }
 }
 
-fn open_named(href: &str, gate: &dyn ReferenceGate) -> Result<(Arc<dyn HostFile>, u64)> {
+fn open_named(href: &str, gate: &dyn ReferenceGate) -> Result<(OpenFile, u64)> {
     if href.len() > MAX_REFERENCE_NAME_BYTES {
         let detail = format!("its name has {} bytes, at most {MAX_REFERENCE_NAME_BYTES} work", href.len());
         return Err(ImageError::limit_exceeded(DOING, detail));
@@ -144,20 +160,21 @@ fn open_named(href: &str, gate: &dyn ReferenceGate) -> Result<(Arc<dyn HostFile>
     let mut names = vec![href.to_owned()];
     names.extend(percent_decoded(href).filter(|decoded| decoded != href));
     let reference = FileReference { names, format: None, identities: Vec::new() };
-    let file = gate.open(&reference)?.file.file;
-    let len_bytes = file.len_bytes().map_err(|cause| ImageError::io(DOING, cause))?;
+    let file = gate.open(&reference)?.file;
+    let len_bytes = file.file.len_bytes().map_err(|cause| ImageError::io(DOING, cause))?;
     Ok((file, len_bytes))
 }
 
 /// Chunks are called `NAME.000000000`, `NAME.000000001` and so on; all but the last have the same size (§7.1).
-fn open_chunks(file: &PackageFile, chunk_bytes: u64, gate: &dyn ReferenceGate) -> Result<(Arc<dyn HostFile>, u64)> {
+fn open_chunks(file: &PackageFile, chunk_bytes: u64, gate: &dyn ReferenceGate) -> Result<StoredFile> {
     let href = file.href.escape_debug();
     let expected = match file.size_bytes {
         _ if chunk_bytes == 0 => return Err(ImageError::corrupt(DOING, format!("\"{href}\" has chunks of 0 bytes"))),
         Some(size_bytes) => size_bytes.div_ceil(chunk_bytes),
         None => u64::MAX,
     };
-    let (mut parts, mut number, mut last_bytes) = (FileParts::default(), 0, chunk_bytes);
+    let (mut parts, mut files) = (FileParts::default(), Vec::new());
+    let (mut number, mut last_bytes) = (0, chunk_bytes);
     while number < expected {
         if number >= MAX_CHUNKS {
             return Err(ImageError::limit_exceeded(DOING, format!("\"{href}\" has more than {MAX_CHUNKS} chunks")));
@@ -174,11 +191,12 @@ fn open_chunks(file: &PackageFile, chunk_bytes: u64, gate: &dyn ReferenceGate) -
             );
             return Err(ImageError::corrupt(DOING, detail));
         }
-        parts.push(chunk, 0, len_bytes)?;
+        parts.push(Arc::clone(&chunk.file), 0, len_bytes)?;
+        files.push(chunk);
         (last_bytes, number) = (len_bytes, number + 1);
     }
     let len_bytes = parts.len_bytes().map_err(|cause| ImageError::io(DOING, cause))?;
-    Ok((Arc::new(parts), len_bytes))
+    Ok(StoredFile { content: Arc::new(parts), len_bytes, files })
 }
 
 /// A name without the `./` that some tools put before it.

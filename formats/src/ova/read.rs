@@ -5,9 +5,10 @@ use std::sync::Arc;
 use super::check::check_package;
 use super::descriptor::{Descriptor, MAX_DESCRIPTOR_BYTES, PackageDisk, PackageFile};
 use super::manifest::{self, Entry, MAX_MANIFEST_BYTES};
-use super::package::{Archive, open_stored, read_small, uncompressed};
+use super::package::{Archive, StoredFile, open_stored, read_small, uncompressed};
 use crate::check::CheckReport;
 use crate::error::{ErrorKind, ImageError, Result};
+use crate::extent::LayerExtent;
 use crate::host_file::{HostFile, OpenFile};
 use crate::layer::{Detail, DiskInfo, FileReference, Image, ImageInfo, ImageLayer, SnapshotInfo};
 use crate::reference_gate::ReferenceGate;
@@ -159,14 +160,15 @@ impl Package {
     }
 
     /// Opens a disk's file with the format that the descriptor says, or the one that it looks like.
-    fn open_image(&self, disk: &PackageDisk, file: &PackageFile, stored: Arc<dyn HostFile>) -> Result<Box<dyn Image>> {
-        let content = uncompressed(file, stored)?;
+    fn open_image(&self, disk: &PackageDisk, file: &PackageFile, stored: &StoredFile) -> Result<Box<dyn Image>> {
+        let content = uncompressed(file, Arc::clone(&stored.content))?;
         let format = match format_of(disk.format.as_deref())? {
             Some(format) => format,
             None => probe(content.as_ref(), disk)?,
         };
         let name = format!("{} in {}", file.href, self.file.name);
-        let image = (format.open)(OpenFile { file: content, name, identity: self.file.identity })?;
+        let identity = stored.files.first().and_then(|first| first.identity);
+        let image = (format.open)(OpenFile { file: content, name, identity })?;
         if !image.disks().is_empty() {
             let detail = format!("it is a package of disks itself ({})", format.title);
             return Err(ImageError::unsupported(OPEN_DISK, detail));
@@ -205,25 +207,25 @@ impl Image for Package {
         let stored = match &self.archive {
             Some(archive) => {
                 self.check_descriptor(self.manifest.as_deref())?;
-                open_stored(file, archive.as_ref())?
+                open_stored(file, archive.as_ref()).map_err(|cause| in_package(&file.href, cause))?
             }
             None => {
                 self.check_descriptor(self.manifest_beside(gate)?.as_deref())?;
                 open_stored(file, gate)?
             }
         };
-        let stored_bytes = stored.len_bytes().map_err(|cause| ImageError::io(OPEN_DISK, cause))?;
-        let inner = self.open_image(disk, file, stored).map_err(|cause| in_package(&file.href, cause))?;
+        let inner = self.open_image(disk, file, &stored).map_err(|cause| in_package(&file.href, cause))?;
         let mut info = inner.info().clone();
         let (size_bytes, href) = (info.geometry.size_bytes, file.href.escape_debug());
         if let Some(said) = disk.capacity_bytes.filter(|said| *said != size_bytes) {
             info.warnings.push(format!("the package says that disk \"{href}\" has {said} bytes, it has {size_bytes}"));
         }
-        if let Some(said) = file.size_bytes.filter(|said| *said != stored_bytes) {
+        if let Some(said) = file.size_bytes.filter(|said| *said != stored.len_bytes) {
             info.warnings
-                .push(format!("the package says that file \"{href}\" has {said} bytes, it has {stored_bytes}"));
+                .push(format!("the package says that file \"{href}\" has {said} bytes, it has {}", stored.len_bytes));
         }
-        Ok(Box::new(PackageDiskImage { inner, info, archive: self.archive.clone() }))
+        let files = std::iter::once(self.file.clone()).chain(stored.files).collect();
+        Ok(Box::new(PackageDiskImage { inner, info, archive: self.archive.clone(), files }))
     }
 
     fn check(&self, report: &mut CheckReport) -> Result<()> {
@@ -236,6 +238,8 @@ struct PackageDiskImage {
     inner: Box<dyn Image>,
     info: ImageInfo,
     archive: Option<Arc<Archive>>,
+    /// The package's own files that the disk is made of.
+    files: Vec<OpenFile>,
 }
 
 impl Image for PackageDiskImage {
@@ -252,14 +256,41 @@ impl Image for PackageDiskImage {
     }
 
     fn layer(&self, snapshot: Option<&str>, gate: &dyn ReferenceGate) -> Result<Box<dyn ImageLayer>> {
-        match &self.archive {
-            Some(archive) => self.inner.layer(snapshot, archive.as_ref()),
-            None => self.inner.layer(snapshot, gate),
-        }
+        let inner = match &self.archive {
+            Some(archive) => self.inner.layer(snapshot, archive.as_ref())?,
+            None => self.inner.layer(snapshot, gate)?,
+        };
+        let files = inner.host_files().iter().chain(&self.files).cloned().collect();
+        Ok(Box::new(PackageLayer { inner, files }))
     }
 
     fn check(&self, report: &mut CheckReport) -> Result<()> {
         self.inner.check(report)
+    }
+}
+
+/// A disk's layer that also names the package's files: whoever looks for what must not be written over, finds them all.
+struct PackageLayer {
+    inner: Box<dyn ImageLayer>,
+    /// Those of the disk, which host ranges count in, then those of the package.
+    files: Vec<OpenFile>,
+}
+
+impl ImageLayer for PackageLayer {
+    fn geometry(&self) -> Geometry {
+        self.inner.geometry()
+    }
+
+    fn extent_at(&self, guest_offset: u64, max_bytes: u64) -> Result<LayerExtent> {
+        self.inner.extent_at(guest_offset, max_bytes)
+    }
+
+    fn read_at(&self, guest_offset: u64, buffer: &mut [u8]) -> Result<()> {
+        self.inner.read_at(guest_offset, buffer)
+    }
+
+    fn host_files(&self) -> &[OpenFile] {
+        &self.files
     }
 }
 
@@ -328,8 +359,9 @@ fn probe(content: &dyn HostFile, disk: &PackageDisk) -> Result<&'static Format> 
 }
 
 fn in_package(href: &str, cause: ImageError) -> ImageError {
+    // What is missing in an archive is not anywhere else.
     let kind = match cause.kind() {
-        ErrorKind::NotThisFormat => ErrorKind::Corrupt,
+        ErrorKind::NotThisFormat | ErrorKind::ReferenceDenied => ErrorKind::Corrupt,
         kind => kind,
     };
     let detail = "a disk of the package cannot be used";

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use super::*;
 use crate::check::CheckReport;
 use crate::error::{ErrorKind, ImageError, Result};
+use crate::host_file::{FileIdentity, OpenFile};
 use crate::layer::{Choice, FileReference};
 use crate::reference_gate::{NoReferences, ReferenceGate, Referenced};
 use crate::sink::{CreateOptions, SingleFile};
@@ -156,7 +157,7 @@ fn a_disk_is_never_probed_into_being_raw_nor_raw_into_anything_else() {
 fn names_lead_to_members_of_the_archive_only() {
     for href in ["../d", "/etc/passwd", "file:///etc/passwd", "http://example.org/d", "d/../d", "%2e%2e/d", "missing"] {
         let (kind, text) = refusal((&format!("ovf:href=\"{href}\""), &format_is(RAW)), &[("d", &[5; 512])]);
-        assert_eq!(kind, ErrorKind::ReferenceDenied, "{text}");
+        assert_eq!(kind, ErrorKind::Corrupt, "{text}");
         assert!(text.contains("is not in the archive"), "{text}");
     }
     let twice = refusal(("ovf:href=\"d\"", &format_is(RAW)), &[("d", &[5; 512]), ("./d", &[6; 512])]);
@@ -190,10 +191,10 @@ fn what_does_not_fit_the_descriptor_is_refused_or_said() {
         refusal((&href(attributes), &raw), &files).0
     };
     assert_eq!(chunks("ovf:chunkSize=\"0\"", &[512]), ErrorKind::Corrupt);
-    assert_eq!(chunks("ovf:chunkSize=\"512\"", &[]), ErrorKind::ReferenceDenied);
+    assert_eq!(chunks("ovf:chunkSize=\"512\"", &[]), ErrorKind::Corrupt);
     assert_eq!(chunks("ovf:chunkSize=\"512\"", &[512, 100, 512]), ErrorKind::Corrupt);
     assert_eq!(chunks("ovf:chunkSize=\"512\"", &[1024]), ErrorKind::Corrupt);
-    assert_eq!(chunks("ovf:chunkSize=\"512\" ovf:size=\"1536\"", &[512, 512]), ErrorKind::ReferenceDenied);
+    assert_eq!(chunks("ovf:chunkSize=\"512\" ovf:size=\"1536\"", &[512, 512]), ErrorKind::Corrupt);
     assert_eq!(chunks("ovf:chunkSize=\"512\" ovf:size=\"1024\"", &[512, 100]), ErrorKind::Truncated);
 
     let said = format!("{raw} ovf:capacity=\"1\" ovf:capacityAllocationUnits=\"byte * 2^20\"");
@@ -244,7 +245,9 @@ impl ReferenceGate for Folder {
     fn open(&self, reference: &FileReference) -> Result<Referenced> {
         let found = reference.names.iter().find_map(|name| self.0.get(name));
         let bytes = found.ok_or_else(|| ImageError::reference_denied("open", "it is not there"))?;
-        Ok(Referenced { file: open_file(Arc::new(MemoryFile::from_bytes(bytes))), gate: Arc::new(NoReferences) })
+        let identity = Some(FileIdentity { device: 1, inode: bytes.len() as u64 });
+        let file = OpenFile { identity, ..open_file(Arc::new(MemoryFile::from_bytes(bytes))) };
+        Ok(Referenced { file, gate: Arc::new(NoReferences) })
     }
 }
 
@@ -256,6 +259,10 @@ fn a_descriptor_finds_its_files_through_the_gate() {
     let read = |folder: Folder| Disk::open(open_file(file.clone()), None, Choice::default(), Arc::new(folder));
     let disk = ("d 1".to_owned(), vec![5; 512]);
     assert_eq!(read_all(&read(Folder(BTreeMap::from([disk.clone()]))).unwrap()).unwrap(), [5; 512]);
+    // Whoever asks which files must not be written over finds the descriptor and the disk.
+    let files = read(Folder(BTreeMap::from([disk.clone()]))).unwrap().host_files().to_vec();
+    assert!(files.iter().any(|file| file.name == "test" && file.identity.is_none()));
+    assert!(files.iter().any(|file| file.identity == Some(FileIdentity { device: 1, inode: 512 })));
     assert_eq!(read(Folder(BTreeMap::new())).err().unwrap().kind(), ErrorKind::ReferenceDenied);
     // The test's file has the name "test": that is what the manifest is called after, and what it calls the descriptor.
     let manifest = |bytes: &[u8]| format!("SHA1(test)= {}", manifest::Algorithm::Sha1.of_bytes(bytes)).into_bytes();
