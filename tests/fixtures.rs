@@ -208,7 +208,9 @@ fn images_do_not_open_without_what_they_need() {
 #[test]
 fn content_survives_every_format_and_the_way_back() {
     let Some(sandbox) = unpacked() else { return };
-    let creatable: Vec<_> = FORMATS.iter().filter(|format| format.create.is_some()).map(|format| format.name).collect();
+    // Images for Compute Engine hold whole gibibytes only, and no fixture has one.
+    let creatable = FORMATS.iter().filter(|format| format.create.is_some() && format.name != "gce");
+    let creatable: Vec<_> = creatable.map(|format| format.name).collect();
     for entry in manifest().iter().filter(|entry| entry.sha256.is_some()) {
         let back = if creatable.contains(&entry.format.as_str()) { &entry.format } else { "raw" };
         for there in &creatable {

@@ -19,6 +19,8 @@ fn small_disk() -> ModelDisk {
 fn header_places(case: &Case) -> Vec<u64> {
     match case.format.name {
         "qcow2" => (0..512).collect(),
+        // The header, and the begin of the embedded descriptor.
+        "vmdk" => (0..640).collect(),
         // The identifier, both headers, both region tables, the metadata table and its items.
         "vhdx" => [0, 64 << 10, 128 << 10, 192 << 10, 256 << 10, 2 << 20, (2 << 20) + (64 << 10)]
             .into_iter()
@@ -39,6 +41,8 @@ fn is_unprotected(case: &Case, place: u64) -> bool {
     match case.format.name {
         // cluster_bits, size, l1_size, l1_table_offset; incompatible_features (data file, compression, extended L2).
         "qcow2" => matches!(place, 20..32 | 36..48 | 72..80 | 104),
+        // capacity, gdOffset.
+        "vmdk" => matches!(place, 12..20 | 56..64),
         // The metadata table and items have no checksum.
         "vhdx" => place >= 2 << 20,
         "vhd" => false,

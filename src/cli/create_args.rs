@@ -57,8 +57,9 @@ impl CreateArgs {
         if target == Path::new("-") || target.starts_with("/dev") {
             return Ok(&raw::FORMAT);
         }
+        let name = target.file_name().and_then(|name| name.to_str());
         let extension = target.extension().and_then(|extension| extension.to_str());
-        extension.and_then(registry::by_extension).ok_or_else(|| unknown_name(target, extension))
+        name.and_then(registry::by_file_name).ok_or_else(|| unknown_name(target, extension))
     }
 
     /// The variant that was asked for.

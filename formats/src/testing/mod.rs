@@ -16,7 +16,7 @@ pub use damage::check_damage;
 pub use exercise::exercise;
 pub use faulty_file::{FaultPlan, FaultyFile};
 pub use memory_file::MemoryFile;
-pub use model_disk::{ModelDisk, create_image, store_disk};
+pub use model_disk::{ModelDisk, create_image, store_disk, store_disk_in};
 
 use std::sync::Arc;
 
