@@ -4,12 +4,13 @@
 //! has to be what its table says, and to expand. What other files hold is theirs to check.
 
 use std::ops::Range;
+use std::sync::Arc;
 
 use super::grains::GrainReader;
 use super::header::{Directory, Shape, SparseKind};
 use super::image::VmdkImage;
 use super::on_disk::*;
-use super::tables::{self, Grain, GrainMap};
+use super::tables::{self, Grain, GrainMap, TableCache};
 use crate::check::CheckReport;
 use crate::error::{ErrorKind, Result};
 
@@ -24,7 +25,8 @@ pub(super) fn check(image: &VmdkImage, report: &mut CheckReport) -> Result<()> {
         report.corruption(0, "the header says that the extent was not closed properly");
     }
     check_directories(image, shape, report)?;
-    let map = match GrainMap::open(image.file.file.clone(), image.file_bytes, shape.clone()) {
+    let file = image.file.file.clone();
+    let map = match GrainMap::open(file, image.file_bytes, shape.clone(), 0, Arc::new(TableCache::default())) {
         Ok(map) => map,
         Err(error) => return told(error, report),
     };

@@ -1,12 +1,13 @@
 //! An open image: its header, its descriptor, and the layer that comes of both.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use super::descriptor::{self, Access, Descriptor, ExtentKind, ExtentLine, identity_text};
 use super::header::{self, Directory, Shape, SparseKind};
 use super::on_disk::*;
 use super::read::{Extent, Storage, VmdkLayer};
-use super::tables::GrainMap;
+use super::tables::{GrainMap, TableCache};
 use super::{check, info};
 use crate::check::CheckReport;
 use crate::error::{ErrorKind, ImageError, Result};
@@ -136,7 +137,7 @@ impl Image for VmdkImage {
         if self.parent.as_ref().is_some_and(|parent| parent.names.is_empty()) {
             return Err(ImageError::corrupt(OPEN, "it has a parent (parentCID), but does not name it"));
         }
-        let mut layout = Layout { files: Vec::new(), by_name: HashMap::new(), extents: Vec::new(), end: 0, tables: 0 };
+        let mut layout = Layout::default();
         match (&self.shape, &self.descriptor) {
             (Some(shape), _) => {
                 layout.files.push(self.file.clone());
@@ -165,15 +166,17 @@ impl Extent {
 }
 
 /// The layer while its extents are opened.
+#[derive(Default)]
 struct Layout {
     files: Vec<OpenFile>,
-    /// A file may hold several extents.
+    /// A flat file may hold several extents.
     by_name: HashMap<Vec<String>, usize>,
     extents: Vec<Extent>,
     /// Where the next extent begins.
     end: u64,
     /// The grain tables of all of them.
     tables: u64,
+    cache: Arc<TableCache>,
 }
 
 impl Layout {
@@ -182,7 +185,26 @@ impl Layout {
         for (number, line) in (1..).zip(&descriptor.extents) {
             self.open_extent(line, gate).map_err(|cause| in_extent(number, line, cause))?;
         }
-        Ok(())
+        self.check_ranges()
+    }
+
+    /// No range of a file may be two parts of the disk: a small file could be a disk of any size.
+    fn check_ranges(&self) -> Result<()> {
+        let range_of = |extent: &Extent| match &extent.storage {
+            Storage::Flat { file, host_offset, .. } => Some((*file, *host_offset, extent.length_bytes)),
+            Storage::Sparse { file, .. } => Some((*file, 0, u64::MAX)),
+            Storage::Zero => None,
+        };
+        let mut ranges: Vec<_> = self.extents.iter().filter_map(range_of).collect();
+        ranges.sort_unstable();
+        let overlap = |pair: &&[(usize, u64, u64)]| pair[0].0 == pair[1].0 && pair[1].1 - pair[0].1 < pair[0].2;
+        match ranges.windows(2).find(overlap).and_then(|pair| self.files.get(pair[0].0)) {
+            None => Ok(()),
+            Some(file) => {
+                let detail = format!("two extents name the same part of \"{}\"", file.name.escape_debug());
+                Err(ImageError::corrupt(OPEN, detail))
+            }
+        }
     }
 
     fn open_extent(&mut self, line: &ExtentLine, gate: &dyn ReferenceGate) -> Result<()> {
@@ -221,12 +243,17 @@ impl Layout {
             return Ok(*file);
         }
         let reference = FileReference { names: line.names.clone(), format: None, identities: Vec::new() };
-        self.files.push(gate.open(&reference)?.file);
-        self.by_name.insert(line.names.clone(), self.files.len() - 1);
-        Ok(self.files.len() - 1)
+        let opened = gate.open(&reference)?.file;
+        let same = |open: &OpenFile| open.identity.is_some() && open.identity == opened.identity;
+        let file = self.files.iter().position(same).unwrap_or_else(|| {
+            self.files.push(opened);
+            self.files.len() - 1
+        });
+        self.by_name.insert(line.names.clone(), file);
+        Ok(file)
     }
 
-    fn host_file(&self, index: usize) -> Result<(std::sync::Arc<dyn HostFile>, u64)> {
+    fn host_file(&self, index: usize) -> Result<(Arc<dyn HostFile>, u64)> {
         let file = self.files.get(index).map(|open| open.file.clone());
         let file = file.ok_or_else(|| ImageError::corrupt(OPEN_EXTENT, "its file is not open"))?;
         let file_bytes = file.len_bytes().map_err(|cause| ImageError::io("find out the file's length", cause))?;
@@ -246,7 +273,8 @@ impl Layout {
             return Err(ImageError::limit_exceeded(OPEN_EXTENT, detail));
         }
         let (host, file_bytes) = self.host_file(file)?;
-        let map = Box::new(GrainMap::open(host, file_bytes, shape)?);
+        let cache = Arc::clone(&self.cache);
+        let map = Box::new(GrainMap::open(host, file_bytes, shape, self.extents.len(), cache)?);
         self.push(length_bytes, Storage::Sparse { file, map })
     }
 

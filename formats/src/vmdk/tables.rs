@@ -10,7 +10,7 @@
 //! that grain is asked for.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use byteorder::{ByteOrder, LittleEndian};
 
@@ -43,7 +43,10 @@ pub(super) struct GrainMap {
     file_bytes: u64,
     pub shape: Shape,
     places: Places,
-    cache: Mutex<TableCache>,
+    /// Which extent this is, for the cache that it shares with others.
+    number: usize,
+    cache: Arc<TableCache>,
+    named: Mutex<NamedGrains>,
 }
 
 enum Places {
@@ -53,19 +56,30 @@ enum Places {
     Scanned(ScannedGrains),
 }
 
+/// The grain tables of all extents of an image that were used last.
 #[derive(Default)]
-struct TableCache {
-    tables: HashMap<u64, CachedTable>,
+pub(super) struct TableCache(Mutex<CachedTables>);
+
+#[derive(Default)]
+struct CachedTables {
+    /// By the extent's number and the table's.
+    tables: HashMap<(usize, u64), CachedTable>,
+    entries: usize,
     clock: u64,
-    /// One bit for each table that was loaded once.
-    loaded: Vec<u64>,
-    /// How many bytes of the file the grains of those take at least.
-    named_bytes: u64,
 }
 
 struct CachedTable {
     grains: Arc<[Grain]>,
     used: u64,
+}
+
+/// What the tables that were loaded so far name.
+#[derive(Default)]
+struct NamedGrains {
+    /// One bit for each table that was loaded once.
+    loaded: Vec<u64>,
+    /// How many bytes of the file their grains take at least.
+    bytes: u64,
 }
 
 /// A table, or that there is none.
@@ -78,15 +92,22 @@ enum Table {
 
 impl GrainMap {
     /// Reads the directory, or looks for the grains where it is lost.
-    pub fn open(file: Arc<dyn HostFile>, file_bytes: u64, shape: Shape) -> Result<GrainMap> {
+    ///
+    /// `number` tells the extent from others that share the cache.
+    pub fn open(
+        file: Arc<dyn HostFile>,
+        file_bytes: u64,
+        shape: Shape,
+        number: usize,
+        cache: Arc<TableCache>,
+    ) -> Result<GrainMap> {
         let places = match shape.directory {
             Directory::At { host_offset, redundant } => {
                 Places::Tables(read_directories(file.as_ref(), file_bytes, &shape, host_offset, redundant)?)
             }
             Directory::Lost => Places::Scanned(ScannedGrains::scan(file.as_ref(), file_bytes, &shape)?),
         };
-        let cache = Mutex::new(TableCache::default());
-        Ok(GrainMap { file, file_bytes, shape, places, cache })
+        Ok(GrainMap { file, file_bytes, shape, places, number, cache, named: Mutex::default() })
     }
 
     /// The file that holds the extent, and its length.
@@ -178,7 +199,7 @@ impl GrainMap {
     fn table(&self, entries: &[u32], number: u64, max_tables: u64) -> Result<Table> {
         let entry = entries.get(number as usize).copied().unwrap_or(0);
         let Some(table_offset) = table_offset(&self.shape, entry) else { return Ok(Table::None) };
-        if let Some(grains) = self.lock().get(number) {
+        if let Some(grains) = self.cache.get((self.number, number)) {
             return Ok(Table::Loaded(grains));
         }
         let empty = self.tables_in_hole(entries, number, table_offset, max_tables)?;
@@ -187,18 +208,30 @@ impl GrainMap {
         }
         let grains: Arc<[Grain]> = self.read_table(table_offset)?.into();
         let stored = check_grains(&self.shape, &grains).map_err(|error| error.at_host(table_offset))?;
-        let mut cache = self.lock();
-        cache.count(number, entries.len(), stored * self.least_grain_bytes());
+        self.count_named(number, entries.len(), stored).map_err(|error| error.at_host(table_offset))?;
+        self.cache.insert((self.number, number), Arc::clone(&grains));
+        Ok(Table::Loaded(grains))
+    }
+
+    /// Adds what a table names, once; fails if there is more than the file has room for.
+    fn count_named(&self, number: u64, tables: usize, stored: u64) -> Result<()> {
+        let mut named = self.named.lock().unwrap_or_else(PoisonError::into_inner);
+        named.loaded.resize(tables.div_ceil(64), 0);
+        if let Some(word) = named.loaded.get_mut((number / 64) as usize)
+            && *word & (1 << (number % 64)) == 0
+        {
+            *word |= 1 << (number % 64);
+            named.bytes = named.bytes.saturating_add(stored * self.least_grain_bytes());
+        }
         // The last grain may be cut.
-        if cache.named_bytes > self.file_bytes.saturating_add(self.shape.grain_bytes) {
+        if named.bytes > self.file_bytes.saturating_add(self.shape.grain_bytes) {
             let detail = format!(
                 "the tables name {:#x} bytes of grains, more than the file has ({:#x}): some name the same ones",
-                cache.named_bytes, self.file_bytes
+                named.bytes, self.file_bytes
             );
-            return Err(ImageError::corrupt(READ_TABLE, detail).at_host(table_offset));
+            return Err(ImageError::corrupt(READ_TABLE, detail));
         }
-        cache.insert(number, Arc::clone(&grains));
-        Ok(Table::Loaded(grains))
+        Ok(())
     }
 
     fn least_grain_bytes(&self) -> u64 {
@@ -226,38 +259,37 @@ impl GrainMap {
         let adjoining = tables.windows(2).take_while(|pair| u64::from(pair[0]) + step == u64::from(pair[1])).count();
         Ok((found.length_bytes / table_bytes).min(adjoining as u64 + 1).min(max_tables.max(1)))
     }
-
-    fn lock(&self) -> MutexGuard<'_, TableCache> {
-        self.cache.lock().unwrap_or_else(PoisonError::into_inner)
-    }
 }
 
 impl TableCache {
-    fn get(&mut self, number: u64) -> Option<Arc<[Grain]>> {
-        self.clock += 1;
-        let table = self.tables.get_mut(&number)?;
-        table.used = self.clock;
+    fn get(&self, key: (usize, u64)) -> Option<Arc<[Grain]>> {
+        let mut cached = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        cached.clock += 1;
+        let clock = cached.clock;
+        let table = cached.tables.get_mut(&key)?;
+        table.used = clock;
         Some(Arc::clone(&table.grains))
     }
 
-    fn insert(&mut self, number: u64, grains: Arc<[Grain]>) {
-        let max_tables = TABLE_CACHE_BYTES / (grains.len() * size_of::<Grain>()).max(1);
-        if self.tables.len() >= max_tables.max(1)
-            && let Some(oldest) = self.tables.iter().min_by_key(|(_, table)| table.used).map(|(number, _)| *number)
+    fn insert(&self, key: (usize, u64), grains: Arc<[Grain]>) {
+        const MAX_ENTRIES: usize = TABLE_CACHE_BYTES / size_of::<Grain>();
+        let mut cached = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        while cached.entries + grains.len() > MAX_ENTRIES
+            && let Some(oldest) = cached.tables.iter().min_by_key(|(_, table)| table.used).map(|(key, _)| *key)
         {
-            self.tables.remove(&oldest);
+            cached.remove(oldest);
         }
-        self.tables.insert(number, CachedTable { grains, used: self.clock });
+        cached.remove(key);
+        cached.entries += grains.len();
+        let used = cached.clock;
+        cached.tables.insert(key, CachedTable { grains, used });
     }
+}
 
-    /// Adds what a table names, once.
-    fn count(&mut self, number: u64, tables: usize, bytes: u64) {
-        self.loaded.resize(tables.div_ceil(64), 0);
-        if let Some(word) = self.loaded.get_mut((number / 64) as usize)
-            && *word & (1 << (number % 64)) == 0
-        {
-            *word |= 1 << (number % 64);
-            self.named_bytes = self.named_bytes.saturating_add(bytes);
+impl CachedTables {
+    fn remove(&mut self, key: (usize, u64)) {
+        if let Some(table) = self.tables.remove(&key) {
+            self.entries -= table.grains.len();
         }
     }
 }

@@ -77,6 +77,23 @@ fn extents_that_are_something_else_or_shorter_are_refused() {
     assert_eq!(missing.open(MAIN).err().unwrap().kind(), ErrorKind::ReferenceDenied);
 }
 
+#[test]
+fn a_part_of_a_file_that_is_two_parts_of_the_disk_is_corruption() {
+    let folder = Folder::default();
+    folder.put("f", &sectors(7, 5));
+    folder.put("s", &image_of(&ModelDisk::new(1 << 20), "monolithicSparse").file(MAIN).to_bytes());
+    for lines in [
+        "RW 3 FLAT \"f\" 2\nRW 2 FLAT \"f\" 1",
+        "RW 1 FLAT \"f\" 4\nRW 1 FLAT \"f\" 4",
+        "RW 2048 SPARSE \"s\"\nRW 2048 SPARSE \"s\"",
+    ] {
+        folder.put(MAIN, descriptor_text(lines).as_bytes());
+        assert_eq!(folder.open(MAIN).err().unwrap().kind(), ErrorKind::Corrupt, "{lines}");
+    }
+    folder.put(MAIN, descriptor_text("RW 3 FLAT \"f\" 2\nRW 2 FLAT \"f\" 0").as_bytes());
+    assert!(folder.read(MAIN).unwrap() == sectors(7, 5));
+}
+
 fn child_of(parent_cid: &str, hint: &str) -> Folder {
     let folder = Folder::default();
     let text = format!(
