@@ -8,19 +8,19 @@ use crate::sink::{CreateOptions, invalid_option};
 pub static OPTIONS: &[OptionHelp] = &[
     OptionHelp {
         name: "controller",
-        values: "lsilogic, lsisas, pvscsi, sata, ide; lsilogic",
+        values: "lsilogic, lsisas, pvscsi, sata, ide (default: lsilogic)",
         help: "The controller that the disk is attached to",
     },
-    OptionHelp { name: "firmware", values: "bios, efi; bios", help: "How the machine starts" },
+    OptionHelp { name: "firmware", values: "bios, efi (default: bios)", help: "How the machine starts" },
     OptionHelp {
         name: "os",
         values: "other, other64, linux, linux64, debian64, ubuntu64, rhel64, centos64, oracle64, sles64, freebsd64, \
-                 windows10-64, windows2012-64, windows2016-64; other64",
+                 windows10-64, windows2012-64, windows2016-64 (default: other64)",
         help: "The operating system in it, for the platform to choose its devices by",
     },
-    OptionHelp { name: "cpus", values: "1 to 768; 2", help: "The number of processors" },
-    OptionHelp { name: "memory", values: "from 4M, whole MiB; 2G", help: "The size of the memory" },
-    OptionHelp { name: "name", values: "any; that of the file", help: "The name of the machine" },
+    OptionHelp { name: "cpus", values: "1 to 768 (default: 2)", help: "The number of processors" },
+    OptionHelp { name: "memory", values: "from 4M, whole MiB (default: 2G)", help: "The size of the memory" },
+    OptionHelp { name: "name", values: "any (default: that of the file)", help: "The name of the machine" },
 ];
 
 const MIB: u64 = 1 << 20;

@@ -17,12 +17,12 @@ pub(super) static SUBFORMATS: &[&str] =
 pub(super) static OPTIONS: &[OptionHelp] = &[
     OptionHelp {
         name: "adapter_type",
-        values: "lsilogic, ide, buslogic, legacyESX; lsilogic",
+        values: "lsilogic, ide, buslogic, legacyESX (default: lsilogic)",
         help: "The controller that the descriptor names, for products that ask it",
     },
     OptionHelp {
         name: "hwversion",
-        values: "3 to 99; 4",
+        values: "3 to 99 (default: 4)",
         help: "The virtual hardware version that the descriptor asks for",
     },
 ];
