@@ -17,7 +17,7 @@ use zerocopy::little_endian::{U16, U32, U64};
 
 use super::create::{CREATE, GRAIN_BYTES, Settings, TABLE_ENTRIES};
 use super::on_disk::*;
-use super::write_descriptor::{ContentIds, EMBEDDED_DESCRIPTOR_SECTORS, Hardware, NewDescriptor, NewExtent};
+use super::write_descriptor::{ContentIds, EMBEDDED_DESCRIPTOR_SECTORS, Hardware, NewDescriptor, NewExtent, own_name};
 use crate::HostFileMut;
 use crate::error::{ImageError, Result};
 use crate::limits::MAX_REFERENCE_NAME_BYTES;
@@ -185,10 +185,7 @@ fn extent_name(main_name: &str, layout: Layout, number: u64) -> Result<String> {
     };
     let base = base.unwrap_or(main_name);
     let name = match layout {
-        // Only a label: the extent is this file, whatever it is called.
-        Layout::MonolithicSparse => {
-            return Ok(main_name.chars().filter(|c| !c.is_control() && *c != '"').take(255).collect());
-        }
+        Layout::MonolithicSparse => return Ok(own_name(main_name)),
         Layout::MonolithicFlat => format!("{base}-flat.vmdk"),
         Layout::SplitSparse => format!("{base}-s{number:03}.vmdk"),
     };

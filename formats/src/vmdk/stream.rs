@@ -17,7 +17,7 @@ use zerocopy::little_endian::{U16, U32, U64};
 
 use super::create::{GRAIN_BYTES, Settings, TABLE_ENTRIES};
 use super::on_disk::*;
-use super::write_descriptor::{ContentIds, EMBEDDED_DESCRIPTOR_SECTORS, NewDescriptor, NewExtent};
+use super::write_descriptor::{ContentIds, EMBEDDED_DESCRIPTOR_SECTORS, NewDescriptor, NewExtent, own_name};
 use crate::HostFileMut;
 use crate::codec;
 use crate::error::{ErrorKind, ImageError, Result};
@@ -80,7 +80,7 @@ pub(super) fn begin(files: &dyn TargetFiles, settings: &Settings, level: u32) ->
     let file = files.main();
     let tables = settings.size_bytes.div_ceil(GRAIN_BYTES * TABLE_ENTRIES);
     let mut begin = header(settings.size_bytes, DIRECTORY_AT_END).as_bytes().to_vec();
-    begin.extend(descriptor(settings)?);
+    begin.extend(descriptor(files.main_name(), settings)?);
     begin.resize((OVERHEAD_SECTORS * SECTOR_BYTES) as usize, 0);
     file.write_all_at(0, &begin).map_err(|cause| ImageError::io(WRITE, cause).at_host(0))?;
     let directory = vec![0; tables as usize];
@@ -105,9 +105,8 @@ pub(super) fn measure(settings: &Settings, touched_bytes: u64) -> Measure {
     Measure { required_bytes: file_bytes(touched), fully_allocated_bytes: file_bytes(grains) }
 }
 
-fn descriptor(settings: &Settings) -> Result<Vec<u8>> {
-    // Only a label, the one that VMware's exports have: the extent is this file, whatever it is called.
-    let name = "generated-stream.vmdk".to_owned();
+fn descriptor(main_name: &str, settings: &Settings) -> Result<Vec<u8>> {
+    let name = own_name(main_name);
     let extents = [NewExtent { length_bytes: settings.size_bytes, kind: "SPARSE", name }];
     let descriptor = NewDescriptor {
         create_type: "streamOptimized",

@@ -144,6 +144,12 @@ impl NewDescriptor<'_> {
     }
 }
 
+/// The name of an extent that has its descriptor in it. For most readers it is a label; libvmdk opens the file by it.
+pub(super) fn own_name(main_name: &str) -> String {
+    const MAX_CHARS: usize = 255;
+    main_name.chars().filter(|c| !c.is_control() && *c != '"').take(MAX_CHARS).collect()
+}
+
 /// Cylinders, heads and sectors, as VMware's own programs choose them.
 fn chs(size_bytes: u64, adapter_type: &str) -> (u64, u64, u64) {
     const GIB: u64 = 1 << 30;
