@@ -20,6 +20,13 @@ fn corpus() -> Option<PathBuf> {
 /// Its data is in another file, which is missing. The manifest's digest is that of the metadata read as if it were data.
 const WITHOUT_ITS_DATA: &str = "qcow2/abbbi__virtnbdbackup/vm6-sda.qcow2";
 
+/// One reader alone gave the manifest's digest, and it is wrong (formats/src/parallels/SPEC.md): the disk is that of the image
+/// in the bundle, which other readers agree on.
+const READ_WRONG_BY_ITS_ONLY_READER: (&str, &str) = (
+    "parallels/fox-it__dissect.hypervisor/expanding.hdd/DiskDescriptor.xml",
+    "7906281f7a25f13df78c907d7bc4e9313d9a26fa86386c6e2a737a784fe80b8f",
+);
+
 struct Entry {
     path: String,
     format: String,
@@ -61,7 +68,11 @@ fn images_of_others_have_the_content_that_readers_agree_on() {
         }
         let args: &[&str] = if entry.format == "raw" { &["-f", "raw"] } else { &[] };
         let run = sandbox.run(["digest", &entry.path].iter().chain(args)).ok();
-        assert_eq!(run.stdout.split_whitespace().next(), Some(entry.guest_sha256.as_str()), "{}", entry.path);
+        let expected = match READ_WRONG_BY_ITS_ONLY_READER {
+            (path, digest) if path == entry.path => digest,
+            _ => entry.guest_sha256.as_str(),
+        };
+        assert_eq!(run.stdout.split_whitespace().next(), Some(expected), "{}", entry.path);
         let check = sandbox.run(["check", &entry.path].iter().chain(args));
         assert!(matches!(check.code, Some(0 | 3 | 4)), "{}: {}", entry.path, check.stderr);
         tried.insert(entry.format);
@@ -102,4 +113,15 @@ fn parents_are_found_beside_the_child() {
         fs::rename(sandbox.path(parent), sandbox.path("elsewhere")).unwrap();
         sandbox.run(["digest", child]).fails(1, "open a file that the image names");
     }
+}
+
+/// A backup that was cut: what is missing is not zeros.
+#[test]
+fn a_cut_backup_is_not_read_as_zeros() {
+    let Some(corpus) = corpus().filter(|_| have("zstd")) else { return };
+    let sandbox = Sandbox::new();
+    unpack(&sandbox, &corpus);
+    let archive = "vma/fox-it__dissect.hypervisor/test.vma";
+    sandbox.run(["digest", archive]).fails(1, "the backup is not complete");
+    assert_eq!(sandbox.run(["check", archive]).code, Some(4));
 }

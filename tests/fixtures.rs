@@ -148,9 +148,15 @@ fn fixtures_hold_what_their_maker_put_into_them() {
 fn info_tells_what_the_manifest_tells() {
     let Some(sandbox) = unpacked() else { return };
     for entry in manifest() {
-        let info: Value =
-            serde_json::from_str(&sandbox.run(["info", "--json", entry.image()]).ok().stdout).expect("JSON");
+        let about = |address: &str| -> Value {
+            serde_json::from_str(&sandbox.run(["info", "--json", address]).ok().stdout).expect("JSON")
+        };
+        let mut info = about(entry.image());
         assert_eq!(info["format"], entry.format.as_str(), "{}", entry.path);
+        // A container's numbers are those of the disk in it.
+        if info["disks"].is_array() {
+            info = about(&format!("{}?disk=1", entry.image()));
+        }
         assert_eq!(info["logical_sector_bytes"], entry.sector_bytes.unwrap_or(512), "{}", entry.path);
         if let Some(size_bytes) = entry.size_bytes {
             assert_eq!(info["size_bytes"], size_bytes, "{}", entry.path);
@@ -202,7 +208,9 @@ fn images_do_not_open_without_what_they_need() {
 #[test]
 fn content_survives_every_format_and_the_way_back() {
     let Some(sandbox) = unpacked() else { return };
-    let creatable: Vec<_> = FORMATS.iter().filter(|format| format.create.is_some()).map(|format| format.name).collect();
+    // Images for Compute Engine hold whole gibibytes only, and no fixture has one.
+    let creatable = FORMATS.iter().filter(|format| format.create.is_some() && format.name != "gce");
+    let creatable: Vec<_> = creatable.map(|format| format.name).collect();
     for entry in manifest().iter().filter(|entry| entry.sha256.is_some()) {
         let back = if creatable.contains(&entry.format.as_str()) { &entry.format } else { "raw" };
         for there in &creatable {

@@ -246,3 +246,51 @@ fn an_image_that_a_machine_writes_to_is_refused() {
     sandbox.run(["digest", "busy.qcow2"]).ok();
     assert!(Path::new("/proc/locks").exists());
 }
+
+/// VDI files know their parents by two UUIDs, and by no name.
+#[test]
+fn a_parent_without_a_name_is_looked_for_by_its_identity() {
+    let sandbox = Sandbox::new();
+    for folder in ["base", "base/Snapshots", "other"] {
+        fs::create_dir(sandbox.path(folder)).unwrap();
+    }
+    sandbox.raw_disk("base.raw", MIB, 4);
+    sandbox.run(["convert", "base.raw", "base/base.VDI", "-O", "vdi"]).ok();
+    let base = fs::read(sandbox.path("base/base.VDI")).unwrap();
+    // A child that has no block of its own: type 4, the parent's UUIDs, a UUID of its own.
+    let mut child = base[..2 << 20].to_vec();
+    child[76] = 4;
+    child.copy_within(392..424, 424);
+    child[392] ^= 1;
+    child[388..392].fill(0);
+    child[1 << 20..(1 << 20) + 4].fill(0xff);
+    fs::write(sandbox.path("base/child.vdi"), &child).unwrap();
+    fs::write(sandbox.path("base/unrelated.vdi"), b"no VDI file").unwrap();
+    symlink("/dev/zero", sandbox.path("base/zero.vdi")).unwrap();
+    Command::new("mkfifo").arg(sandbox.path("base/fifo.vdi")).status().unwrap();
+    symlink("base.VDI", sandbox.path("base/link.vdi")).unwrap();
+    sandbox.run(["compare", "base/child.vdi", "base.raw"]).ok();
+    sandbox.run(["digest", "base/child.vdi", "--no-references"]).fails(1, "references are not allowed");
+    assert!(sandbox.run(["info", "base/child.vdi"]).ok().stdout.contains("by identity (vdi)"));
+
+    // Only what the user allows is looked into, and links do not lead out of it.
+    fs::rename(sandbox.path("base/child.vdi"), sandbox.path("base/Snapshots/child.vdi")).unwrap();
+    symlink("../base.VDI", sandbox.path("base/Snapshots/base.vdi")).unwrap();
+    sandbox.run(["digest", "base/Snapshots/child.vdi"]).fails(1, "is not in the image's folder");
+    sandbox.run(["compare", "base/Snapshots/child.vdi", "base.raw", "--allow-references", "base"]).ok();
+
+    // Of two files with the same identity, one may have been changed.
+    fs::copy(sandbox.path("base/base.VDI"), sandbox.path("base/copy.vdi")).unwrap();
+    let allowed = ["digest", "base/Snapshots/child.vdi", "--allow-references", "base"];
+    sandbox.run(allowed).fails(1, "only one of them may be in the folder");
+    // The parent was written to: another modification UUID.
+    fs::remove_file(sandbox.path("base/copy.vdi")).unwrap();
+    let mut changed = base.clone();
+    changed[408] ^= 1;
+    fs::write(sandbox.path("base/base.VDI"), &changed).unwrap();
+    sandbox.run(allowed).fails(1, "is not in the image's folder");
+    // A child that is its own parent.
+    child[392] ^= 1;
+    fs::write(sandbox.path("other/self.vdi"), &child).unwrap();
+    sandbox.run(["digest", "other/self.vdi"]).fails(1, "the chain comes back");
+}

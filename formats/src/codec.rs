@@ -5,7 +5,7 @@
 use std::cell::RefCell;
 
 use flate2::{Compress, FlushCompress, Status};
-use libdeflater::{DecompressionError, Decompressor};
+use libdeflater::{CompressionLvl, Compressor, DecompressionError, Decompressor};
 
 /// Why a unit could not be decoded.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -52,6 +52,27 @@ pub fn inflate_zlib(input: &[u8], output: &mut [u8]) -> Result<usize, CodecError
     })
 }
 
+/// Compresses `input` as one zlib stream at a level from 1 to 9, and appends it to `output`.
+pub fn deflate_zlib(input: &[u8], level: u32, output: &mut Vec<u8>) -> Result<(), CodecError> {
+    thread_local!(static CONTEXT: RefCell<Option<(u32, Compressor)>> = const { RefCell::new(None) });
+    CONTEXT.with_borrow_mut(|slot| {
+        if slot.as_ref().is_none_or(|(kept, _)| *kept != level) {
+            let level_setting = CompressionLvl::new(level as i32).unwrap_or_default();
+            *slot = Some((level, Compressor::new(level_setting)));
+        }
+        let Some((_, context)) = slot.as_mut() else { return error("there is no encoder") };
+        let begin = output.len();
+        output.resize(begin + context.zlib_compress_bound(input.len()), 0);
+        match context.zlib_compress(input, &mut output[begin..]) {
+            Ok(length) => {
+                output.truncate(begin + length);
+                Ok(())
+            }
+            Err(cause) => error(format!("the zlib stream cannot be made: {cause}")),
+        }
+    })
+}
+
 /// Decodes Zstandard frames (RFC 8878) until exactly `output` is filled; what follows is ignored.
 pub fn decode_zstd(input: &[u8], output: &mut [u8]) -> Result<(), CodecError> {
     thread_local!(static CONTEXT: RefCell<zstd::zstd_safe::DCtx<'static>> = RefCell::new(zstd::zstd_safe::DCtx::create()));
@@ -94,6 +115,31 @@ pub fn deflate_raw_small_window(input: &[u8], level: u32, limit: usize) -> Optio
     })
 }
 
+/// Compresses `input` as a part of a raw deflate stream: whole blocks that refer to nothing before them and end with a byte,
+/// so that parts can follow each other (zlib's Z_SYNC_FLUSH).
+pub fn deflate_part(input: &[u8], level: u32) -> Result<Vec<u8>, CodecError> {
+    thread_local!(static CONTEXT: RefCell<Option<(u32, Compress)>> = const { RefCell::new(None) });
+    CONTEXT.with_borrow_mut(|slot| {
+        if slot.as_ref().is_none_or(|(kept, _)| *kept != level) {
+            *slot = Some((level, Compress::new(flate2::Compression::new(level), false)));
+        }
+        let Some((_, context)) = slot.as_mut() else { return error("there is no encoder") };
+        context.reset();
+        let mut output = vec![0; input.len() + input.len() / 8 + 64];
+        let status = context.compress(input, &mut output, FlushCompress::Sync);
+        let (read, written) = (context.total_in(), context.total_out() as usize);
+        if !matches!(status, Ok(Status::Ok))
+            || read != input.len() as u64
+            || !output[..written].ends_with(&[0, 0, 255, 255])
+        {
+            *slot = None;
+            return error("the encoder did not take all of its input");
+        }
+        output.truncate(written);
+        Ok(output)
+    })
+}
+
 /// Compresses `input` as one Zstandard frame; `None` unless it becomes shorter than `limit` bytes.
 pub fn encode_zstd(input: &[u8], level: i32, limit: usize) -> Option<Vec<u8>> {
     thread_local!(static CONTEXT: RefCell<zstd::zstd_safe::CCtx<'static>> = RefCell::new(zstd::zstd_safe::CCtx::create()));
@@ -124,6 +170,36 @@ mod tests {
         assert!(inflate_raw(&packed, &mut vec![0; input.len() - 1]).is_err());
         assert!(inflate_raw(&packed, &mut vec![0; input.len() + 1]).is_err());
         assert!(inflate_raw(&packed[..100], &mut output).is_err());
+    }
+
+    #[test]
+    fn deflated_parts_follow_each_other() {
+        let input = text();
+        let noise: Vec<u8> = blake3::Hasher::new().finalize_xof().then_fill(70_000);
+        let (mut stream, mut expected) = (Vec::new(), Vec::new());
+        for part in [&input[..], &[], &noise, &input[..1], &input[..40_000]] {
+            stream.extend(deflate_part(part, 6).unwrap());
+            expected.extend_from_slice(part);
+        }
+        // An empty last block.
+        stream.extend([1, 0, 0, 0xff, 0xff]);
+        let mut output = vec![0; expected.len()];
+        inflate_raw(&stream, &mut output).unwrap();
+        assert!(output == expected);
+    }
+
+    #[test]
+    fn zlib_round_trips_into_the_begin_of_a_buffer() {
+        let input = text();
+        let mut packed = vec![7; 12];
+        deflate_zlib(&input, 6, &mut packed).unwrap();
+        packed.extend_from_slice(&[0xff; 300]);
+        let mut output = vec![0; input.len() + 100];
+        assert_eq!(inflate_zlib(&packed[12..], &mut output), Ok(input.len()));
+        assert_eq!(input, output[..input.len()]);
+        assert!(inflate_zlib(&packed[12..], &mut vec![0; input.len() - 1]).is_err());
+        packed[40] ^= 1;
+        assert!(inflate_zlib(&packed[12..], &mut output).is_err());
     }
 
     #[test]

@@ -117,10 +117,12 @@ impl ImageError {
         Self::new(ErrorKind::OutOfRange, "read the disk", detail).at_guest(guest_offset)
     }
 
-    /// The operating system failed; an unexpected end of the file counts as [`ErrorKind::Truncated`].
+    /// The operating system failed; an unexpected end of the file counts as [`ErrorKind::Truncated`], and invalid data, which
+    /// only files inside of other files give, as [`ErrorKind::Corrupt`].
     pub fn io(doing: impl Into<Cow<'static, str>>, cause: io::Error) -> Self {
         let (kind, detail) = match cause.kind() {
             io::ErrorKind::UnexpectedEof => (ErrorKind::Truncated, "the file ends before it"),
+            io::ErrorKind::InvalidData => (ErrorKind::Corrupt, "what holds it is damaged"),
             _ => (ErrorKind::Io, "the operating system reports an error"),
         };
         Self::new(kind, doing, detail).caused_by(cause)

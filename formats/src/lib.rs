@@ -14,29 +14,45 @@
 
 #![forbid(unsafe_code)]
 
+pub mod asif;
+pub mod bochs;
 pub mod chain;
 pub mod check;
+pub mod cloop;
 pub mod codec;
 pub mod dmg;
 pub mod error;
 pub mod ewf;
 pub mod extent;
+mod file_parts;
+pub mod gce;
+mod gzip_file;
 pub mod host_file;
 pub mod layer;
 pub mod limits;
 pub mod local_file;
+pub mod ova;
+pub mod parallels;
+pub mod qcow;
 pub mod qcow2;
+pub mod qed;
 pub mod raw;
 pub mod reference_gate;
 pub mod registry;
 pub mod sink;
 pub mod source;
+mod stored;
 mod table_cache;
+mod tar;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
+mod two_level;
 mod unit_cache;
+pub mod vdi;
 pub mod vhd;
 pub mod vhdx;
+pub mod vma;
+pub mod vmdk;
 
 pub use chain::Disk;
 pub use error::{ErrorKind, ImageError, Result};

@@ -12,6 +12,9 @@ use crate::layer::FileReference;
 /// Decides which of the files that an image names may be opened, and opens them for reading.
 pub trait ReferenceGate: Send + Sync {
     /// Opens the file, trying its names in order, or fails with [`ReferenceDenied`](crate::ErrorKind::ReferenceDenied).
+    ///
+    /// A reference without names is one by identity: the gate may look for the one file of the format that has it, where
+    /// it lets files through, and refuses if there are two.
     fn open(&self, reference: &FileReference) -> Result<Referenced>;
 }
 
@@ -28,10 +31,9 @@ pub struct NoReferences;
 
 impl ReferenceGate for NoReferences {
     fn open(&self, reference: &FileReference) -> Result<Referenced> {
-        let name = reference.names.first().map_or("", String::as_str);
         Err(ImageError::reference_denied(
             "open a file that the image names",
-            format!("\"{}\" is named, and references are not allowed here", name.escape_default()),
+            format!("{} is named, and references are not allowed here", reference.described()),
         ))
     }
 }

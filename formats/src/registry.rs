@@ -10,9 +10,20 @@ use crate::sink::{CreateOptions, ImageWriter, TargetFiles, invalid_option};
 pub static FORMATS: &[&Format] = &[
     &crate::qcow2::FORMAT,
     &crate::vhdx::FORMAT,
+    &crate::vhd::FORMAT,
+    &crate::vmdk::FORMAT,
+    &crate::vdi::FORMAT,
+    &crate::qed::FORMAT,
+    &crate::qcow::FORMAT,
+    &crate::parallels::FORMAT,
+    &crate::vma::FORMAT,
+    &crate::asif::FORMAT,
+    &crate::bochs::FORMAT,
+    &crate::cloop::FORMAT,
     &crate::ewf::FORMAT,
     &crate::dmg::FORMAT,
-    &crate::vhd::FORMAT,
+    &crate::ova::FORMAT,
+    &crate::gce::FORMAT,
     &crate::raw::FORMAT,
 ];
 
@@ -110,9 +121,13 @@ pub fn by_name(name: &str) -> Option<&'static Format> {
     FORMATS.iter().copied().find(|format| format.name.eq_ignore_ascii_case(name))
 }
 
-/// Finds a format by a file name extension.
-pub fn by_extension(extension: &str) -> Option<&'static Format> {
-    FORMATS.iter().copied().find(|format| format.extensions.iter().any(|known| known.eq_ignore_ascii_case(extension)))
+/// Finds a format by the extension of a file name; an extension may have two parts, such as `tar.gz`.
+pub fn by_file_name(name: &str) -> Option<&'static Format> {
+    // From the first dot on, so that the longest extension counts; a name that begins with a dot has a name before it.
+    let extensions = name.match_indices('.').filter(|(dot, _)| *dot > 0).map(|(dot, _)| &name[dot + 1..]);
+    let knows =
+        |format: &Format, extension: &str| format.extensions.iter().any(|one| one.eq_ignore_ascii_case(extension));
+    extensions.into_iter().find_map(|extension| FORMATS.iter().copied().find(|format| knows(format, extension)))
 }
 
 /// Says which format a file looks like; [`raw`](crate::raw) if none other.
@@ -239,5 +254,17 @@ mod tests {
         extensions.dedup();
         assert_eq!((names.len(), extensions.len()), (name_count, extension_count));
         assert_eq!(FORMATS.last().map(|format| format.name), Some("raw"));
+    }
+
+    #[test]
+    fn file_names_tell_the_format_by_their_longest_extension() {
+        let found = |name| by_file_name(name).map(|format| format.name);
+        assert_eq!(found("disk.qcow2"), Some("qcow2"));
+        assert_eq!(found("my.disk.RAW"), Some("raw"));
+        assert_eq!(found("image.tar.gz"), Some("gce"));
+        assert_eq!(found("image.v1.TAR.GZ"), Some("gce"));
+        for none in ["", "disk", ".raw", "disk.", "disk.gz", "disk.tar", "qcow2", "disk.raw.xz"] {
+            assert_eq!(found(none), None, "{none}");
+        }
     }
 }

@@ -55,7 +55,8 @@ fn the_largest_empty_disk_costs_next_to_nothing() {
         let disk = ModelDisk::new(case.max_disk_bytes());
         let began = std::time::Instant::now();
         let file = case.create(&disk);
-        assert!(file.stored_bytes() < 64 << 20, "{}: stores {} bytes", case.name, file.stored_bytes());
+        // A VDI's block map cannot be a hole: 4 bytes for each MiB.
+        assert!(file.stored_bytes() < 80 << 20, "{}: stores {} bytes", case.name, file.stored_bytes());
         let image = open_disk(file, Some(case.format)).unwrap();
         assert_eq!(digest(&image).unwrap(), digest(&disk).unwrap(), "{}", case.name);
         assert!(began.elapsed().as_secs() < 10, "{}: takes {:?}", case.name, began.elapsed());

@@ -19,6 +19,8 @@ fn small_disk() -> ModelDisk {
 fn header_places(case: &Case) -> Vec<u64> {
     match case.format.name {
         "qcow2" => (0..512).collect(),
+        // The header, and the begin of the embedded descriptor.
+        "vmdk" => (0..640).collect(),
         // The identifier, both headers, both region tables, the metadata table and its items.
         "vhdx" => [0, 64 << 10, 128 << 10, 192 << 10, 256 << 10, 2 << 20, (2 << 20) + (64 << 10)]
             .into_iter()
@@ -28,6 +30,8 @@ fn header_places(case: &Case) -> Vec<u64> {
         // some of what is reserved.
         "vhd" if case.is_preallocated() => (SMALL_DISK_BYTES..SMALL_DISK_BYTES + 96).collect(),
         "vhd" => (0..96).chain(512..600).chain((96..1536).step_by(17)).collect(),
+        // Without the banner and the comment; then the block map.
+        "vdi" => (64..84).chain(340..472).chain((1 << 20)..(1 << 20) + 12).collect(),
         _ => Vec::new(),
     }
 }
@@ -37,9 +41,13 @@ fn is_unprotected(case: &Case, place: u64) -> bool {
     match case.format.name {
         // cluster_bits, size, l1_size, l1_table_offset; incompatible_features (data file, compression, extended L2).
         "qcow2" => matches!(place, 20..32 | 36..48 | 72..80 | 104),
+        // capacity, gdOffset.
+        "vmdk" => matches!(place, 12..20 | 56..64),
         // The metadata table and items have no checksum.
         "vhdx" => place >= 2 << 20,
         "vhd" => false,
+        // Where map and blocks begin; the sizes of disk, blocks and extra bytes; the map.
+        "vdi" => matches!(place, 340..348 | 368..384) || place >= 1 << 20,
         _ => true,
     }
 }

@@ -10,7 +10,7 @@ use tintype_formats::{Geometry, raw};
 
 use super::failure::Failure;
 use super::profile::Profile;
-use crate::sources::format_named;
+use crate::sources::{format_named, is_device};
 
 /// Measured on a Debian system: 0.8 of the time of level 3, for 0.8 % more space.
 const DEFAULT_ZSTD_LEVEL: u32 = 2;
@@ -54,11 +54,12 @@ impl CreateArgs {
         let Some(target) = target else {
             return Err(Failure::usage("the target's format is not given").hinted("say -O FORMAT"));
         };
-        if target == Path::new("-") || target.starts_with("/dev") {
+        if target == Path::new("-") || is_device(target) {
             return Ok(&raw::FORMAT);
         }
+        let name = target.file_name().and_then(|name| name.to_str());
         let extension = target.extension().and_then(|extension| extension.to_str());
-        extension.and_then(registry::by_extension).ok_or_else(|| unknown_name(target, extension))
+        name.and_then(registry::by_file_name).ok_or_else(|| unknown_name(target, extension))
     }
 
     /// The variant that was asked for.

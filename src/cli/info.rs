@@ -180,7 +180,8 @@ fn text(report: &Report) -> String {
     }
     if let Some(parent) = &report.parent {
         let format = parent.format.as_deref().map(|format| format!(" ({format})")).unwrap_or_default();
-        add("parent", &format!("{}{format}", parent.names.join(", or ")));
+        let names = if parent.names.is_empty() { "by identity".to_owned() } else { parent.names.join(", or ") };
+        add("parent", &format!("{names}{format}"));
         parent.identities.iter().for_each(|identity| add("parent identity", identity));
     }
     for snapshot in &report.snapshots {

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use rustix::fs::{Mode, OFlags, ResolveFlags};
 use tintype_formats::layer::FileReference;
 use tintype_formats::reference_gate::{ReferenceGate, Referenced};
+use tintype_formats::registry::{self, Format};
 use tintype_formats::{ImageError, OpenFile};
 
 use super::open::{check_not_in_use, into_open_file};
@@ -24,7 +25,8 @@ pub struct ReferencePolicy {
 /// The gate for images in one folder.
 ///
 /// By default a name has to be relative, and the file a regular one in the folder or below it, reached without a link
-/// that leads out. A Windows path is tried by its last part in the folder.
+/// that leads out. A Windows path is tried by its last part in the folder. What an image knows by its identity alone is
+/// looked for among the files of its format in the folder itself, then in each allowed one.
 pub struct FolderGate {
     folder: PathBuf,
     policy: Arc<ReferencePolicy>,
@@ -82,28 +84,103 @@ impl FolderGate {
     }
 
     fn open_beneath(&self, root: &Path, below: &Path) -> Result<Referenced, String> {
-        let path = root.join(below);
-        let directory = rustix::fs::open(root, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
-            .map_err(|errno| format!("its folder cannot be opened: {errno}"))?;
-        let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
-        let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS;
-        let file = match rustix::fs::openat2(&directory, below, flags, Mode::empty(), resolve) {
-            Ok(descriptor) => std::fs::File::from(descriptor),
-            Err(rustix::io::Errno::XDEV) => return Err("leads out of the image's folder".to_owned()),
-            Err(errno) => return Err(format!("cannot be opened: {}", std::io::Error::from(errno))),
-        };
-        let metadata = file.metadata().map_err(|cause| cause.to_string())?;
-        if !metadata.is_file() {
-            return Err("is not a regular file".to_owned());
-        }
-        check_not_in_use(&file, self.policy.force_share)?;
-        let file: OpenFile = into_open_file(file, &path).map_err(|cause| cause.to_string())?;
-        Ok(Referenced { file, gate: FolderGate::beside(&path, Arc::clone(&self.policy)) })
+        let open = open_regular_file(root, below)?;
+        self.admit(open, &root.join(below))
     }
+
+    /// Lets a file through, unless a machine writes to it.
+    fn admit(&self, file: OpenFile, path: &Path) -> Result<Referenced, String> {
+        if let Some(file) = file.file.as_file() {
+            check_not_in_use(file, self.policy.force_share)?;
+        }
+        Ok(Referenced { file, gate: FolderGate::beside(path, Arc::clone(&self.policy)) })
+    }
+
+    /// Looks for the file that the image knows by its identity alone: first in the image's folder, then in the allowed ones.
+    fn find(&self, reference: &FileReference) -> Result<Referenced, String> {
+        let wanted = reference.format.as_deref().and_then(registry::by_name);
+        let format =
+            wanted.filter(|_| !reference.identities.is_empty()).ok_or("is known by neither name nor identity")?;
+        for folder in std::iter::once(&self.folder).chain(&self.policy.allowed_folders) {
+            let mut found: Vec<(PathBuf, OpenFile)> = Vec::new();
+            for name in names_of_format(folder, format)? {
+                let Ok(file) = open_regular_file(folder, &name) else { continue };
+                let again = found.iter().any(|(_, known)| known.identity == file.identity);
+                if !again && has_identity(&file, format, &reference.identities) {
+                    found.push((folder.join(name), file));
+                }
+            }
+            match found.as_slice() {
+                [] => {}
+                [(path, file)] => return self.admit(file.clone(), path),
+                [(one, _), (other, _), ..] => {
+                    return Err(format!(
+                        "is both \"{}\" and \"{}\": only one of them may be in the folder",
+                        one.display().to_string().escape_debug(),
+                        other.display().to_string().escape_debug()
+                    ));
+                }
+            }
+        }
+        Err("is not in the image's folder, nor in one that was allowed".to_owned())
+    }
+}
+
+/// Most files of one format that are looked into for an identity.
+const MAX_CANDIDATES: usize = 4096;
+
+/// The names in a folder that end as the format's files do, in order.
+fn names_of_format(folder: &Path, format: &Format) -> Result<Vec<PathBuf>, String> {
+    let unreadable = |cause: std::io::Error| {
+        format!("cannot be looked for in \"{}\": {cause}", folder.display().to_string().escape_debug())
+    };
+    let mut names = Vec::new();
+    for entry in std::fs::read_dir(folder).map_err(unreadable)? {
+        let name = PathBuf::from(entry.map_err(unreadable)?.file_name());
+        let extension = name.extension().and_then(|extension| extension.to_str());
+        if extension.is_some_and(|found| format.extensions.iter().any(|known| known.eq_ignore_ascii_case(found))) {
+            names.push(name);
+        }
+        if names.len() > MAX_CANDIDATES {
+            return Err(format!("would have to be looked for in more than {MAX_CANDIDATES} files"));
+        }
+    }
+    names.sort_unstable();
+    Ok(names)
+}
+
+/// Whether the file is an image of the format with one of these identities. Follows nothing that it names.
+fn has_identity(file: &OpenFile, format: &'static Format, identities: &[String]) -> bool {
+    let image = registry::open_image(file, Some(format));
+    image.is_ok_and(|image| image.info().identity.as_ref().is_some_and(|found| identities.contains(found)))
+}
+
+/// Opens a regular file below a folder, without following a link out of it.
+fn open_regular_file(root: &Path, below: &Path) -> Result<OpenFile, String> {
+    let directory = rustix::fs::open(root, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
+        .map_err(|errno| format!("its folder cannot be opened: {errno}"))?;
+    let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
+    let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS;
+    let file = match rustix::fs::openat2(&directory, below, flags, Mode::empty(), resolve) {
+        Ok(descriptor) => std::fs::File::from(descriptor),
+        Err(rustix::io::Errno::XDEV) => return Err("leads out of the image's folder".to_owned()),
+        Err(errno) => return Err(format!("cannot be opened: {}", std::io::Error::from(errno))),
+    };
+    let metadata = file.metadata().map_err(|cause| cause.to_string())?;
+    if !metadata.is_file() {
+        return Err("is not a regular file".to_owned());
+    }
+    into_open_file(file, &root.join(below)).map_err(|cause| cause.to_string())
 }
 
 impl ReferenceGate for FolderGate {
     fn open(&self, reference: &FileReference) -> Result<Referenced, ImageError> {
+        if reference.names.is_empty() {
+            return self.find(reference).map_err(|reason| {
+                let detail = format!("{} {reason}", reference.described());
+                ImageError::reference_denied("open a file that the image names", detail)
+            });
+        }
         let mut reasons = Vec::new();
         for name in &reference.names {
             match self.try_name(name) {
@@ -111,11 +188,7 @@ impl ReferenceGate for FolderGate {
                 Err(reason) => reasons.push(format!("\"{}\" {reason}", name.escape_debug())),
             }
         }
-        let detail = match reasons.as_slice() {
-            [] => "the image names it by nothing that could be a file".to_owned(),
-            reasons => reasons.join("; "),
-        };
-        Err(ImageError::reference_denied("open a file that the image names", detail))
+        Err(ImageError::reference_denied("open a file that the image names", reasons.join("; ")))
     }
 }
 

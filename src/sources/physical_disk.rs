@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::os::unix::fs::FileTypeExt as _;
+use std::path::Path;
 
 use tintype_formats::extent::{DiskExtent, DiskKind, HostFileId, HostRange};
 use tintype_formats::{BlockSource, Geometry, ImageError, OpenFile};
@@ -56,4 +57,9 @@ impl BlockSource for PhysicalDisk {
     fn host_files(&self) -> &[OpenFile] {
         &self.files
     }
+}
+
+/// Whether there is a block device at this path.
+pub fn is_device(path: &Path) -> bool {
+    std::fs::metadata(path).is_ok_and(|found| found.file_type().is_block_device())
 }

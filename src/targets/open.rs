@@ -1,7 +1,6 @@
 //! Opens targets by path.
 
 use std::fs::File;
-use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -15,7 +14,7 @@ use super::output_file::OutputFile;
 use super::physical_disk;
 use super::standard_output::StandardOutput;
 use crate::error::{Aftermath, Error, Kind, OnPath as _, Result};
-use crate::sources::{aliases, is_held_for_writing};
+use crate::sources::{aliases, is_device, is_held_for_writing};
 
 /// How a target is to be opened.
 #[derive(Debug, Clone, Default)]
@@ -51,7 +50,7 @@ impl Target {
         }
         refuse_source(path, sources)?;
         refuse_in_use(path)?;
-        let is_device = std::fs::metadata(path).is_ok_and(|found| found.file_type().is_block_device());
+        let is_device = is_device(path);
         let kind = match (is_device, options.existing) {
             (true, _) => TargetKind::Device(open_device(path, size_bytes, options.force)?),
             (false, true) => TargetKind::ExistingFile(open_existing(path, size_bytes)?),

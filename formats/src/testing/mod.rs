@@ -3,6 +3,7 @@
 mod conformance;
 mod counting_file;
 mod crash_file;
+mod damage;
 mod exercise;
 mod faulty_file;
 mod memory_file;
@@ -11,10 +12,11 @@ mod model_disk;
 pub use conformance::{check_disk, digest, read_all};
 pub use counting_file::CountingFile;
 pub use crash_file::CrashFile;
+pub use damage::check_damage;
 pub use exercise::exercise;
 pub use faulty_file::{FaultPlan, FaultyFile};
 pub use memory_file::MemoryFile;
-pub use model_disk::{ModelDisk, create_image, store_disk};
+pub use model_disk::{ModelDisk, create_image, store_disk, store_disk_in};
 
 use std::sync::Arc;
 

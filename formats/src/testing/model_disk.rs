@@ -9,7 +9,7 @@ use crate::extent::{DiskExtent, DiskKind};
 use crate::host_file::HostFileMut;
 use crate::registry::Format;
 use crate::sink::{
-    CreateOptions, GuestUnit, IdentitySeed, ImageWriter, InTurn, RunKind, SingleFile, UnitContent, UnitRun,
+    CreateOptions, GuestUnit, IdentitySeed, ImageWriter, InTurn, RunKind, SingleFile, TargetFiles, UnitContent, UnitRun,
 };
 use crate::source::{BlockSource, Geometry};
 
@@ -140,7 +140,18 @@ pub fn store_disk(
     parent: Option<&dyn BlockSource>,
     file: Arc<dyn HostFileMut>,
 ) -> Result<()> {
-    let writer = format.begin(&SingleFile(file), options)?;
+    store_disk_in(format, options, source, parent, &SingleFile(file))
+}
+
+/// Makes an image of `source` that may consist of several files, by one thread.
+pub fn store_disk_in(
+    format: &Format,
+    options: &CreateOptions,
+    source: &dyn BlockSource,
+    parent: Option<&dyn BlockSource>,
+    files: &dyn TargetFiles,
+) -> Result<()> {
+    let writer = format.begin(files, options)?;
     let unit_bytes = writer.layout().unit_bytes.max(256 << 10);
     let size_bytes = source.geometry().size_bytes;
     let mut guest_offset = 0;

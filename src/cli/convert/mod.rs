@@ -22,6 +22,7 @@ use super::source_args::{SourceArgs, ThreadArgs};
 use super::{Global, Outcome, job, output, units};
 use crate::engine::convert::{ConvertOptions, convert};
 
+use crate::sources::is_device;
 use crate::targets::{Target, TargetOptions};
 
 /// Make another disk of a disk: an image in another format, a raw file, a device
@@ -142,10 +143,7 @@ fn check_combination(args: &Args, format: &Format, global: Global) -> Result<(),
         return Err(Failure::usage(message));
     }
     let is_raw = std::ptr::eq(format, &raw::FORMAT);
-    let device = std::fs::metadata(&args.target).is_ok_and(|found| {
-        use std::os::unix::fs::FileTypeExt as _;
-        found.file_type().is_block_device()
-    });
+    let device = is_device(&args.target);
     if (args.no_create || device) && !is_raw {
         let message = format!("an existing file or device is written as raw, not as {}", format.name);
         return Err(Failure::usage(message).hinted("say -O raw"));

@@ -1,0 +1,11 @@
+//! Any bytes as a QCOW file of version 1.
+#![no_main]
+
+use std::sync::Arc;
+
+use libfuzzer_sys::fuzz_target;
+use tintype_formats::testing::{MemoryFile, exercise};
+
+fuzz_target!(|data: &[u8]| {
+    let _ = exercise(&tintype_formats::qcow::FORMAT, Arc::new(MemoryFile::from_bytes(data)));
+});

@@ -1,0 +1,369 @@
+//! Reading: the package as a container of disks.
+
+use std::sync::Arc;
+
+use super::check::check_package;
+use super::descriptor::{Descriptor, MAX_DESCRIPTOR_BYTES, PackageDisk, PackageFile};
+use super::manifest::{self, Entry, MAX_MANIFEST_BYTES};
+use super::package::{Archive, StoredFile, open_stored, read_small, uncompressed};
+use crate::check::CheckReport;
+use crate::error::{ErrorKind, ImageError, Result};
+use crate::extent::LayerExtent;
+use crate::host_file::{HostFile, OpenFile};
+use crate::layer::{Detail, DiskInfo, FileReference, Image, ImageInfo, ImageLayer, SnapshotInfo};
+use crate::reference_gate::ReferenceGate;
+use crate::registry::{self, Format};
+use crate::source::Geometry;
+use crate::tar;
+
+const OPEN_PACKAGE: &str = "open OVF package";
+const OPEN_DISK: &str = "open a disk of the OVF package";
+
+/// What a package's archive may begin with. The descriptor has to be first (DSP0243, 5.4), but not everybody cares.
+const FIRST_EXTENSIONS: [&str; 4] = ["ovf", "mf", "cert", "vmdk"];
+
+pub(super) fn looks_like(head: &[u8]) -> bool {
+    match tar::first_name(head) {
+        Some(name) => FIRST_EXTENSIONS.iter().any(|extension| has_extension(&name, extension)),
+        None => looks_like_descriptor(head),
+    }
+}
+
+/// An XML document that names the namespace of envelopes early.
+fn looks_like_descriptor(head: &[u8]) -> bool {
+    let text = head.strip_prefix(b"\xef\xbb\xbf").unwrap_or(head).trim_ascii_start();
+    let has = |word: &[u8]| text.windows(word.len()).any(|place| place == word);
+    text.starts_with(b"<") && has(b"Envelope") && (has(b"/ovf/envelope/") || has(b"/schema/ovf/1/envelope"))
+}
+
+fn has_extension(name: &str, extension: &str) -> bool {
+    name.rsplit_once('.').is_some_and(|(_, found)| found.eq_ignore_ascii_case(extension))
+}
+
+/// A package. Its files come from the archive, or through the gate that [`Image::open_disk`] is given.
+pub(super) struct Package {
+    pub file: OpenFile,
+    pub file_bytes: u64,
+    pub archive: Option<Arc<Archive>>,
+    pub descriptor: Descriptor,
+    pub descriptor_name: String,
+    descriptor_bytes: Vec<u8>,
+    /// Of an archive; that of a folder is read when a gate is there.
+    pub manifest: Option<Vec<Entry>>,
+    disks: Vec<DiskInfo>,
+    info: ImageInfo,
+}
+
+pub(super) fn open(file: OpenFile) -> Result<Box<dyn Image>> {
+    let file_bytes = file.file.len_bytes().map_err(|cause| ImageError::io("find out the file's length", cause))?;
+    let mut head = vec![0; file_bytes.min(registry::PROBE_BYTES as u64) as usize];
+    let read = file.file.read_exact_at(0, &mut head);
+    read.map_err(|cause| ImageError::io(OPEN_PACKAGE, cause).at_host(0))?;
+    if tar::first_name(&head).is_some() {
+        return Ok(Box::new(open_archive(file, file_bytes)?));
+    }
+    if !head.strip_prefix(b"\xef\xbb\xbf").unwrap_or(&head).trim_ascii_start().starts_with(b"<") {
+        let detail = "it is neither a tar archive nor an XML document";
+        return Err(ImageError::not_this_format(OPEN_PACKAGE, detail));
+    }
+    let bytes = read_small(file.file.as_ref(), &file.name, MAX_DESCRIPTOR_BYTES)?;
+    let name = file.name.rsplit('/').next().unwrap_or_default().to_owned();
+    Ok(Box::new(Package::new(file, file_bytes, None, (name, bytes), None)?))
+}
+
+fn open_archive(file: OpenFile, file_bytes: u64) -> Result<Package> {
+    let archive = Archive::open(file.clone(), file_bytes)?;
+    let found = archive.members().iter().position(|member| has_extension(&member.name, "ovf"));
+    let Some((place, member)) = found.and_then(|place| Some((place, archive.members().get(place)?))) else {
+        return Err(ImageError::not_this_format(OPEN_PACKAGE, "there is no .ovf file in the archive"));
+    };
+    let bytes = archive.read_small(member, MAX_DESCRIPTOR_BYTES)?;
+    let manifest = find_manifest(&archive, &member.name)?;
+    let name = member.name.clone();
+    let mut package = Package::new(file, file_bytes, Some(Arc::new(archive)), (name, bytes), manifest)?;
+    if place > 0 {
+        package
+            .info
+            .warnings
+            .push("the .ovf file is not the first one in the archive: some programs refuse that".into());
+    }
+    Ok(package)
+}
+
+/// The manifest has the descriptor's name (DSP0243, 5.1); one that has another is better than none.
+fn find_manifest(archive: &Archive, descriptor_name: &str) -> Result<Option<Vec<Entry>>> {
+    let own = archive.find(&manifest_name(descriptor_name))?;
+    let any = || archive.members().iter().find(|member| has_extension(&member.name, "mf"));
+    let Some(member) = own.or_else(any) else { return Ok(None) };
+    manifest::parse(&archive.read_small(member, MAX_MANIFEST_BYTES)?).map(Some)
+}
+
+fn manifest_name(descriptor_name: &str) -> String {
+    let base = descriptor_name.rsplit_once('.').map_or(descriptor_name, |(base, _)| base);
+    format!("{base}.mf")
+}
+
+impl Package {
+    fn new(
+        file: OpenFile,
+        file_bytes: u64,
+        archive: Option<Arc<Archive>>,
+        (descriptor_name, descriptor_bytes): (String, Vec<u8>),
+        manifest: Option<Vec<Entry>>,
+    ) -> Result<Package> {
+        let descriptor = Descriptor::parse(&descriptor_bytes)?;
+        let disks = descriptor.disks.iter().map(|disk| disk_info(&descriptor, disk)).collect();
+        let info = info(&descriptor, manifest.as_deref());
+        let mut package =
+            Package { file, file_bytes, archive, descriptor, descriptor_name, descriptor_bytes, manifest, disks, info };
+        if let Err(error) = package.check_descriptor(package.manifest.as_deref()) {
+            package.info.warnings.push(error.to_string());
+        }
+        Ok(package)
+    }
+
+    /// The cheap part of the manifest: what decides which file is which disk is what the manifest's author saw.
+    fn check_descriptor(&self, manifest: Option<&[Entry]>) -> Result<()> {
+        let entries = manifest.unwrap_or_default().iter();
+        for entry in entries.filter(|entry| entry.name == self.descriptor_name) {
+            let found = entry.algorithm.of_bytes(&self.descriptor_bytes);
+            if found != entry.digest {
+                let (name, algorithm) = (self.descriptor_name.escape_debug(), entry.algorithm.name());
+                let detail = format!(
+                    "the {algorithm} digest of \"{name}\" is {found}, the manifest says {}: one of them was changed; \
+                     unpack the package to use its disks all the same",
+                    entry.digest
+                );
+                return Err(ImageError::corrupt("check the OVF manifest", detail));
+            }
+        }
+        Ok(())
+    }
+
+    /// The manifest beside a descriptor; none if the gate gives none.
+    fn manifest_beside(&self, gate: &dyn ReferenceGate) -> Result<Option<Vec<Entry>>> {
+        let names = vec![manifest_name(&self.descriptor_name)];
+        match gate.open(&FileReference { names, format: None, identities: Vec::new() }) {
+            Ok(found) => {
+                let bytes = read_small(found.file.file.as_ref(), &found.file.name, MAX_MANIFEST_BYTES)?;
+                manifest::parse(&bytes).map(Some)
+            }
+            Err(error) if error.kind() == ErrorKind::ReferenceDenied => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn disk_and_file(&self, index: usize) -> Result<(&PackageDisk, &PackageFile)> {
+        let disk = self.descriptor.disks.get(index);
+        let found = disk.and_then(|disk| Some((disk, self.descriptor.files.get(disk.file)?)));
+        found.ok_or_else(|| ImageError::no_such_disk(format!("there is no disk {} in it", index + 1), &self.disks))
+    }
+
+    /// Opens a disk's file with the format that the descriptor says, or the one that it looks like.
+    fn open_image(&self, disk: &PackageDisk, file: &PackageFile, stored: &StoredFile) -> Result<Box<dyn Image>> {
+        let content = uncompressed(file, Arc::clone(&stored.content))?;
+        let format = match format_of(disk.format.as_deref())? {
+            Some(format) => format,
+            None => probe(content.as_ref(), disk)?,
+        };
+        let name = format!("{} in {}", file.href, self.file.name);
+        let identity = stored.files.first().and_then(|first| first.identity);
+        let image = (format.open)(OpenFile { file: content, name, identity })?;
+        if !image.disks().is_empty() {
+            let detail = format!("it is a package of disks itself ({})", format.title);
+            return Err(ImageError::unsupported(OPEN_DISK, detail));
+        }
+        if image.parent().is_some() || disk.parent.is_some() {
+            let detail = "it inherits from another disk, and packages of such disks are not read: unpack it first";
+            return Err(ImageError::unsupported(OPEN_DISK, detail));
+        }
+        Ok(image)
+    }
+}
+
+impl Image for Package {
+    fn info(&self) -> &ImageInfo {
+        &self.info
+    }
+
+    fn parent(&self) -> Option<&FileReference> {
+        None
+    }
+
+    fn snapshots(&self) -> &[SnapshotInfo] {
+        &[]
+    }
+
+    fn layer(&self, _: Option<&str>, _: &dyn ReferenceGate) -> Result<Box<dyn ImageLayer>> {
+        Err(ImageError::no_such_disk("a package has no disk of its own", &self.disks))
+    }
+
+    fn disks(&self) -> &[DiskInfo] {
+        &self.disks
+    }
+
+    fn open_disk(&self, index: usize, gate: &dyn ReferenceGate) -> Result<Box<dyn Image>> {
+        let (disk, file) = self.disk_and_file(index)?;
+        let stored = match &self.archive {
+            Some(archive) => {
+                self.check_descriptor(self.manifest.as_deref())?;
+                open_stored(file, archive.as_ref()).map_err(|cause| in_package(&file.href, cause))?
+            }
+            None => {
+                self.check_descriptor(self.manifest_beside(gate)?.as_deref())?;
+                open_stored(file, gate)?
+            }
+        };
+        let inner = self.open_image(disk, file, &stored).map_err(|cause| in_package(&file.href, cause))?;
+        let mut info = inner.info().clone();
+        let (size_bytes, href) = (info.geometry.size_bytes, file.href.escape_debug());
+        if let Some(said) = disk.capacity_bytes.filter(|said| *said != size_bytes) {
+            info.warnings.push(format!("the package says that disk \"{href}\" has {said} bytes, it has {size_bytes}"));
+        }
+        if let Some(said) = file.size_bytes.filter(|said| *said != stored.len_bytes) {
+            info.warnings
+                .push(format!("the package says that file \"{href}\" has {said} bytes, it has {}", stored.len_bytes));
+        }
+        let files = std::iter::once(self.file.clone()).chain(stored.files).collect();
+        Ok(Box::new(PackageDiskImage { inner, info, archive: self.archive.clone(), files }))
+    }
+
+    fn check(&self, report: &mut CheckReport) -> Result<()> {
+        check_package(self, report)
+    }
+}
+
+/// A disk of a package, with what the package says of it.
+struct PackageDiskImage {
+    inner: Box<dyn Image>,
+    info: ImageInfo,
+    archive: Option<Arc<Archive>>,
+    /// The package's own files that the disk is made of.
+    files: Vec<OpenFile>,
+}
+
+impl Image for PackageDiskImage {
+    fn info(&self) -> &ImageInfo {
+        &self.info
+    }
+
+    fn parent(&self) -> Option<&FileReference> {
+        self.inner.parent()
+    }
+
+    fn snapshots(&self) -> &[SnapshotInfo] {
+        self.inner.snapshots()
+    }
+
+    fn layer(&self, snapshot: Option<&str>, gate: &dyn ReferenceGate) -> Result<Box<dyn ImageLayer>> {
+        let inner = match &self.archive {
+            Some(archive) => self.inner.layer(snapshot, archive.as_ref())?,
+            None => self.inner.layer(snapshot, gate)?,
+        };
+        let files = inner.host_files().iter().chain(&self.files).cloned().collect();
+        Ok(Box::new(PackageLayer { inner, files }))
+    }
+
+    fn check(&self, report: &mut CheckReport) -> Result<()> {
+        self.inner.check(report)
+    }
+}
+
+/// A disk's layer that also names the package's files: whoever looks for what must not be written over, finds them all.
+struct PackageLayer {
+    inner: Box<dyn ImageLayer>,
+    /// Those of the disk, which host ranges count in, then those of the package.
+    files: Vec<OpenFile>,
+}
+
+impl ImageLayer for PackageLayer {
+    fn geometry(&self) -> Geometry {
+        self.inner.geometry()
+    }
+
+    fn extent_at(&self, guest_offset: u64, max_bytes: u64) -> Result<LayerExtent> {
+        self.inner.extent_at(guest_offset, max_bytes)
+    }
+
+    fn read_at(&self, guest_offset: u64, buffer: &mut [u8]) -> Result<()> {
+        self.inner.read_at(guest_offset, buffer)
+    }
+
+    fn host_files(&self) -> &[OpenFile] {
+        &self.files
+    }
+}
+
+fn disk_info(descriptor: &Descriptor, disk: &PackageDisk) -> DiskInfo {
+    let href = |disk: &PackageDisk| descriptor.files.get(disk.file).map_or("", |file| file.href.as_str());
+    let shared = descriptor.disks.iter().filter(|other| href(other) == href(disk)).count() > 1;
+    DiskInfo {
+        name: if shared { disk.id.clone() } else { href(disk).to_owned() },
+        size_bytes: disk.capacity_bytes,
+        format: format_of(disk.format.as_deref()).ok().flatten().map(|format| format.name),
+    }
+}
+
+fn info(descriptor: &Descriptor, manifest: Option<&[Entry]>) -> ImageInfo {
+    let mut details: Vec<(&'static str, Detail)> = Vec::new();
+    details.extend(descriptor.machine.clone().map(|name| ("machine", name.into())));
+    details.extend(descriptor.operating_system.clone().map(|name| ("operating_system", name.into())));
+    if let Some(entries) = manifest {
+        let algorithms = entries.first().map_or("no", |entry| entry.algorithm.name());
+        details.push(("manifest", format!("{algorithms} digests of {} files", entries.len()).into()));
+    }
+    let sizes = descriptor.disks.iter().map(|disk| disk.capacity_bytes.unwrap_or(0));
+    let size_bytes = sizes.fold(0, u64::saturating_add);
+    let empty = descriptor.empty_disks.iter();
+    let warnings = empty.map(|id| format!("disk \"{}\" is empty and has no file: it is left out", id.escape_debug()));
+    ImageInfo {
+        format: super::FORMAT.name,
+        geometry: Geometry::of_512_byte_sectors(size_bytes, 512),
+        identity: None,
+        details,
+        warnings: warnings.collect(),
+    }
+}
+
+/// The format that a URI stands for; `None` if nobody knows it. `SPEC.md` says who writes which.
+fn format_of(uri: Option<&str>) -> Result<Option<&'static Format>> {
+    let Some(uri) = uri else { return Ok(None) };
+    let lower = uri.to_ascii_lowercase();
+    let known = [
+        ("vmdk", "vmdk"),
+        ("vhdx", "vhdx"),
+        ("vhd", "vhd"),
+        ("linkid=137171", "vhd"),
+        ("bb676673", "vhd"),
+        ("vdi", "vdi"),
+        ("qcow", "qcow2"),
+        ("wiki/byte", "raw"),
+        ("raw", "raw"),
+    ];
+    let Some((_, name)) = known.iter().find(|(part, _)| lower.contains(part)) else { return Ok(None) };
+    match registry::by_name(name) {
+        Some(format) => Ok(Some(format)),
+        None => Err(ImageError::unsupported(OPEN_DISK, format!("its format is {name}, which is not read"))),
+    }
+}
+
+/// Everything looks raw; a guest's bytes must not be able to choose what they are taken for.
+fn probe(content: &dyn HostFile, disk: &PackageDisk) -> Result<&'static Format> {
+    let format = registry::probe(content)?;
+    if format.name == crate::raw::FORMAT.name {
+        let uri = disk.format.as_deref().unwrap_or("none").escape_debug();
+        let detail = format!("its format is not known (the descriptor says \"{uri}\") and it does not look like any");
+        return Err(ImageError::unsupported(OPEN_DISK, detail));
+    }
+    Ok(format)
+}
+
+fn in_package(href: &str, cause: ImageError) -> ImageError {
+    // What is missing in an archive is not anywhere else.
+    let kind = match cause.kind() {
+        ErrorKind::NotThisFormat | ErrorKind::ReferenceDenied => ErrorKind::Corrupt,
+        kind => kind,
+    };
+    let detail = "a disk of the package cannot be used";
+    ImageError::new(kind, format!("open disk \"{}\"", href.escape_debug()), detail).caused_by(cause)
+}

@@ -1,0 +1,146 @@
+//! Reading: the image, and the layer that answers where the guest's bytes are.
+
+use super::check;
+use super::header::{self, Header};
+use super::map::{BlockMap, BlockState};
+use crate::check::CheckReport;
+use crate::error::{ImageError, Result};
+use crate::extent::{HostFileId, HostRange, LayerExtent, LayerKind};
+use crate::host_file::OpenFile;
+use crate::layer::{Detail, FileReference, Image, ImageInfo, ImageLayer, SnapshotInfo};
+use crate::reference_gate::ReferenceGate;
+use crate::source::Geometry;
+
+/// Any part of a block can be read by itself; this is what file systems read at once.
+const UNIT_BYTES: u64 = 4096;
+
+/// A VDI file whose header is good.
+pub(super) struct VdiImage {
+    pub file: OpenFile,
+    pub file_bytes: u64,
+    pub header: Header,
+    info: ImageInfo,
+    parent: Option<FileReference>,
+}
+
+pub(super) fn open(file: OpenFile) -> Result<Box<dyn Image>> {
+    let file_bytes = file.file.len_bytes().map_err(|cause| ImageError::io("find out the file's length", cause))?;
+    let header = header::read(file.file.as_ref(), file_bytes)?;
+    let info = describe(&header);
+    let parent = header.parent.map(|parent| FileReference {
+        names: Vec::new(),
+        format: Some(super::FORMAT.name.to_owned()),
+        identities: vec![parent.text()],
+    });
+    Ok(Box::new(VdiImage { file, file_bytes, header, info, parent }))
+}
+
+fn describe(header: &Header) -> ImageInfo {
+    let (major, minor) = header.version;
+    let mut details: Vec<(&'static str, Detail)> = vec![
+        ("type", header.kind.name().into()),
+        ("format_version", format!("{major}.{minor}").into()),
+        ("creator", header.banner.clone().into()),
+        ("block_size_bytes", header.block_bytes.into()),
+        ("allocated_blocks", header.allocated_count.into()),
+        ("uuid", header.own.create.to_string().into()),
+        ("modification_uuid", header.own.modify.to_string().into()),
+    ];
+    if header.extra_bytes > 0 {
+        details.push(("block_extra_bytes", header.extra_bytes.into()));
+    }
+    if !header.comment.is_empty() {
+        details.push(("comment", header.comment.clone().into()));
+    }
+    let (size, added) = (header.disk_bytes, header.sectored_bytes() - header.disk_bytes);
+    let mut warnings = Vec::new();
+    if added > 0 {
+        warnings.push(format!("the disk has {size} bytes, which is no whole number of sectors: {added} are added"));
+    }
+    ImageInfo {
+        format: super::FORMAT.name,
+        geometry: Geometry::of_512_byte_sectors(header.sectored_bytes(), UNIT_BYTES),
+        identity: header.identity(),
+        details,
+        warnings,
+    }
+}
+
+impl Image for VdiImage {
+    fn info(&self) -> &ImageInfo {
+        &self.info
+    }
+
+    fn parent(&self) -> Option<&FileReference> {
+        self.parent.as_ref()
+    }
+
+    fn snapshots(&self) -> &[SnapshotInfo] {
+        &[]
+    }
+
+    fn layer(&self, snapshot: Option<&str>, _gate: &dyn ReferenceGate) -> Result<Box<dyn ImageLayer>> {
+        if let Some(name) = snapshot {
+            return Err(ImageError::no_such_snapshot(name, &[]));
+        }
+        let map = BlockMap::new(self.file.file.clone(), self.file_bytes, self.header.clone())?;
+        let (geometry, block_bytes) = (self.info.geometry, self.header.block_bytes);
+        Ok(Box::new(VdiLayer { geometry, block_bytes, files: [self.file.clone()], map }))
+    }
+
+    fn check(&self, report: &mut CheckReport) -> Result<()> {
+        check::check(self, report)
+    }
+}
+
+struct VdiLayer {
+    geometry: Geometry,
+    block_bytes: u64,
+    files: [OpenFile; 1],
+    map: BlockMap,
+}
+
+impl ImageLayer for VdiLayer {
+    fn geometry(&self) -> Geometry {
+        self.geometry
+    }
+
+    fn extent_at(&self, guest_offset: u64, max_bytes: u64) -> Result<LayerExtent> {
+        let max_bytes = self.geometry.clamp(guest_offset, max_bytes)?;
+        let (block, within) = (guest_offset / self.block_bytes, guest_offset % self.block_bytes);
+        let max_blocks = (within + max_bytes).div_ceil(self.block_bytes);
+        let (state, blocks) = self.map.run_at(block, max_blocks).map_err(|error| error.at_guest(guest_offset))?;
+        let kind = match state {
+            BlockState::Absent => LayerKind::Absent,
+            BlockState::Zero => LayerKind::Zero,
+            BlockState::Stored(host_offset) => {
+                LayerKind::Data(HostRange { file: HostFileId(0), host_offset: host_offset + within })
+            }
+        };
+        Ok(LayerExtent { length_bytes: max_bytes.min(blocks * self.block_bytes - within), kind })
+    }
+
+    fn read_at(&self, guest_offset: u64, buffer: &mut [u8]) -> Result<()> {
+        self.geometry.check_range(guest_offset, buffer.len() as u64)?;
+        let (mut guest_offset, mut left) = (guest_offset, buffer);
+        while !left.is_empty() {
+            let extent = self.extent_at(guest_offset, left.len() as u64)?;
+            let (part, rest) = left.split_at_mut(extent.length_bytes as usize);
+            match extent.kind {
+                LayerKind::Data(range) => {
+                    self.files[0].file.read_exact_at(range.host_offset, part).map_err(|cause| {
+                        ImageError::io("read VDI block", cause).at_host(range.host_offset).at_guest(guest_offset)
+                    })?;
+                }
+                LayerKind::Encoded | LayerKind::Zero | LayerKind::Absent => part.fill(0),
+            }
+            guest_offset += extent.length_bytes;
+            left = rest;
+        }
+        Ok(())
+    }
+
+    fn host_files(&self) -> &[OpenFile] {
+        &self.files
+    }
+}
