@@ -14,8 +14,9 @@ use crate::sources::{FolderGate, ReferencePolicy};
 
 /// Look for damage in the structures of an image
 ///
-/// Of other files only further segments of the image itself are opened, no parents, and nothing is changed. Exit code 0 if nothing was found, 3 if space is leaked
-/// or only refcounts are out of date (the content is safe), 4 if the image is damaged. With --quiet only the exit code tells.
+/// Nothing is changed, and no other file is opened but further segments of the image itself. Exit code 0 if nothing was
+/// found, 3 if space is leaked or only refcounts are out of date (the content is safe), 4 if the image is damaged. With
+/// --quiet only the exit code tells.
 #[derive(Debug, ClapArgs)]
 pub struct Args {
     #[command(flatten)]

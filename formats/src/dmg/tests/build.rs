@@ -76,7 +76,7 @@ impl Builder {
         let mut file = vec![0; DATA_OFFSET as usize];
         file.extend_from_slice(&self.data);
         let mut master = crc32fast::Hasher::new();
-        let tables: Vec<_> = self.tables.iter_mut().map(|table| table.to_bytes(&mut master)).collect();
+        let tables: Vec<_> = self.tables.iter_mut().map(|table| table.seal(&mut master)).collect();
         let described = if self.resource_fork { resource_fork(&tables) } else { property_list(&tables).into_bytes() };
         let mut trailer = Trailer::new_zeroed();
         trailer.signature = TRAILER_SIGNATURE;
@@ -106,7 +106,7 @@ impl Builder {
 }
 
 impl Table {
-    fn to_bytes(&mut self, master: &mut crc32fast::Hasher) -> (String, Vec<u8>) {
+    fn seal(&mut self, master: &mut crc32fast::Hasher) -> (String, Vec<u8>) {
         let crc = crc32fast::hash(&self.hashed);
         set_crc(&mut self.header.checksum, crc);
         master.update(&crc.to_be_bytes());
