@@ -40,6 +40,9 @@ struct Entry {
     sector_bytes: Option<u64>,
 }
 
+/// Formats without a fixture: the tests beside their adapters build images of them, byte by byte.
+const BUILT_BY_THEIR_TESTS: &[&str] = &["ewf", "dmg", "ova", "gce"];
+
 fn folder() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures")
 }
@@ -117,7 +120,7 @@ fn every_file_is_in_the_manifest() {
     let mut found = files_below(&folder());
     found.retain(|name| !name.starts_with("fuzz/"));
     assert_eq!(listed, found, "left: the manifest, right: the folder");
-    for format in FORMATS {
+    for format in FORMATS.iter().filter(|format| !BUILT_BY_THEIR_TESTS.contains(&format.name)) {
         assert!(entries.iter().any(|entry| entry.format == format.name), "there is no fixture for {}", format.name);
     }
 }
