@@ -35,9 +35,22 @@ fn a_boot_sector_boots_from_every_format() {
     let sandbox = Sandbox::new();
     let guest = sandbox.path("guest1.raw");
     build("build-boot-sector", &guest);
-    for target in ["a.qcow2", "a.vhdx", "a.raw"] {
+    // The target, and what QEMU calls its format.
+    let targets = [
+        ("a.qcow2", "qcow2"),
+        ("a.vhdx", "vhdx"),
+        ("a.raw", "raw"),
+        ("a.vhd", "vpc"),
+        ("a.vmdk", "vmdk"),
+        ("a.vdi", "vdi"),
+    ];
+    for (target, format) in targets {
         sandbox.run(["convert", "guest1.raw", target]).ok();
-        boots(&sandbox.path(target), &target[2..], "bios", "TINTYPE-GUEST-1");
+        boots(&sandbox.path(target), format, "bios", "TINTYPE-GUEST-1");
+    }
+    for (subformat, target) in [("monolithicFlat", "flat.vmdk"), ("twoGbMaxExtentSparse", "split.vmdk")] {
+        sandbox.run(["convert", "guest1.raw", target, "--subformat", subformat]).ok();
+        boots(&sandbox.path(target), "vmdk", "bios", "TINTYPE-GUEST-1");
     }
 }
 
