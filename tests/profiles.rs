@@ -48,8 +48,7 @@ fn compute_engine_gets_whole_gib_or_nothing() {
 fn the_others_get_their_format() {
     let sandbox = Sandbox::new();
     sandbox.raw_disk("disk.raw", 5 * MIB, 4);
-    let profiles =
-        [("hyperv", "vhdx"), ("vmware", "vmdk"), ("virtualbox", "vdi"), ("kvm", "qcow2"), ("aws", "vmdk")];
+    let profiles = [("hyperv", "vhdx"), ("vmware", "vmdk"), ("virtualbox", "vdi"), ("kvm", "qcow2"), ("aws", "vmdk")];
     for (profile, format) in profiles {
         let target = format!("{profile}.{format}");
         sandbox.run(["convert", "disk.raw", &target, "--profile", profile]).ok();

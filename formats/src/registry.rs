@@ -166,6 +166,7 @@ pub fn open_chosen(
     let disks = image.disks();
     match choice.disk {
         None if disks.is_empty() => Ok(image),
+        Some(_) if disks.is_empty() => Err(ImageError::no_such_disk("the file is one disk itself", &[])),
         None if disks.len() == 1 => image.open_disk(0, gate),
         None => Err(ImageError::no_such_disk("it has several disks", disks)),
         Some(name) => {

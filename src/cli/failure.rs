@@ -142,7 +142,7 @@ fn hint(error: &Error) -> Option<&'static str> {
             "by default only files in the image's own folder are opened; use --allow-references DIR for others"
         }
         Kind::Image(ErrorKind::NotThisFormat) => "leave -f out to have the format detected",
-        Kind::Image(ErrorKind::NotFound) => "\"tintype info\" lists the snapshots",
+        Kind::Image(ErrorKind::NotFound) => "\"tintype info\" lists what there is",
         Kind::Image(ErrorKind::InvalidOption) => "\"tintype formats\" lists what each format understands",
         _ => return None,
     })
