@@ -19,8 +19,8 @@ fn small_disk() -> ModelDisk {
 fn header_places(case: &Case) -> Vec<u64> {
     match case.format.name {
         "qcow2" => (0..512).collect(),
-        // The header, and the begin of the embedded descriptor.
-        "vmdk" => (0..640).collect(),
+        // The fields of the header, and the begin of the embedded descriptor.
+        "vmdk" => (0..80).chain(512..640).collect(),
         // The identifier, both headers, both region tables, the metadata table and its items.
         "vhdx" => [0, 64 << 10, 128 << 10, 192 << 10, 256 << 10, 2 << 20, (2 << 20) + (64 << 10)]
             .into_iter()

@@ -25,6 +25,7 @@ mod usage;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use self::failure::Failure;
 
@@ -97,10 +98,18 @@ pub fn main() -> ExitCode {
         Ok(cli) => cli,
         Err(exit_code) => return exit_code,
     };
+    allow_many_open_files();
     match run(command, global) {
         Ok(outcome) => outcome.into(),
         Err(failure) => failure.report(global).into(),
     }
+}
+
+/// A disk may consist of thousands of files, each a part of 2 GiB; shells allow 1,024 unless asked for more.
+fn allow_many_open_files() {
+    let limit = getrlimit(Resource::Nofile);
+    // Where this is refused, the file that is one too many cannot be opened, and the error says so.
+    let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit });
 }
 
 fn run(command: Command, global: Global) -> Result<Outcome, Failure> {

@@ -228,7 +228,16 @@ impl Layout {
         if header::sparse_kind(&head) != Some(kind) {
             return Err(ImageError::corrupt(OPEN_EXTENT, format!("the file does not begin like a {kind} extent")));
         }
+        let is_of = |extent: &Extent| matches!(&extent.storage, Storage::Sparse { file: other, .. } if *other == file);
+        if self.extents.iter().any(is_of) {
+            return Err(ImageError::corrupt(OPEN_EXTENT, "another extent names the same file"));
+        }
         let shape = header::read(host.as_ref(), file_bytes, kind)?;
+        if shape.directory == Directory::Lost {
+            // One stream is looked through for its grains, but not thousands of them.
+            let detail = "the end of the file is missing, with its tables: open it by itself to save what is left";
+            return Err(ImageError::truncated(OPEN_EXTENT, detail));
+        }
         self.push_sparse(file, shape, line.length_bytes)
     }
 
@@ -265,9 +274,7 @@ impl Layout {
             let detail = format!("it has {} bytes, the descriptor says {length_bytes}", shape.capacity_bytes);
             return Err(ImageError::corrupt(OPEN_EXTENT, detail));
         }
-        if matches!(shape.directory, Directory::At { .. }) {
-            self.tables += shape.table_count();
-        }
+        self.tables += shape.table_count();
         if self.tables > MAX_TABLES {
             let detail = format!("all extents need {} grain tables, at most {MAX_TABLES} are read", self.tables);
             return Err(ImageError::limit_exceeded(OPEN_EXTENT, detail));
