@@ -27,6 +27,10 @@ pub struct OutputFile {
 /// Writes from this length on are sent to the disk at once; smaller ones would become small requests.
 const WRITE_BACK_BYTES: usize = 64 << 10;
 
+/// Longest single write. One of 1 MiB at a whole MiB makes the kernel look for a page of that size, which took twice as long
+/// on ext4 (Linux 6.18) as four writes of a quarter; raw, VHDX and VDI files are written at such places.
+const MAX_WRITE_BYTES: usize = 256 << 10;
+
 static ZEROS: [u8; 1 << 16] = [0; 1 << 16];
 
 impl OutputFile {
@@ -81,7 +85,9 @@ impl HostFile for OutputFile {
 impl HostFileMut for OutputFile {
     fn write_all_at(&self, host_offset: u64, bytes: &[u8]) -> io::Result<()> {
         self.note_change();
-        self.file.write_all_at(bytes, host_offset)?;
+        for (part, place) in bytes.chunks(MAX_WRITE_BYTES).zip((host_offset..).step_by(MAX_WRITE_BYTES)) {
+            self.file.write_all_at(part, place)?;
+        }
         if bytes.len() >= WRITE_BACK_BYTES {
             rustix::fs::fadvise(&self.file, host_offset, NonZeroU64::new(bytes.len() as u64), Advice::DontNeed)?;
         }
