@@ -12,7 +12,7 @@
 //! - *chunk*: a run of sectors, stored as it is, compressed, or as nothing at all (zeros; ignored: never written).
 //!
 //! What holds in every file that is read: chunks do not overlap, on the disk or in the file; each lies before the trailer;
-//! a compressed one has at most [`tables::MAX_CHUNK_BYTES`]. Sectors that no chunk holds give an error, not zeros.
+//! a compressed one has at most `tables::MAX_CHUNK_BYTES`. Sectors that no chunk holds give an error, not zeros.
 //! `SPEC.md` says what is read and refused, and why.
 
 mod adc;

@@ -4,7 +4,7 @@
 //!   gzip header | deflate ( tar header | disk.raw | two blocks of zeros, padding ) | CRC-32, length
 //! ```
 //!
-//! Invariants: what is created is one gzip member, made of parts of [`create::BLOCK_BYTES`] of the disk that are compressed
+//! Invariants: what is created is one gzip member, made of parts of `create::BLOCK_BYTES` of the disk that are compressed
 //! by themselves; so its bytes depend neither on the number of threads nor on how the disk is handed over.
 
 mod create;

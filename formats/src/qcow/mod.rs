@@ -6,7 +6,7 @@
 //!
 //! *Cluster*: the unit of allocation, 512 bytes to 64 KiB. An L2 entry is a host offset; 0 is the parent's, or zeros; in
 //! one of a compressed cluster (raw deflate) the length stands above the offset. No cluster is used twice: there are no
-//! snapshots. [`two_level`](crate::two_level) has the mapping and its invariants; `SPEC.md` says what is read and refused.
+//! snapshots. `two_level` has the mapping and its invariants; `SPEC.md` says what is read and refused.
 
 mod header;
 mod on_disk;

@@ -5,7 +5,7 @@
 //! ```
 //!
 //! *Cluster*: the unit of allocation, 4 KiB to 64 MiB. Tables are 1 to 16 clusters of 64-bit entries; an entry is a host
-//! offset, 0 (the parent's, or zeros), or 1 (zeros). [`two_level`](crate::two_level) has the mapping and its invariants;
+//! offset, 0 (the parent's, or zeros), or 1 (zeros). `two_level` has the mapping and its invariants;
 //! `SPEC.md` says what is read and refused.
 
 mod header;
