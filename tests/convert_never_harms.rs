@@ -129,12 +129,13 @@ fn usr1_prints_how_far_it_is() {
     let sandbox = Sandbox::new();
     sandbox.raw_disk("source.raw", 64 * MIB, 600);
     fs::write(sandbox.path("old.qcow2"), b"precious").unwrap();
-    let child = slow_conversion(&sandbox);
+    let mut child = slow_conversion(&sandbox);
+    let said = std::io::BufReader::new(child.stderr.take().unwrap());
     Command::new("kill").args(["-USR1", &child.id().to_string()]).status().unwrap();
-    std::thread::sleep(Duration::from_millis(300));
+    let told = std::io::BufRead::lines(said).map_while(Result::ok).any(|line| line.contains("of 64 MiB"));
     Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap();
-    let output = child.wait_with_output().unwrap();
-    assert!(String::from_utf8_lossy(&output.stderr).contains("of 64 MiB"));
+    child.wait().unwrap();
+    assert!(told);
 }
 
 #[test]
