@@ -21,6 +21,7 @@ use crate::host_file::OpenFile;
 use crate::layer::{Detail, FileReference, Image, ImageInfo, ImageLayer, SnapshotInfo};
 use crate::reference_gate::ReferenceGate;
 use crate::source::Geometry;
+use crate::stored::read_stored;
 
 /// Any part of a block can be read by itself; this is what file systems read at once.
 const UNIT_BYTES: u64 = 4096;
@@ -197,23 +198,7 @@ impl ImageLayer for VhdxLayer {
     }
 
     fn read_at(&self, guest_offset: u64, buffer: &mut [u8]) -> Result<()> {
-        self.geometry.check_range(guest_offset, buffer.len() as u64)?;
-        let (mut guest_offset, mut left) = (guest_offset, buffer);
-        while !left.is_empty() {
-            let extent = self.extent_at(guest_offset, left.len() as u64)?;
-            let (part, rest) = left.split_at_mut(extent.length_bytes as usize);
-            match extent.kind {
-                LayerKind::Data(range) => {
-                    self.files[0].file.read_exact_at(range.host_offset, part).map_err(|cause| {
-                        ImageError::io("read VHDX block", cause).at_host(range.host_offset).at_guest(guest_offset)
-                    })?;
-                }
-                LayerKind::Encoded | LayerKind::Zero | LayerKind::Absent => part.fill(0),
-            }
-            guest_offset += extent.length_bytes;
-            left = rest;
-        }
-        Ok(())
+        read_stored(self, "read VHDX block", guest_offset, buffer)
     }
 
     fn host_files(&self) -> &[OpenFile] {
