@@ -18,6 +18,7 @@ fn azure_gets_a_fixed_vhd_of_whole_mib() {
     let sandbox = Sandbox::new();
     sandbox.raw_disk("odd.raw", 3 * MIB + 512, 4);
     let run = sandbox.run(["convert", "odd.raw", "odd.vhd", "--profile", "azure", "--verify"]).ok();
+    assert!(run.stderr.contains("azure takes vhd, fixed"), "{}", run.stderr);
     assert!(run.stderr.contains("the disk becomes larger"), "{}", run.stderr);
     assert_eq!(fs::metadata(sandbox.path("odd.vhd")).unwrap().len(), 4 * MIB + 512);
     assert_eq!(info(&sandbox, "odd.vhd")["size_bytes"], 4 * MIB);

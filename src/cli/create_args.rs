@@ -67,6 +67,14 @@ impl CreateArgs {
         self.profile.map_or(self.subformat.as_deref(), |profile| profile.rules().subformat)
     }
 
+    /// What a platform was found to take, in words; nothing without one.
+    pub fn platform_choice(&self) -> Option<String> {
+        let profile = self.profile?;
+        let rules = profile.rules();
+        let subformat = rules.subformat.map(|name| format!(", {name}")).unwrap_or_default();
+        Some(format!("{} takes {}{subformat}", profile.name(), rules.format))
+    }
+
     /// The size that the platform wants the disk to have; its own without one. Fails where the platform refuses the disk.
     pub fn size_for_platform(&self, disk: Geometry) -> Result<u64, Failure> {
         self.profile.map_or(Ok(disk.size_bytes), |profile| profile.fit(disk))

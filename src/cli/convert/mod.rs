@@ -102,6 +102,9 @@ fn convert_one(args: &Args, global: Global) -> Result<Outcome, Failure> {
     let began = Instant::now();
     let format = args.create.format(Some(&args.target))?;
     check_combination(args, format, global)?;
+    if let Some(choice) = args.create.platform_choice() {
+        output::note(&choice, global);
+    }
     let mut source = open_source(args, global)?;
     let backing = args.backing.as_deref().map(|path| Backing::open(args, path, global)).transpose()?;
     let geometry = source.geometry();
