@@ -1,0 +1,180 @@
+//! Manifests: what a snapshot is, sealed and signed (FORMAT.md §10).
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use super::id::{ChunkId, Id};
+use super::keys::{Certificate, KeyRing};
+use super::map::Location;
+use super::seal::{Purpose, SegmentRecord};
+use super::signed::ObjectKind;
+use super::write::Statistics;
+use crate::error::{ErrorKind, ImageError, Result};
+
+/// The schema that this program writes.
+const SCHEMA: u32 = 1;
+
+/// The longest manifest that is read, in bytes.
+pub const MAX_BYTES: u64 = 16 << 20;
+
+/// What a snapshot is.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Manifest {
+    /// The version of these fields.
+    pub schema: u32,
+    /// What a reader must know of to read it.
+    #[serde(default)]
+    pub features: Vec<String>,
+    /// What it is a snapshot of: the same for all snapshots of one machine.
+    pub name: String,
+    /// When it was begun, as RFC 3339 in UTC.
+    pub time: String,
+    /// The computer that made it.
+    pub host: String,
+    /// What the user wrote on it.
+    #[serde(default)]
+    pub tags: BTreeMap<String, String>,
+    /// The snapshot that it was compared with.
+    #[serde(default)]
+    pub parent: Option<Id>,
+    /// The program that made it.
+    pub program: String,
+    /// In which state the disks were: "crash", "frozen", "application" or "unknown".
+    pub consistency: String,
+    /// The disks.
+    pub disks: Vec<DiskRecord>,
+    /// The machine's configuration, where there is one.
+    #[serde(default)]
+    pub machine: Option<serde_json::Value>,
+}
+
+/// A disk of a snapshot.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct DiskRecord {
+    /// Its name, unique in the snapshot.
+    pub name: String,
+    /// Its size in bytes.
+    pub size_bytes: u64,
+    /// Its logical sector size in bytes.
+    pub logical_sector_bytes: u32,
+    /// Its physical sector size in bytes.
+    pub physical_sector_bytes: u32,
+    /// Where it was read from.
+    pub source: SourceRecord,
+    /// Ranges (offset, length) that could not be read, and are zeros here.
+    #[serde(default)]
+    pub unreadable: Vec<(u64, u64)>,
+    /// The root page of its map.
+    pub root: Option<RootRecord>,
+    /// What it took to store it.
+    #[serde(default)]
+    pub statistics: Statistics,
+}
+
+/// Where a disk was read from.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct SourceRecord {
+    /// The path or address.
+    pub path: String,
+    /// The format's name.
+    pub format: String,
+}
+
+/// The root page of a map, and where it was when the manifest was written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RootRecord {
+    /// The page's id: the disk's Merkle root.
+    pub id: ChunkId,
+    /// The pack.
+    pub pack: Id,
+    /// Where in it.
+    pub offset: u32,
+    /// How long, with the header.
+    pub length: u32,
+}
+
+impl DiskRecord {
+    /// The root page and its place.
+    pub fn root(&self) -> Option<(ChunkId, Location)> {
+        self.root.map(|root| (root.id, Location { pack: root.pack, offset: root.offset, length: root.length }))
+    }
+}
+
+impl From<(ChunkId, Location)> for RootRecord {
+    fn from((id, location): (ChunkId, Location)) -> Self {
+        RootRecord { id, pack: location.pack, offset: location.offset, length: location.length }
+    }
+}
+
+impl Manifest {
+    /// The schema of new manifests.
+    pub const SCHEMA: u32 = SCHEMA;
+}
+
+/// The name of a snapshot's object, which it is signed with.
+pub fn name(snapshot: Id) -> String {
+    format!("snapshots/{snapshot}")
+}
+
+/// A manifest's envelope.
+pub struct Envelope {
+    /// The session that wrote it.
+    pub session: Id,
+    /// Who signed it.
+    pub signer: Certificate,
+    /// What it says; an error of kind [`ErrorKind::WrongKey`] if it was not sealed for these keys.
+    pub manifest: Result<Manifest>,
+}
+
+fn associated(repository: Id, snapshot: Id, session: Id) -> Vec<u8> {
+    [b"tintype manifest 1\0".as_slice(), &repository.0, &snapshot.0, &session.0].concat()
+}
+
+/// Seals and signs a manifest: the whole object.
+pub fn seal(ring: &KeyRing, snapshot: Id, session: Id, manifest: &Manifest) -> Result<Vec<u8>> {
+    const DOING: &str = "write a manifest";
+    let (record, key) = ring.new_segment(Purpose::Manifest)?;
+    let mut text = serde_json::to_vec(manifest)
+        .map_err(|cause| ImageError::unsupported(DOING, "it cannot be written as JSON").caused_by(cause))?;
+    let tag = key.seal(0, &associated(ring.repository(), snapshot, session), &mut text)?;
+    text.extend_from_slice(&tag);
+    let mut body = [snapshot.0, session.0].concat();
+    body.extend_from_slice(&record.encode());
+    body.extend_from_slice(&(text.len() as u32).to_le_bytes());
+    body.extend_from_slice(&text);
+    ring.sign(ObjectKind::Manifest, &name(snapshot), &body)
+}
+
+/// Checks a manifest's signature, and opens it if it is for these keys.
+pub fn open(ring: &KeyRing, snapshot: Id, bytes: &[u8]) -> Result<Envelope> {
+    let signed = ring.verify(ObjectKind::Manifest, &name(snapshot), bytes)?;
+    let short = || ImageError::corrupt("read a manifest", "it is cut short");
+    let (ids, mut rest) = signed.body.split_first_chunk::<32>().ok_or_else(short)?;
+    let (own, session) = ids.split_at(16);
+    let session = Id(session.try_into().map_err(|_| short())?);
+    if own != snapshot.0 {
+        return Err(ImageError::corrupt("read a manifest", "it is another snapshot's"));
+    }
+    let record = SegmentRecord::parse(&mut rest)?;
+    let (length, sealed) = rest.split_first_chunk::<4>().ok_or_else(short)?;
+    if sealed.len() != u32::from_le_bytes(*length) as usize {
+        return Err(short());
+    }
+    let manifest = open_sealed(ring, snapshot, session, &record, sealed);
+    Ok(Envelope { session, signer: signed.signer, manifest })
+}
+
+fn open_sealed(ring: &KeyRing, snapshot: Id, session: Id, record: &SegmentRecord, sealed: &[u8]) -> Result<Manifest> {
+    const DOING: &str = "read a manifest";
+    let key = ring.open_segment(Purpose::Manifest, record)?;
+    let mut sealed = sealed.to_vec();
+    let text = key.open(0, &associated(ring.repository(), snapshot, session), &mut sealed)?;
+    let manifest: Manifest = serde_json::from_slice(text)
+        .map_err(|cause| ImageError::corrupt(DOING, "it is no JSON that is understood").caused_by(cause))?;
+    if manifest.schema > SCHEMA || !manifest.features.is_empty() {
+        let detail = format!("schema {} with features {:?}, expected {SCHEMA} with none", manifest.schema, manifest.features);
+        return Err(ImageError::new(ErrorKind::Unsupported, DOING, detail));
+    }
+    Ok(manifest)
+}

@@ -1,0 +1,197 @@
+//! A writer's session: finds chunks that are stored already, stores the others, and commits (FORMAT.md §11, W1 to W6).
+
+use std::collections::HashSet;
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+
+use tintype_formats::error::{ImageError, Result as ImageResult};
+use tintype_formats::tin::chunk::{ChunkKind, Packed};
+use tintype_formats::tin::id::{ChunkId, Id};
+use tintype_formats::tin::keys::KeyRing;
+use tintype_formats::tin::manifest::{self, Manifest};
+use tintype_formats::tin::map::Location;
+use tintype_formats::tin::pack_stream::{FinishedPack, PackStream, PackTarget, Place};
+use tintype_formats::tin::seal::{Purpose, SegmentKey, SegmentRecord};
+use tintype_formats::tin::signed::ObjectKind;
+use tintype_formats::tin::write::{ChunkSink, Reserved};
+
+use super::index::{FreshChunks, Index, PackRow, SegmentBuilder};
+use super::protocol::{End, put_own};
+use super::{Repository, names};
+use crate::error::{Error, Kind, Result};
+
+/// How many new chunks are kept in memory before their index segment is written: 64 GiB of a disk, 24 MiB of memory.
+const SEGMENT_CHUNKS: usize = 256 << 10;
+
+/// A session that stores chunks.
+pub struct WriteSession {
+    repository: Arc<Repository>,
+    id: Id,
+    usable: HashSet<Id>,
+    target: Arc<SessionTarget>,
+    data: PackStream<SessionTarget>,
+    maps: PackStream<SessionTarget>,
+}
+
+/// Puts complete packs into the store, and knows what is in them.
+struct SessionTarget {
+    repository: Arc<Repository>,
+    index: RwLock<Index>,
+    fresh: FreshChunks,
+    segment: Mutex<SegmentBuilder>,
+    /// The packs that this session has put.
+    own: Mutex<HashSet<Id>>,
+}
+
+impl WriteSession {
+    /// W1 to W3: announces the session, and finds out what may be built on.
+    pub fn begin(repository: &Arc<Repository>, operation: &str) -> Result<WriteSession> {
+        let protocol = repository.protocol();
+        let id = protocol.begin_session(operation)?;
+        let excluded = protocol.epochs()?.excluded();
+        let quarantined = protocol.quarantined()?;
+        let mut packs = protocol.packs()?;
+        packs.retain(|pack| !excluded.contains(&pack.id) && !quarantined.contains(&pack.id));
+        let index = repository.index_of_packs(&packs)?;
+        let target = Arc::new(SessionTarget {
+            repository: Arc::clone(repository),
+            index: RwLock::new(index),
+            fresh: FreshChunks::default(),
+            segment: Mutex::default(),
+            own: Mutex::default(),
+        });
+        let stream = |kind| PackStream::new(Arc::clone(repository.ring()), kind, Arc::clone(&target));
+        Ok(WriteSession {
+            repository: Arc::clone(repository),
+            id,
+            usable: packs.iter().map(|pack| pack.id).collect(),
+            data: stream(ChunkKind::Data),
+            maps: stream(ChunkKind::MapPage),
+            target,
+        })
+    }
+
+    /// W4 to W6: completes what is stored, writes the manifest and commits. A session that was fenced fails with
+    /// [`Kind::Fenced`]: all begins again, with a new session.
+    pub fn commit(self, manifest: &Manifest) -> Result<Id> {
+        self.data.flush()?;
+        self.maps.flush()?;
+        self.target.write_segment()?;
+        let store = self.repository.store();
+        store.sync()?;
+        let snapshot = super::snapshots::new_id()?;
+        let object = manifest::seal(self.repository.ring(), snapshot, self.id, manifest)?;
+        put_own(store, &names::snapshot(snapshot), &object)?;
+        store.sync()?;
+        let commit = End::Commit { snapshot, manifest: *blake3::hash(&object).as_bytes() };
+        match self.repository.protocol().end_session(self.id, commit)? {
+            end if end == commit => Ok(snapshot),
+            _ => Err(Error::new(Kind::Fenced, "commit the snapshot: a prune did not wait for this backup")),
+        }
+    }
+
+    /// Gives the session up; what it stored is found by the next one.
+    pub fn abandon(self) {
+        // Whoever waits for it is told at once; if that fails, a prune fences it.
+        let _ = self.repository.protocol().end_session(self.id, End::Ended);
+    }
+
+    /// The packs that may be built on.
+    pub fn usable(&self) -> &HashSet<Id> {
+        &self.usable
+    }
+
+    fn stream(&self, kind: ChunkKind) -> &PackStream<SessionTarget> {
+        match kind {
+            ChunkKind::Data => &self.data,
+            ChunkKind::MapPage => &self.maps,
+        }
+    }
+}
+
+impl ChunkSink for WriteSession {
+    fn may_use(&self, location: &Location) -> bool {
+        self.usable.contains(&location.pack)
+    }
+
+    fn find(&self, id: &ChunkId) -> ImageResult<Option<Location>> {
+        if let Some(location) = self.target.fresh.get(id) {
+            return Ok(Some(location));
+        }
+        let found = self.target.index.read().unwrap_or_else(PoisonError::into_inner).find(id).map_err(to_image)?;
+        let ring = self.repository.ring();
+        let good = found.iter().find(|found| self.target.counts(&found.location, &self.usable) && found.is_trusted_by(ring));
+        Ok(good.map(|found| found.location))
+    }
+
+    fn reserve(&self, kind: ChunkKind, id: ChunkId, chunk_bytes: usize) -> ImageResult<Reserved> {
+        if let Some(location) = self.target.fresh.get(&id) {
+            return Ok(Reserved::Known(location));
+        }
+        let place = self.stream(kind).reserve(chunk_bytes)?;
+        self.target.fresh.insert(id, place.location);
+        Ok(Reserved::New(place))
+    }
+
+    fn store(&self, kind: ChunkKind, place: Place, packed: Packed) -> ImageResult<()> {
+        self.stream(kind).store(place, packed)
+    }
+}
+
+impl SessionTarget {
+    /// Whether a pack is usable: one that was there, or one of this session that an early index segment names.
+    fn counts(&self, location: &Location, usable: &HashSet<Id>) -> bool {
+        usable.contains(&location.pack) || self.own.lock().unwrap_or_else(PoisonError::into_inner).contains(&location.pack)
+    }
+
+    /// W5: writes the index segment of what was put so far.
+    fn write_segment(&self) -> Result<()> {
+        let segment = std::mem::take(&mut *self.segment.lock().unwrap_or_else(PoisonError::into_inner));
+        if segment.is_empty() {
+            return Ok(());
+        }
+        let ids: Vec<ChunkId> = segment.ids().collect();
+        let id = Id::random()?;
+        let body = segment.encode();
+        self.repository.protocol().create(ObjectKind::Index, &names::index(id), &body)?;
+        let mut index = self.index.write().unwrap_or_else(PoisonError::into_inner);
+        self.repository.cache().add(&mut index, id, &body)?;
+        self.fresh.remove_all(ids.into_iter());
+        Ok(())
+    }
+}
+
+impl PackTarget for SessionTarget {
+    fn begin(&self, kind: ChunkKind, _sequence: u64) -> ImageResult<(Id, SegmentRecord, SegmentKey)> {
+        let purpose = match kind {
+            ChunkKind::Data => Purpose::Data,
+            ChunkKind::MapPage => Purpose::Map,
+        };
+        let (record, key) = self.repository.ring().new_segment(purpose)?;
+        Ok((Id::random()?, record, key))
+    }
+
+    fn put(&self, kind: ChunkKind, pack: FinishedPack) -> ImageResult<()> {
+        let ring: &KeyRing = self.repository.ring();
+        put_own(self.repository.store(), &names::pack(pack.id), &pack.bytes).map_err(to_image)?;
+        self.own.lock().unwrap_or_else(PoisonError::into_inner).insert(pack.id);
+        let row = PackRow {
+            id: pack.id,
+            author: ring.certificate().signing,
+            role: Some(ring.role()),
+            kind: kind.number(),
+            length_bytes: pack.bytes.len() as u32,
+        };
+        let mut segment = self.segment.lock().unwrap_or_else(PoisonError::into_inner);
+        segment.add_pack(row, &pack.chunks);
+        let full = segment.len() >= SEGMENT_CHUNKS;
+        drop(segment);
+        if full { self.write_segment().map_err(to_image) } else { Ok(()) }
+    }
+}
+
+/// A failure of the repository inside of an image writer.
+pub fn to_image(cause: Error) -> ImageError {
+    use tintype_formats::ErrorKind;
+    let detail = cause.to_string();
+    ImageError::new(ErrorKind::Io, "use the repository", detail).caused_by(cause)
+}
