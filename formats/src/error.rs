@@ -29,6 +29,8 @@ pub enum ErrorKind {
     InvalidOption,
     /// The image has no snapshot of that name.
     NotFound,
+    /// The key or passphrase is not the one that is needed, or may not do this.
+    WrongKey,
     /// The operating system refused to read or write.
     Io,
 }
@@ -88,6 +90,11 @@ impl ImageError {
     /// A file that the image names may not, or cannot, be opened.
     pub fn reference_denied(doing: impl Into<Cow<'static, str>>, detail: impl Into<String>) -> Self {
         Self::new(ErrorKind::ReferenceDenied, doing, detail)
+    }
+
+    /// The key or passphrase is not the one that is needed, or may not do this.
+    pub fn wrong_key(doing: impl Into<Cow<'static, str>>, detail: impl Into<String>) -> Self {
+        Self::new(ErrorKind::WrongKey, doing, detail)
     }
 
     /// The image has no snapshot of that name or id.

@@ -46,6 +46,7 @@ mod table_cache;
 mod tar;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
+pub mod tin;
 mod two_level;
 mod unit_cache;
 pub mod vdi;

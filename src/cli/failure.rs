@@ -92,6 +92,7 @@ fn exit_code(kind: Kind) -> u8 {
     match kind {
         Kind::Usage | Kind::Image(ErrorKind::InvalidOption) => 2,
         Kind::VerificationFailed => 4,
+        Kind::Image(ErrorKind::WrongKey) => 12,
         Kind::NoSpace => 13,
         Kind::TargetTooSmall => 14,
         Kind::Cancelled => 130,
@@ -143,6 +144,7 @@ fn hint(error: &Error) -> Option<&'static str> {
         }
         Kind::Image(ErrorKind::NotThisFormat) => "leave -f out to have the format detected",
         Kind::Image(ErrorKind::NotFound) => "\"tintype info\" lists what there is",
+        Kind::Image(ErrorKind::WrongKey) => "check which passphrase or key file was given, and what its role may do",
         Kind::Image(ErrorKind::InvalidOption) => "\"tintype formats\" lists what each format understands",
         _ => return None,
     })
