@@ -44,6 +44,11 @@ impl Role {
         })
     }
 
+    /// The role of that number.
+    pub fn from_number(number: u8) -> Option<Self> {
+        Self::from_byte(number, READ).ok()
+    }
+
     /// Whether it has the private data keys.
     pub fn reads_data(self) -> bool {
         matches!(self, Role::Read | Role::Admin)

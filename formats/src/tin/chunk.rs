@@ -147,7 +147,7 @@ pub struct Packed {
     id: ChunkId,
     codec: u8,
     plain_bytes: u32,
-    /// Room for the header, then the bytes to seal, with capacity for the tag.
+    /// The bytes to seal, with capacity for the tag.
     buffer: Vec<u8>,
 }
 
@@ -157,8 +157,7 @@ pub type Level = Option<i32>;
 impl Packed {
     /// Compresses `plain`, unless it does not shrink.
     pub fn new(kind: ChunkKind, id: ChunkId, plain: &[u8], level: Level) -> Packed {
-        let mut buffer = Vec::with_capacity(HEADER_BYTES + plain.len() + TAG_BYTES);
-        buffer.resize(HEADER_BYTES, 0);
+        let mut buffer = Vec::with_capacity(plain.len() + TAG_BYTES);
         let shrunk = level.is_some_and(|level| codec::append_zstd(plain, level, plain.len(), &mut buffer));
         if !shrunk {
             buffer.extend_from_slice(plain);
@@ -179,11 +178,11 @@ impl Packed {
 
     /// How long the sealed chunk will be, with its header.
     pub fn chunk_bytes(&self) -> usize {
-        self.buffer.len() + TAG_BYTES
+        HEADER_BYTES + self.buffer.len() + TAG_BYTES
     }
 
-    /// Seals it as number `number` of a segment: header and stored bytes.
-    pub fn seal(self, segment: Id, key: &SegmentKey, number: u32) -> Result<Vec<u8>> {
+    /// Seals it as number `number` of a segment: its header and its stored bytes.
+    pub fn seal(self, key: &SegmentKey, number: u32) -> Result<(ChunkHeader, Vec<u8>)> {
         let mut buffer = self.buffer;
         let mut header = ChunkHeader {
             magic: MAGIC,
@@ -191,18 +190,16 @@ impl Packed {
             codec: self.codec,
             reserved: [0; 2],
             plain_bytes: self.plain_bytes.into(),
-            stored_bytes: ((buffer.len() - HEADER_BYTES + TAG_BYTES) as u32).into(),
-            segment: segment.0,
+            stored_bytes: ((buffer.len() + TAG_BYTES) as u32).into(),
+            segment: key.id().0,
             number: number.into(),
             reserved_too: 0.into(),
             id: self.id.0,
             check: [0; 32],
         };
-        let tag = key.seal(number, header.associated(), &mut buffer[HEADER_BYTES..])?;
-        buffer.extend_from_slice(&tag);
-        header.check = header.check_of(&buffer[HEADER_BYTES..]);
-        buffer[..HEADER_BYTES].copy_from_slice(header.as_bytes());
-        Ok(buffer)
+        key.seal(number, header.associated(), &mut buffer)?;
+        header.check = header.check_of(&buffer);
+        Ok((header, buffer))
     }
 }
 
@@ -235,11 +232,12 @@ mod tests {
     use super::*;
 
     fn sealed(plain: &[u8], level: Level) -> (KeyRing, SegmentKey, Vec<u8>) {
-        let ring = KeyRing::public(Id([1; 16]));
-        let (record, key) = ring.new_segment(Purpose::Data).unwrap();
+        let ring = KeyRing::public(Id([1; 16])).unwrap();
+        let (_, key) = ring.new_segment(Purpose::Data).unwrap();
         let packed = Packed::new(ChunkKind::Data, ring.chunk_id(plain), plain, level);
         let length = packed.chunk_bytes();
-        let bytes = packed.seal(record.id, &key, 7).unwrap();
+        let (header, stored) = packed.seal(&key, 7).unwrap();
+        let bytes = [header.as_bytes(), &stored].concat();
         assert_eq!(bytes.len(), length);
         (ring, key, bytes)
     }

@@ -137,10 +137,9 @@ pub fn seal(ring: &KeyRing, snapshot: Id, session: Id, manifest: &Manifest) -> R
     let (record, key) = ring.new_segment(Purpose::Manifest)?;
     let mut text = serde_json::to_vec(manifest)
         .map_err(|cause| ImageError::unsupported(DOING, "it cannot be written as JSON").caused_by(cause))?;
-    let tag = key.seal(0, &associated(ring.repository(), snapshot, session), &mut text)?;
-    text.extend_from_slice(&tag);
+    key.seal(0, &associated(ring.repository(), snapshot, session), &mut text)?;
     let mut body = [snapshot.0, session.0].concat();
-    body.extend_from_slice(&record.encode());
+    record.encode(&mut body);
     body.extend_from_slice(&(text.len() as u32).to_le_bytes());
     body.extend_from_slice(&text);
     ring.sign(ObjectKind::Manifest, &name(snapshot), &body)
@@ -150,13 +149,13 @@ pub fn seal(ring: &KeyRing, snapshot: Id, session: Id, manifest: &Manifest) -> R
 pub fn open(ring: &KeyRing, snapshot: Id, bytes: &[u8]) -> Result<Envelope> {
     let signed = ring.verify(ObjectKind::Manifest, &name(snapshot), bytes)?;
     let short = || ImageError::corrupt("read a manifest", "it is cut short");
-    let (ids, mut rest) = signed.body.split_first_chunk::<32>().ok_or_else(short)?;
+    let (ids, rest) = signed.body.split_first_chunk::<32>().ok_or_else(short)?;
     let (own, session) = ids.split_at(16);
     let session = Id(session.try_into().map_err(|_| short())?);
     if own != snapshot.0 {
         return Err(ImageError::corrupt("read a manifest", "it is another snapshot's"));
     }
-    let record = SegmentRecord::parse(&mut rest)?;
+    let (record, rest) = SegmentRecord::parse(rest)?;
     let (length, sealed) = rest.split_first_chunk::<4>().ok_or_else(short)?;
     if sealed.len() != u32::from_le_bytes(*length) as usize {
         return Err(short());
@@ -173,7 +172,8 @@ fn open_sealed(ring: &KeyRing, snapshot: Id, session: Id, record: &SegmentRecord
     let manifest: Manifest = serde_json::from_slice(text)
         .map_err(|cause| ImageError::corrupt(DOING, "it is no JSON that is understood").caused_by(cause))?;
     if manifest.schema > SCHEMA || !manifest.features.is_empty() {
-        let detail = format!("schema {} with features {:?}, expected {SCHEMA} with none", manifest.schema, manifest.features);
+        let detail =
+            format!("schema {} with features {:?}, expected {SCHEMA} with none", manifest.schema, manifest.features);
         return Err(ImageError::new(ErrorKind::Unsupported, DOING, detail));
     }
     Ok(manifest)

@@ -3,10 +3,13 @@
 use std::collections::HashMap;
 
 use super::id::{ChunkId, Id};
+use super::parts::Parts;
 use crate::error::{ImageError, Result};
 
 /// How many entries a page has, but for the last one of its level.
 pub const PAGE_ENTRIES: u64 = 1024;
+
+const DOING: &str = "read a page of the map";
 
 /// Levels that a map can have: 1024^6 chunks are more than any disk.
 const MAX_LEVELS: u8 = 6;
@@ -86,23 +89,20 @@ impl Page {
 
     /// Reads a page, and says how many bytes at its begin its id is made of.
     pub fn parse(bytes: &[u8]) -> Result<(Page, usize)> {
-        let mut rest = Rest(bytes);
-        let level = rest.byte()?;
-        let reserved = rest.byte()?;
-        let count = rest.number::<2>()? as usize;
+        let mut parts = Parts::new(DOING, bytes);
+        let (level, reserved) = (parts.u8()?, parts.u8()?);
+        let count = usize::from(parts.u16()?);
         if level >= MAX_LEVELS || reserved != 0 || count == 0 || count as u64 > PAGE_ENTRIES {
             return Err(corrupt(format!("level {level} with {count} entries")));
         }
-        let states = rest.take(count)?;
+        let states = parts.slice(count)?;
         let data = states.iter().filter(|state| **state == 2).count();
-        let ids = rest.take(data * 32)?;
-        let core_bytes = bytes.len() - rest.0.len();
-        let packs = rest.number::<2>()? as usize;
-        let packs = rest.take(packs * 16)?;
-        let hints = rest.take(data * 10)?;
-        if !rest.0.is_empty() {
-            return Err(corrupt(format!("{} bytes follow its end", rest.0.len())));
-        }
+        let ids = parts.slice(data * 32)?;
+        let core_bytes = parts.position();
+        let packs = usize::from(parts.u16()?);
+        let packs = parts.slice(packs * 16)?;
+        let hints = parts.slice(data * 10)?;
+        parts.end()?;
         let mut pointers = ids.chunks_exact(32).zip(hints.chunks_exact(10));
         let mut entries = Vec::with_capacity(count);
         for state in states {
@@ -126,35 +126,16 @@ impl Page {
 
 fn pointer(parts: Option<(&[u8], &[u8])>, packs: &[u8]) -> Result<Entry> {
     let (id, hint) = parts.ok_or_else(|| corrupt("an id is missing".to_owned()))?;
-    let mut hint = Rest(hint);
-    let pack = hint.number::<2>()? as usize;
+    let mut hint = Parts::new(DOING, hint);
+    let pack = usize::from(hint.u16()?);
     let pack = packs.chunks_exact(16).nth(pack).and_then(|pack| pack.try_into().ok());
     let pack = Id(pack.ok_or_else(|| corrupt("a hint names a pack that is not listed".to_owned()))?);
     let id = ChunkId(id.try_into().map_err(|_| corrupt("an id is cut short".to_owned()))?);
-    Ok(Entry::Data(id, Location { pack, offset: hint.number::<4>()?, length: hint.number::<4>()? }))
+    Ok(Entry::Data(id, Location { pack, offset: hint.u32()?, length: hint.u32()? }))
 }
 
 fn corrupt(detail: String) -> ImageError {
-    ImageError::corrupt("read a page of the map", detail)
-}
-
-/// What is left to be parsed.
-struct Rest<'a>(&'a [u8]);
-
-impl<'a> Rest<'a> {
-    fn take(&mut self, length: usize) -> Result<&'a [u8]> {
-        let (taken, rest) = self.0.split_at_checked(length).ok_or_else(|| corrupt("it is cut short".to_owned()))?;
-        self.0 = rest;
-        Ok(taken)
-    }
-
-    fn byte(&mut self) -> Result<u8> {
-        Ok(self.take(1)?[0])
-    }
-
-    fn number<const N: usize>(&mut self) -> Result<u32> {
-        Ok(self.take(N)?.iter().rev().fold(0, |sum, byte| sum << 8 | u32::from(*byte)))
-    }
+    ImageError::corrupt(DOING, detail)
 }
 
 /// How the pages of a disk's map are arranged.
@@ -219,9 +200,8 @@ impl MapBuilder {
 
     /// How many pieces are described so far.
     pub fn position(&self) -> u64 {
-        let covered = |(level, (page, _)): (usize, &(Vec<Entry>, u64))| {
-            page.len() as u64 * Shape::chunks_under(level as u8)
-        };
+        let covered =
+            |(level, (page, _)): (usize, &(Vec<Entry>, u64))| page.len() as u64 * Shape::chunks_under(level as u8);
         let in_pages: u64 = self.levels.iter().enumerate().map(covered).sum();
         if self.root.is_some() { self.shape.chunks() } else { in_pages }
     }
@@ -378,7 +358,7 @@ mod tests {
         assert_eq!(build_and_compare(1024, &[(3, 4)], 0..1024), 1);
         assert_eq!(build_and_compare(1025, &[(1024, 1)], 0..1025), 2);
         let far = (1 << 30) + 77;
-        let runs = [(0, 1), (5000, 2000), (1 << 29, 3), (far - 2, 2)];
+        let runs = [(0u64, 1u64), (5000, 2000), (1 << 29, 3), (far - 2, 2)];
         let near = runs.iter().flat_map(|(begin, length)| begin.saturating_sub(3)..(begin + length + 3).min(far));
         build_and_compare(far, &runs, near.collect::<Vec<_>>().into_iter());
     }

@@ -15,9 +15,16 @@
 //! they are dropped, and never printed.
 
 mod certificate;
+pub mod chunk;
 pub mod id;
 pub mod keys;
+pub mod manifest;
+pub mod map;
+pub mod pack;
+pub mod pack_stream;
 mod parts;
+pub mod read;
 pub mod seal;
 pub mod signed;
 pub mod slot;
+pub mod write;

@@ -2,6 +2,8 @@
 
 use std::collections::HashMap;
 
+use zerocopy::IntoBytes as _;
+
 use super::chunk::{ChunkHeader, ChunkKind, HEADER_BYTES, MAX_CHUNK_BYTES};
 use super::id::Id;
 use super::keys::{Certificate, KeyRing, Role};
@@ -48,7 +50,8 @@ pub struct PackBuilder {
 impl PackBuilder {
     /// Begins a pack of one kind, whose chunks are sealed in these segments.
     pub fn new(repository: Id, id: Id, kind: ChunkKind, records: &[SegmentRecord]) -> PackBuilder {
-        let segments: Vec<u8> = records.iter().flat_map(SegmentRecord::encode).collect();
+        let mut segments = Vec::new();
+        records.iter().for_each(|record| record.encode(&mut segments));
         let header_bytes = FIXED_BYTES + segments.len() + HASH_BYTES;
         let mut bytes = Vec::with_capacity(TARGET_BYTES + (2 << 20));
         bytes.extend_from_slice(MAGIC);
@@ -83,16 +86,16 @@ impl PackBuilder {
     }
 
     /// Puts a chunk where room was made for it.
-    pub fn fill(&mut self, offset: u32, chunk: &[u8]) -> Result<()> {
-        let header = ChunkHeader::parse(chunk)?;
+    pub fn fill(&mut self, offset: u32, header: ChunkHeader, stored: &[u8]) {
         let begin = offset as usize;
-        let end = begin + chunk.len();
+        let end = begin + HEADER_BYTES + stored.len();
         if self.bytes.len() < end {
             self.bytes.resize(end, 0);
         }
-        self.bytes[begin..end].copy_from_slice(chunk);
+        let (head, tail) = self.bytes[begin..end].split_at_mut(HEADER_BYTES);
+        head.copy_from_slice(header.as_bytes());
+        tail.copy_from_slice(stored);
         self.entries.push((offset, header));
-        Ok(())
     }
 
     /// Completes the pack: all of its bytes, and its chunks in order. `author` is who sealed them.
@@ -104,7 +107,7 @@ impl PackBuilder {
         body.extend_from_slice(&(self.entries.len() as u32).to_le_bytes());
         for (offset, header) in &self.entries {
             body.extend_from_slice(&offset.to_le_bytes());
-            body.extend_from_slice(zerocopy::IntoBytes::as_bytes(header));
+            body.extend_from_slice(header.as_bytes());
         }
         let table = ring.sign(ObjectKind::PackTable, &name(self.id), &body)?;
         let table_offset = self.bytes.len() as u64;
@@ -175,8 +178,9 @@ impl PackHeader {
         let mut rest = &content[FIXED_BYTES..];
         let mut segments = HashMap::new();
         for _ in 0..count {
-            let record = SegmentRecord::parse(&mut rest)?;
-            segments.insert(record.id, record);
+            let (record, more) = SegmentRecord::parse(rest)?;
+            segments.insert(record.id(), record);
+            rest = more;
         }
         if !rest.is_empty() {
             return Err(corrupt("it is longer than its segment records"));
@@ -217,8 +221,7 @@ impl PackTable {
         let short = || corrupt("it is cut short".to_owned());
         let (length, rest) = signed.body.split_first_chunk::<2>().ok_or_else(short)?;
         let (author, rest) = rest.split_at_checked(u16::from_le_bytes(*length).into()).ok_or_else(short)?;
-        let author = Certificate::parse(author)?;
-        author.check(ring)?;
+        let author = ring.certified(author)?;
         let may_sign_for_others = matches!(signed.signer.role, Role::Maintain | Role::Admin);
         if author.signing != signed.signer.signing && !may_sign_for_others {
             let detail = format!("\"{}\" signed for another author", signed.signer.name.escape_debug());

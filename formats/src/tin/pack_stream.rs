@@ -51,7 +51,6 @@ struct Open {
 struct OpenPack {
     id: Id,
     sequence: u64,
-    segment: Id,
     key: SegmentKey,
     filling: Mutex<Filling>,
 }
@@ -111,7 +110,7 @@ impl<T: PackTarget> PackStream<T> {
         let (id, record, key) = self.target.begin(self.kind, sequence)?;
         let builder = PackBuilder::new(self.ring.repository(), id, self.kind, std::slice::from_ref(&record));
         let filling = Filling { builder: Some(builder), next_number: 0, outstanding: 1 };
-        Ok(OpenPack { id, sequence, segment: record.id, key, filling: Mutex::new(filling) })
+        Ok(OpenPack { id, sequence, key, filling: Mutex::new(filling) })
     }
 
     /// Seals a chunk and puts it at its place; hands the pack on if it was the last one.
@@ -120,9 +119,9 @@ impl<T: PackTarget> PackStream<T> {
             self.let_go(&full)?;
         }
         let pack = place.pack;
-        let chunk = packed.seal(pack.segment, &pack.key, place.number)?;
+        let (header, stored) = packed.seal(&pack.key, place.number)?;
         if let Some(builder) = lock(&pack.filling).builder.as_mut() {
-            builder.fill(place.location.offset, &chunk)?;
+            builder.fill(place.location.offset, header, &stored);
         }
         self.let_go(&pack)
     }

@@ -50,14 +50,7 @@ impl ChunkReader {
     /// Fills `plain` with the bytes of a data chunk, wherever it is.
     pub fn read(&self, id: &ChunkId, location: &Location, plain: &mut [u8]) -> Result<()> {
         self.with_other_places(id, location, |place| {
-            self.open(id, place, ChunkKind::Data, &mut |header| {
-                let length = header.plain_bytes();
-                if length == plain.len() {
-                    return Ok(&mut *plain);
-                }
-                let detail = format!("chunk {id} has {length} bytes, expected {}", plain.len());
-                Err(ImageError::corrupt("read a chunk", detail))
-            })?;
+            self.fetch(id, place, ChunkKind::Data, |header, key, stored| chunk::open(header, key, stored, plain))?;
             check_id(id, &self.ring.chunk_id(plain))
         })
     }
@@ -65,10 +58,10 @@ impl ChunkReader {
     /// Reads a page of a map, wherever it is.
     pub fn read_page(&self, id: &ChunkId, location: &Location) -> Result<Page> {
         self.with_other_places(id, location, |place| {
-            let mut plain = Vec::new();
-            self.open(id, place, ChunkKind::MapPage, &mut |header| {
-                plain.resize(header.plain_bytes(), 0);
-                Ok(&mut plain)
+            let plain = self.fetch(id, place, ChunkKind::MapPage, |header, key, stored| {
+                let mut plain = vec![0; header.plain_bytes()];
+                chunk::open(header, key, stored, &mut plain)?;
+                Ok(plain)
             })?;
             let (page, core_bytes) = Page::parse(&plain)?;
             check_id(id, &self.ring.page_id(&plain[..core_bytes]))?;
@@ -97,13 +90,14 @@ impl ChunkReader {
         Err(first)
     }
 
-    fn open<'a>(
+    /// Reads a chunk as it is stored, and hands it to whoever opens it.
+    fn fetch<R>(
         &self,
         id: &ChunkId,
         location: &Location,
         kind: ChunkKind,
-        plain: &mut dyn FnMut(&ChunkHeader) -> Result<&'a mut [u8]>,
-    ) -> Result<()> {
+        open: impl FnOnce(&ChunkHeader, &SegmentKey, &mut [u8]) -> Result<R>,
+    ) -> Result<R> {
         thread_local!(static STORED: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) });
         STORED.with_borrow_mut(|stored| {
             stored.resize(pack::checked_length(location.length)?, 0);
@@ -114,7 +108,7 @@ impl ChunkReader {
                 return Err(ImageError::corrupt("read a chunk", detail));
             }
             let key = self.key(location.pack, header.segment(), kind)?;
-            chunk::open(&header, &key, stored, plain(&header)?)
+            open(&header, &key, stored)
         })
     }
 

@@ -232,7 +232,10 @@ impl<S: ChunkSink> UnitWriter for DiskWriter<S> {
     }
 
     fn finish(self, _seed: &IdentitySeed) -> Result<()> {
-        let map = std::mem::replace(&mut *self.map.lock().unwrap_or_else(PoisonError::into_inner), MapBuilder::new(self.shape));
+        let map = std::mem::replace(
+            &mut *self.map.lock().unwrap_or_else(PoisonError::into_inner),
+            MapBuilder::new(self.shape),
+        );
         let root = map.finish(&mut |page, number| self.store_page(page, number))?;
         let statistics = Statistics {
             data_bytes: self.counters.data.load(Relaxed),
@@ -250,4 +253,3 @@ fn has_data(unit: &GuestUnit<'_>, begin: u64, length_bytes: u64) -> bool {
     let end = begin + length_bytes;
     unit.runs.iter().any(|run| run.kind == RunKind::Data && run.offset < end && run.offset + run.length_bytes > begin)
 }
-
