@@ -1,12 +1,13 @@
-//! The arrows of the house go one way: cli -> engine -> {sources, targets} -> formats.
+//! The arrows of the house go one way: cli -> engine -> {sources, targets, repository} -> formats.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
 /// What each room may use of the others.
 const MAY_USE: &[(&str, &[&str])] = &[
-    ("cli", &["engine", "sources", "targets", "error", "system"]),
-    ("engine", &["sources", "targets", "error"]),
+    ("cli", &["engine", "repository", "sources", "targets", "error", "system"]),
+    ("engine", &["repository", "sources", "targets", "error"]),
+    ("repository", &["error", "system"]),
     ("targets", &["sources", "error", "system"]),
     ("sources", &["error", "system"]),
     ("error", &[]),
@@ -76,11 +77,13 @@ fn formats_print_nothing_start_no_threads_and_open_no_files() {
 #[test]
 fn the_engine_prints_nothing_and_knows_no_command_line() {
     let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
-    for room in ["engine", "sources", "targets"] {
+    for room in ["engine", "repository", "sources", "targets"] {
         for file in rust_files(&source.join(room)) {
             let text = fs::read_to_string(&file).expect("a source file");
             for word in ["println!", "clap::", "indicatif", "std::env::var", "serde_json"] {
-                assert!(!text.contains(word), "{}: {room} must not use {word}", file.display());
+                // The repository's objects have JSON in them.
+                let fine = word == "serde_json" && room == "repository";
+                assert!(fine || !text.contains(word), "{}: {room} must not use {word}", file.display());
             }
         }
     }

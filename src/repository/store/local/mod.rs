@@ -1,0 +1,261 @@
+//! A folder as a store: every object is a file below it.
+//!
+//! ```text
+//! put   unnamed file -> write -> fsync -> link (never replaces)     sync   fsync of each folder that has changed
+//! ```
+//!
+//! Where the file system has no unnamed files, they have names like `tmp/.tmp-…` meanwhile (`new_file`). A failed fsync
+//! is never tried again: the kernel forgets what it could not write, and the second try would succeed. So the first failure
+//! ends the use of the store object.
+
+mod new_file;
+mod open_files;
+mod tree;
+mod unsynced;
+
+use std::fs::File;
+use std::io::{self, Read as _};
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::{DirBuilderExt as _, FileExt as _};
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, OnceLock, PoisonError};
+
+use rustix::io::Errno;
+
+pub(in crate::repository::store) use self::new_file::Way;
+use self::new_file::{NewFiles, NotPlaced};
+use self::open_files::OpenFiles;
+use self::tree::Tree;
+use self::unsynced::Unsynced;
+use super::name::{check_name, check_prefix, split_name};
+use super::{Listed, Store, StoreError, StoreErrorKind};
+
+const CREATE: &str = "create object";
+const READ: &str = "read object";
+const LIST: &str = "list folder";
+const DELETE: &str = "delete object";
+const SYNC: &str = "make durable what was stored";
+
+/// Folders that a file system makes in its topmost folder: a repository may be at home there.
+const NOT_OURS: &str = "lost+found";
+
+/// Objects in a folder of this machine.
+pub struct LocalStore {
+    path: PathBuf,
+    tree: Tree,
+    new_files: NewFiles,
+    open_files: OpenFiles,
+    unsynced: Unsynced,
+    /// One sync at a time: the second must not return while the first still syncs what both have found.
+    syncing: Mutex<()>,
+    /// The first failed fsync.
+    failure: OnceLock<String>,
+}
+
+impl LocalStore {
+    /// Makes the folder durably, and opens it; one that exists must be empty. The folder above it must exist.
+    pub fn create(path: &Path) -> Result<Self, StoreError> {
+        const DOING: &str = "create folder";
+        let failed = |cause| StoreError::io(DOING, &path.to_string_lossy(), cause);
+        match std::fs::DirBuilder::new().mode(tree::FOLDER_MODE.bits()).create(path) {
+            Ok(()) => sync_folder_above(path).map_err(failed)?,
+            Err(cause) if cause.kind() == io::ErrorKind::AlreadyExists => {
+                if !is_empty(path).map_err(failed)? {
+                    let shown = path.to_string_lossy();
+                    let detail = "it is there and not empty";
+                    return Err(StoreError::new(StoreErrorKind::AlreadyExists, DOING, &shown, detail));
+                }
+            }
+            Err(cause) => return Err(failed(cause)),
+        }
+        Self::open(path)
+    }
+
+    /// Opens a folder. Removes what killed programs have left in it, unless it may only be read.
+    pub fn open(path: &Path) -> Result<Self, StoreError> {
+        Self::open_with(path, Way::Unnamed)
+    }
+
+    /// Opens a folder as if its file system knew no better way than this to make files.
+    pub(in crate::repository::store) fn open_with(path: &Path, first: Way) -> Result<Self, StoreError> {
+        let tree = Tree::open(path).map_err(|cause| StoreError::io("open folder", &path.to_string_lossy(), cause))?;
+        new_file::remove_leftovers(&tree);
+        Ok(LocalStore {
+            path: path.to_owned(),
+            tree,
+            new_files: NewFiles::new(first),
+            open_files: OpenFiles::default(),
+            unsynced: Unsynced::default(),
+            syncing: Mutex::new(()),
+            failure: OnceLock::new(),
+        })
+    }
+
+    /// Refuses all work after a failed fsync.
+    fn check_usable(&self, doing: &'static str, name: &str) -> Result<(), StoreError> {
+        match self.failure.get() {
+            None => Ok(()),
+            Some(failure) => {
+                let detail = format!("not tried, because what was stored before could not be made durable: {failure}");
+                Err(StoreError::new(StoreErrorKind::Io, doing, name, detail))
+            }
+        }
+    }
+
+    /// Notes that something was not made durable, and can never be.
+    fn give_up(&self, doing: &'static str, name: &str, cause: io::Error) -> StoreError {
+        // Only the first counts.
+        _ = self.failure.set(cause.to_string());
+        failed(doing, name, cause).with_detail("it could not be made durable")
+    }
+
+    fn not_placed(&self, name: &str, why: NotPlaced) -> StoreError {
+        match why {
+            NotPlaced::Taken => StoreError::new(StoreErrorKind::AlreadyExists, CREATE, name, "there is one already"),
+            NotPlaced::Unclear(cause) => StoreError::unclear(CREATE, name, cause),
+            NotPlaced::NotSynced(cause) => self.give_up(CREATE, name, cause),
+            NotPlaced::Failed(cause) => failed(CREATE, name, cause),
+            NotPlaced::Unfit(cause) if cause.kind() == io::ErrorKind::PermissionDenied => failed(CREATE, name, cause),
+            NotPlaced::Unfit(cause) => StoreError::io(CREATE, name, io::Error::new(io::ErrorKind::Unsupported, cause))
+                .with_detail("the file system can neither link files nor rename them without replacing others"),
+        }
+    }
+
+    fn sync_folder(&self, folder: &str) -> Result<(), StoreError> {
+        let synced = self.tree.open_folder(folder).and_then(|opened| sync_opened_folder(&opened));
+        synced.map_err(|cause| self.give_up(SYNC, folder, cause))
+    }
+}
+
+impl Store for LocalStore {
+    fn put(&self, name: &str, bytes: &[u8]) -> Result<(), StoreError> {
+        check_name(CREATE, name)?;
+        self.check_usable(CREATE, name)?;
+        let (folder, leaf) = split_name(name);
+        let opened = self.tree.make_folder(folder).map_err(|cause| failed(CREATE, name, cause))?;
+        let placed = self.new_files.create(&self.tree, &opened, leaf, bytes);
+        // Also if it failed: it may be there in spite of that, or be another's that the caller is going to build on.
+        self.unsynced.touch(folder);
+        placed.map_err(|why| self.not_placed(name, why))
+    }
+
+    fn get(&self, name: &str, max_bytes: u64) -> Result<Vec<u8>, StoreError> {
+        check_name(READ, name)?;
+        self.check_usable(READ, name)?;
+        let opened = self.tree.open_file(name).and_then(|file| Ok((file.metadata()?.len(), file)));
+        let (len_bytes, file) = opened.map_err(|cause| failed(READ, name, cause))?;
+        if len_bytes > max_bytes {
+            return Err(too_large(name, len_bytes, max_bytes));
+        }
+        let mut bytes = Vec::new();
+        file.take(len_bytes).read_to_end(&mut bytes).map_err(|cause| failed(READ, name, cause))?;
+        match bytes.len() as u64 == len_bytes {
+            true => Ok(bytes),
+            false => Err(truncated(name, bytes.len() as u64, len_bytes)),
+        }
+    }
+
+    fn get_range(&self, name: &str, offset: u64, buffer: &mut [u8]) -> Result<(), StoreError> {
+        check_name(READ, name)?;
+        self.check_usable(READ, name)?;
+        let opened = self.open_files.get(name, || self.tree.open_file(name));
+        let file = opened.map_err(|cause| failed(READ, name, cause))?;
+        let end = offset.saturating_add(buffer.len() as u64);
+        let read = match i64::try_from(end) {
+            Ok(_) => file.read_exact_at(buffer, offset),
+            // The kernel has no name for such a place.
+            Err(_) => Err(io::ErrorKind::UnexpectedEof.into()),
+        };
+        read.map_err(|cause| match cause.kind() {
+            io::ErrorKind::UnexpectedEof => truncated(name, file.metadata().map_or(0, |found| found.len()), end),
+            _ => failed(READ, name, cause),
+        })
+    }
+
+    fn len_bytes(&self, name: &str) -> Result<u64, StoreError> {
+        const DOING: &str = "find the length of object";
+        check_name(DOING, name)?;
+        self.check_usable(DOING, name)?;
+        let found = self.tree.open_file(name).and_then(|file| file.metadata());
+        Ok(found.map_err(|cause| failed(DOING, name, cause))?.len())
+    }
+
+    fn list(&self, prefix: &str) -> Result<Vec<Listed>, StoreError> {
+        check_prefix(LIST, prefix)?;
+        self.check_usable(LIST, prefix)?;
+        let listed = self.tree.list(prefix.trim_end_matches('/'));
+        let mut listed = listed.map_err(|(name, cause)| failed(LIST, &name, cause))?;
+        listed.sort_unstable_by(|a, b| a.name.cmp(&b.name));
+        Ok(listed)
+    }
+
+    fn delete(&self, name: &str) -> Result<(), StoreError> {
+        check_name(DELETE, name)?;
+        self.check_usable(DELETE, name)?;
+        self.open_files.forget(name);
+        let removed = self.tree.remove_file(name);
+        let folder = split_name(name).0;
+        // Also if it was not there: another may have deleted it, and not made that durable.
+        if !matches!(removed, Ok(false)) || self.tree.open_folder(folder).is_ok() {
+            self.unsynced.touch(folder);
+        }
+        removed.map_err(|cause| failed(DELETE, name, cause)).map(|_| ())
+    }
+
+    fn sync(&self) -> Result<(), StoreError> {
+        let _one_at_a_time = self.syncing.lock().unwrap_or_else(PoisonError::into_inner);
+        self.check_usable(SYNC, "")?;
+        let folders = self.unsynced.take();
+        for folder in &folders {
+            self.sync_folder(folder)?;
+        }
+        self.unsynced.settle(folders);
+        Ok(())
+    }
+
+    fn shown(&self) -> String {
+        self.path.display().to_string()
+    }
+}
+
+fn too_large(name: &str, len_bytes: u64, max_bytes: u64) -> StoreError {
+    let detail = format!("it has {len_bytes} bytes; expected at most {max_bytes}");
+    StoreError::new(StoreErrorKind::TooLarge, READ, name, detail)
+}
+
+fn truncated(name: &str, len_bytes: u64, end: u64) -> StoreError {
+    let detail = format!("it ends after {len_bytes} bytes; expected at least {end}");
+    StoreError::new(StoreErrorKind::Truncated, READ, name, detail)
+}
+
+/// The system's error, in words where its own would puzzle.
+fn failed(doing: &'static str, name: &str, cause: io::Error) -> StoreError {
+    let is_link = [Errno::LOOP, Errno::NOTDIR].iter().any(|errno| cause.raw_os_error() == Some(errno.raw_os_error()));
+    let error = StoreError::io(doing, name, cause);
+    match is_link {
+        true => error.with_detail("it is, or is reached by, a symbolic link or a file where folders are expected"),
+        false => error,
+    }
+}
+
+fn sync_opened_folder(folder: &OwnedFd) -> io::Result<()> {
+    match rustix::fs::fsync(folder) {
+        // Some network file systems cannot sync a folder, but all that they have.
+        Err(Errno::INVAL) => Ok(rustix::fs::syncfs(folder)?),
+        synced => Ok(synced?),
+    }
+}
+
+fn sync_folder_above(path: &Path) -> io::Result<()> {
+    let above = path.parent().filter(|above| !above.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    sync_opened_folder(&File::open(above)?.into())
+}
+
+fn is_empty(path: &Path) -> io::Result<bool> {
+    for entry in std::fs::read_dir(path)? {
+        if entry?.file_name() != NOT_OURS {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
