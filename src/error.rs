@@ -35,6 +35,16 @@ pub enum Kind {
     ImageInUse,
     /// What was read back is not what was written.
     VerificationFailed,
+    /// There is no repository at the address.
+    NoRepository,
+    /// The repository has no such snapshot.
+    NoSnapshot,
+    /// The password or key opens nothing.
+    WrongKey,
+    /// The key's role does not allow it.
+    Denied,
+    /// A prune did not wait for this session: what it has not committed counts for nothing.
+    Fenced,
     /// The user or a signal stopped the work.
     Cancelled,
 }
@@ -111,6 +121,7 @@ impl From<ImageError> for Error {
     fn from(cause: ImageError) -> Self {
         let kind = match cause.io_cause() {
             Some(io) if is_out_of_space(io) => Kind::NoSpace,
+            _ if cause.kind() == ImageErrorKind::WrongKey => Kind::WrongKey,
             _ => Kind::Image(cause.kind()),
         };
         let message = cause.to_string();

@@ -92,12 +92,16 @@ fn exit_code(kind: Kind) -> u8 {
     match kind {
         Kind::Usage | Kind::Image(ErrorKind::InvalidOption) => 2,
         Kind::VerificationFailed => 4,
-        Kind::Image(ErrorKind::WrongKey) => 12,
+        Kind::NoRepository => 10,
+        Kind::WrongKey | Kind::Image(ErrorKind::WrongKey) => 12,
         Kind::NoSpace => 13,
         Kind::TargetTooSmall => 14,
         Kind::Cancelled => 130,
         Kind::Image(_)
         | Kind::Io
+        | Kind::NoSnapshot
+        | Kind::Denied
+        | Kind::Fenced
         | Kind::TargetExists
         | Kind::TargetUnfit
         | Kind::TargetIsSource
@@ -144,7 +148,10 @@ fn hint(error: &Error) -> Option<&'static str> {
         }
         Kind::Image(ErrorKind::NotThisFormat) => "leave -f out to have the format detected",
         Kind::Image(ErrorKind::NotFound) => "\"tintype info\" lists what there is",
-        Kind::Image(ErrorKind::WrongKey) => "check which passphrase or key file was given, and what its role may do",
+        Kind::NoRepository => "\"tintype init\" makes one",
+        Kind::NoSnapshot => "\"tintype snapshots\" lists what there is",
+        Kind::Fenced => "run it again: what is stored already is not stored twice",
+        Kind::WrongKey | Kind::Image(ErrorKind::WrongKey) => "check which passphrase or key file was given, and what its role may do",
         Kind::Image(ErrorKind::InvalidOption) => "\"tintype formats\" lists what each format understands",
         _ => return None,
     })

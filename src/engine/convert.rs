@@ -29,7 +29,16 @@ pub enum Input<'a> {
 }
 
 impl Input<'_> {
-    fn path(&self) -> &Path {
+    /// How large the disk is, in bytes.
+    pub fn size_bytes(&self) -> u64 {
+        match self {
+            Input::Disk(source) => source.disk.geometry().size_bytes,
+            Input::Pipe(_, size_bytes) => *size_bytes,
+        }
+    }
+
+    /// The path that failures to read it name.
+    pub fn path(&self) -> &Path {
         match self {
             Input::Disk(source) => source.path,
             Input::Pipe(..) => Path::new("standard input"),

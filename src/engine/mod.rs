@@ -6,6 +6,7 @@
 //!                                                           digest (in order, or merged in order)
 //! ```
 
+pub mod backup;
 pub mod compare;
 pub mod convert;
 mod copy;

@@ -2,4 +2,311 @@
 //!
 //! `FORMAT.md` says byte for byte what the objects hold, and by which protocol they come and go.
 
+pub mod disk;
+pub mod index;
+pub mod names;
+pub mod protocol;
+pub mod session;
+pub mod snapshots;
 pub mod store;
+pub mod time;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+use tintype_formats::ErrorKind;
+use tintype_formats::tin::id::Id;
+use tintype_formats::tin::keys::KeyRing;
+use tintype_formats::tin::pack::{self, PackTable, TRAILER_BYTES};
+use tintype_formats::tin::signed::{ObjectKind, SignedObject};
+use tintype_formats::tin::slot::{self, Cost, Secret, SlotInfo, SlotKind};
+
+use self::index::{Cache, Index, PackRow, SegmentBuilder};
+use self::protocol::{ListedPack, Protocol, put_own};
+use self::store::{Store, StoreErrorKind};
+use crate::error::{Error, Kind, Result};
+
+/// The program and its version, as manifests and sessions name it.
+pub const PROGRAM: &str = concat!("tintype ", env!("CARGO_PKG_VERSION"));
+
+/// The format that this program writes, and the newest that it reads.
+const FORMAT: u32 = 1;
+
+/// The length of a chunk in new repositories, in bytes (see FORMAT.md §15 for the measurements).
+pub const DEFAULT_CHUNK_BYTES: u64 = 256 << 10;
+
+/// The chunk lengths that there can be, in bytes.
+pub const CHUNK_BYTES: std::ops::RangeInclusive<u64> = 64 << 10..=4 << 20;
+
+/// The longest key slot, and the longest description of a repository, in bytes.
+const MAX_SMALL_BYTES: u64 = 1 << 20;
+
+/// The longest index segment, in bytes.
+const MAX_INDEX_BYTES: u64 = 1 << 30;
+
+/// What a repository is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Config {
+    /// The version of the format.
+    pub format: u32,
+    /// The repository's id.
+    pub id: Id,
+    /// The length of a chunk in bytes.
+    pub chunk_bytes: u64,
+    /// "keys", or "none".
+    pub encryption: String,
+    /// What a program must know of.
+    #[serde(default)]
+    pub features: Features,
+}
+
+/// What a program must know of to read, write or check the repository.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Features {
+    /// To do anything.
+    #[serde(default)]
+    pub read: Vec<String>,
+    /// To write.
+    #[serde(default)]
+    pub write: Vec<String>,
+    /// To verify and prune.
+    #[serde(default)]
+    pub check: Vec<String>,
+}
+
+/// An open repository.
+pub struct Repository {
+    store: Box<dyn Store>,
+    ring: Arc<KeyRing>,
+    config: Config,
+    cache: Cache,
+}
+
+/// How a new repository is to be.
+pub struct InitOptions<'a> {
+    /// The length of a chunk in bytes.
+    pub chunk_bytes: u64,
+    /// What opens it; without one, it is not encrypted.
+    pub secret: Option<&'a Secret>,
+    /// A second secret, for when the first one is lost.
+    pub recovery: Option<&'a Secret>,
+    /// Who makes it.
+    pub holder: &'a str,
+    /// What deriving a key from a passphrase costs.
+    pub cost: Cost,
+}
+
+impl Repository {
+    /// Makes a new repository in an empty store.
+    pub fn init(store: Box<dyn Store>, cache: Option<PathBuf>, options: &InitOptions<'_>) -> Result<Arc<Repository>> {
+        if !CHUNK_BYTES.contains(&options.chunk_bytes) || !options.chunk_bytes.is_power_of_two() {
+            let message = format!("chunks of {} bytes; expected a power of two from 64k to 4M", options.chunk_bytes);
+            return Err(Error::new(Kind::Usage, message));
+        }
+        if let Some(found) = store.list("")?.first() {
+            let message = format!("{} holds \"{}\" already", store.shown(), found.name.escape_debug());
+            return Err(Error::new(Kind::TargetExists, message));
+        }
+        let id = Id::random()?;
+        let ring = match options.secret {
+            Some(_) => KeyRing::generate(id, options.holder)?,
+            None => KeyRing::public(id)?,
+        };
+        let encryption = if options.secret.is_some() { "keys" } else { "none" }.to_owned();
+        let config =
+            Config { format: FORMAT, id, chunk_bytes: options.chunk_bytes, encryption, features: Features::default() };
+        let slots = [(options.secret, options.holder), (options.recovery, "recovery")];
+        for (secret, label) in slots.into_iter().take(if options.recovery.is_some() { 2 } else { 1 }) {
+            let slot = slot::seal_slot(&ring, secret, label, options.cost)?;
+            put_own(store.as_ref(), &names::key(Id::random()?), &slot)?;
+        }
+        store.sync()?;
+        // Last: without it, there is no repository.
+        let body = serde_json::to_vec(&config).unwrap_or_default();
+        let object = ring.sign(ObjectKind::Repository, names::REPOSITORY, &body)?;
+        put_own(store.as_ref(), names::REPOSITORY, &object)?;
+        store.sync()?;
+        let cache = Cache::open(cache.as_deref(), id)?;
+        Ok(Arc::new(Repository { store, ring: Arc::new(ring), config, cache }))
+    }
+
+    /// Opens a repository; `secret` is asked for what opens it, if it is encrypted.
+    pub fn open(
+        store: Box<dyn Store>,
+        cache: Option<PathBuf>,
+        secret: &mut dyn FnMut() -> Result<Secret>,
+    ) -> Result<Arc<Repository>> {
+        let shown = store.shown();
+        let object = match store.get(names::REPOSITORY, MAX_SMALL_BYTES) {
+            Ok(object) => object,
+            Err(cause) if cause.kind() == StoreErrorKind::NotFound => {
+                let message = format!("there is no repository in {shown}");
+                return Err(Error::new(Kind::NoRepository, message));
+            }
+            Err(cause) => return Err(cause.into()),
+        };
+        let Some((ObjectKind::Repository, id)) = SignedObject::sniff(&object) else {
+            let message = format!("{shown} is not a repository: the object \"repository\" there is something else");
+            return Err(Error::new(Kind::NoRepository, message));
+        };
+        let ring = unlock(store.as_ref(), id, secret)?;
+        let config = read_config(&ring, &object)?;
+        let cache = Cache::open(cache.as_deref(), id)?;
+        Ok(Arc::new(Repository { store, ring: Arc::new(ring), config, cache }))
+    }
+
+    /// Where the objects are.
+    pub fn store(&self) -> &dyn Store {
+        self.store.as_ref()
+    }
+
+    /// The keys that it was opened with.
+    pub fn ring(&self) -> &Arc<KeyRing> {
+        &self.ring
+    }
+
+    /// What it is.
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// The index on this computer.
+    pub fn cache(&self) -> &Cache {
+        &self.cache
+    }
+
+    /// The protocol's requests.
+    pub fn protocol(&self) -> Protocol<'_> {
+        Protocol { store: self.store(), ring: &self.ring }
+    }
+
+    /// Fails unless the holder may forget, prune and repair.
+    pub fn require_admin(&self, doing: &str) -> Result<()> {
+        use tintype_formats::tin::keys::Role;
+        match self.ring.role() {
+            Role::Maintain | Role::Admin => Ok(()),
+            role => Err(Error::new(Kind::Denied, format!("{doing}: this takes the role admin, the key has {role}"))),
+        }
+    }
+
+    /// The ids of the index segments.
+    pub fn index_ids(&self) -> Result<Vec<Id>> {
+        Ok(self.store.list("index/")?.iter().filter_map(|listed| names::parse_flat("index", &listed.name)).collect())
+    }
+
+    /// What the index segments say, of whomever they are. Readers prove every chunk themselves.
+    pub fn index_for_reading(&self) -> Result<Index> {
+        self.cache.load(&self.index_ids()?, |id| self.fetch_index(id, false))
+    }
+
+    /// W3: the index for a writer, with a segment for those of these packs that no trusted segment names: a writer that died
+    /// before it wrote its own, or whose word is not trusted.
+    pub fn index_of_packs(&self, packs: &[ListedPack]) -> Result<Index> {
+        let mut index = self.cache.load(&self.index_ids()?, |id| self.fetch_index(id, true))?;
+        let mut segment = SegmentBuilder::default();
+        for pack in packs.iter().filter(|pack| !index.knows_pack(&pack.id)) {
+            // A damaged pack is nothing to build on; verify reports it.
+            if let Ok(table) = self.pack_table(*pack) {
+                segment.add_pack(row_of(*pack, &table), &table.chunks);
+            }
+        }
+        if !segment.is_empty() {
+            let id = Id::random()?;
+            let body = segment.encode();
+            self.protocol().create(ObjectKind::Index, &names::index(id), &body)?;
+            self.cache.add(&mut index, id, &body)?;
+        }
+        Ok(index)
+    }
+
+    /// The body of an index segment, unless it is gone or does not count (or, `trusted`, is of somebody not to be trusted).
+    fn fetch_index(&self, id: Id, trusted: bool) -> Result<Option<Vec<u8>>> {
+        let name = names::index(id);
+        let bytes = match self.store.get(&name, MAX_INDEX_BYTES) {
+            Ok(bytes) => bytes,
+            Err(cause) if cause.kind() == StoreErrorKind::NotFound => return Ok(None),
+            Err(cause) => return Err(cause.into()),
+        };
+        let Ok(signed) = self.ring.verify(ObjectKind::Index, &name, &bytes) else { return Ok(None) };
+        let own = signed.signer.signing == self.ring.certificate().signing;
+        let counts = !trusted || own || signed.signer.role.reads_maps();
+        Ok(counts.then(|| signed.body.to_vec()))
+    }
+
+    /// The table of a pack.
+    pub fn pack_table(&self, pack: ListedPack) -> Result<PackTable> {
+        let name = names::pack(pack.id);
+        let mut trailer = [0; TRAILER_BYTES];
+        let trailer_at = pack.len_bytes.saturating_sub(TRAILER_BYTES as u64);
+        self.store.get_range(&name, trailer_at, &mut trailer)?;
+        let (offset, length) = pack::table_range(&trailer, pack.len_bytes)?;
+        let mut bytes = vec![0; length];
+        self.store.get_range(&name, offset, &mut bytes)?;
+        Ok(PackTable::parse(&self.ring, pack.id, &bytes, offset)?)
+    }
+}
+
+/// What an index segment says of a pack itself.
+pub fn row_of(pack: ListedPack, table: &PackTable) -> PackRow {
+    PackRow {
+        id: pack.id,
+        author: table.author.signing,
+        role: Some(table.author.role),
+        kind: table.chunks.first().map_or(0, |(_, header)| header.kind().number()),
+        length_bytes: pack.len_bytes as u32,
+    }
+}
+
+/// Opens the first key slot that the secret, or nobody's secret, opens.
+fn unlock(store: &dyn Store, id: Id, secret: &mut dyn FnMut() -> Result<Secret>) -> Result<KeyRing> {
+    let mut slots = Vec::new();
+    for listed in store.list("keys/")? {
+        if names::parse_flat("keys", &listed.name).is_some() {
+            let bytes = store.get(&listed.name, MAX_SMALL_BYTES)?;
+            if let Ok(info) = SlotInfo::parse(&bytes)
+                && info.repository == id
+            {
+                slots.push((info, bytes));
+            }
+        }
+    }
+    if let Some((_, bytes)) = slots.iter().find(|(info, _)| info.kind == SlotKind::Public) {
+        return Ok(slot::open_slot(bytes, None)?);
+    }
+    if slots.is_empty() {
+        return Err(Error::new(Kind::WrongKey, format!("{} has no key slots: nobody can open it", store.shown())));
+    }
+    let secret = secret()?;
+    for (_, bytes) in &slots {
+        match slot::open_slot(bytes, Some(&secret)) {
+            Err(cause) if cause.kind() == ErrorKind::WrongKey => {}
+            other => return Ok(other?),
+        }
+    }
+    let message = format!("the password opens none of the {} key slots of {}", slots.len(), store.shown());
+    Err(Error::new(Kind::WrongKey, message))
+}
+
+fn read_config(ring: &KeyRing, object: &[u8]) -> Result<Config> {
+    let signed = ring.verify(ObjectKind::Repository, names::REPOSITORY, object)?;
+    let damaged = |what: String| Error::new(Kind::Io, format!("read the object \"repository\": {what}"));
+    #[derive(Deserialize)]
+    struct Version {
+        format: u32,
+    }
+    let version: Version = serde_json::from_slice(signed.body).map_err(|cause| damaged(cause.to_string()))?;
+    if version.format > FORMAT {
+        let found = version.format;
+        return Err(damaged(format!("it has format version {found}, this program knows {FORMAT}: use a newer one")));
+    }
+    let config: Config = serde_json::from_slice(signed.body).map_err(|cause| damaged(cause.to_string()))?;
+    if let Some(feature) = config.features.read.first() {
+        let feature = feature.escape_debug();
+        return Err(damaged(format!("it takes a program that knows of \"{feature}\": use a newer one")));
+    }
+    if !CHUNK_BYTES.contains(&config.chunk_bytes) || !config.chunk_bytes.is_power_of_two() {
+        return Err(damaged(format!("its chunks have {} bytes", config.chunk_bytes)));
+    }
+    Ok(config)
+}

@@ -25,7 +25,8 @@ const SEGMENT_CHUNKS: usize = 256 << 10;
 /// A session that stores chunks.
 pub struct WriteSession {
     repository: Arc<Repository>,
-    id: Id,
+    /// Nothing, if it only pretends.
+    id: Option<Id>,
     usable: HashSet<Id>,
     target: Arc<SessionTarget>,
     data: PackStream<SessionTarget>,
@@ -40,24 +41,39 @@ struct SessionTarget {
     segment: Mutex<SegmentBuilder>,
     /// The packs that this session has put.
     own: Mutex<HashSet<Id>>,
+    /// Nothing is to be stored.
+    pretends: bool,
 }
 
 impl WriteSession {
     /// W1 to W3: announces the session, and finds out what may be built on.
     pub fn begin(repository: &Arc<Repository>, operation: &str) -> Result<WriteSession> {
+        let id = repository.protocol().begin_session(operation)?;
+        Self::prepare(repository, Some(id))
+    }
+
+    /// A session that finds what is stored, and stores nothing: it cannot be committed.
+    pub fn pretend(repository: &Arc<Repository>) -> Result<WriteSession> {
+        Self::prepare(repository, None)
+    }
+
+    fn prepare(repository: &Arc<Repository>, id: Option<Id>) -> Result<WriteSession> {
         let protocol = repository.protocol();
-        let id = protocol.begin_session(operation)?;
         let excluded = protocol.epochs()?.excluded();
         let quarantined = protocol.quarantined()?;
         let mut packs = protocol.packs()?;
         packs.retain(|pack| !excluded.contains(&pack.id) && !quarantined.contains(&pack.id));
-        let index = repository.index_of_packs(&packs)?;
+        let index = match id {
+            Some(_) => repository.index_of_packs(&packs)?,
+            None => repository.index_for_reading()?,
+        };
         let target = Arc::new(SessionTarget {
             repository: Arc::clone(repository),
             index: RwLock::new(index),
             fresh: FreshChunks::default(),
             segment: Mutex::default(),
             own: Mutex::default(),
+            pretends: id.is_none(),
         });
         let stream = |kind| PackStream::new(Arc::clone(repository.ring()), kind, Arc::clone(&target));
         Ok(WriteSession {
@@ -73,17 +89,20 @@ impl WriteSession {
     /// W4 to W6: completes what is stored, writes the manifest and commits. A session that was fenced fails with
     /// [`Kind::Fenced`]: all begins again, with a new session.
     pub fn commit(self, manifest: &Manifest) -> Result<Id> {
+        let Some(session) = self.id else {
+            return Err(Error::new(Kind::Usage, "a session that stores nothing cannot be committed"));
+        };
         self.data.flush()?;
         self.maps.flush()?;
         self.target.write_segment()?;
         let store = self.repository.store();
         store.sync()?;
         let snapshot = super::snapshots::new_id()?;
-        let object = manifest::seal(self.repository.ring(), snapshot, self.id, manifest)?;
+        let object = manifest::seal(self.repository.ring(), snapshot, session, manifest)?;
         put_own(store, &names::snapshot(snapshot), &object)?;
         store.sync()?;
         let commit = End::Commit { snapshot, manifest: *blake3::hash(&object).as_bytes() };
-        match self.repository.protocol().end_session(self.id, commit)? {
+        match self.repository.protocol().end_session(session, commit)? {
             end if end == commit => Ok(snapshot),
             _ => Err(Error::new(Kind::Fenced, "commit the snapshot: a prune did not wait for this backup")),
         }
@@ -92,7 +111,7 @@ impl WriteSession {
     /// Gives the session up; what it stored is found by the next one.
     pub fn abandon(self) {
         // Whoever waits for it is told at once; if that fails, a prune fences it.
-        let _ = self.repository.protocol().end_session(self.id, End::Ended);
+        let _ = self.id.map(|id| self.repository.protocol().end_session(id, End::Ended));
     }
 
     /// The packs that may be built on.
@@ -171,6 +190,9 @@ impl PackTarget for SessionTarget {
     }
 
     fn put(&self, kind: ChunkKind, pack: FinishedPack) -> ImageResult<()> {
+        if self.pretends {
+            return Ok(());
+        }
         let ring: &KeyRing = self.repository.ring();
         put_own(self.repository.store(), &names::pack(pack.id), &pack.bytes).map_err(to_image)?;
         self.own.lock().unwrap_or_else(PoisonError::into_inner).insert(pack.id);

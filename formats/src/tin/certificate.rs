@@ -44,6 +44,11 @@ impl Role {
         })
     }
 
+    /// Its number on disk.
+    pub fn number(self) -> u8 {
+        self as u8
+    }
+
     /// The role of that number.
     pub fn from_number(number: u8) -> Option<Self> {
         Self::from_byte(number, READ).ok()

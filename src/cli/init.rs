@@ -1,0 +1,113 @@
+//! `tintype init`
+
+use std::path::PathBuf;
+
+use clap::Args as ClapArgs;
+use serde::Serialize;
+use tintype_formats::tin::id::Id;
+use tintype_formats::tin::slot::{Cost, Secret};
+
+use super::create_args::parse_bytes;
+use super::failure::Failure;
+use super::repository_args::{SecretArgs, ask};
+use super::{Global, Outcome, output, units};
+use crate::error::Error;
+use crate::repository::store::LocalStore;
+use crate::repository::{DEFAULT_CHUNK_BYTES, InitOptions, Repository};
+use crate::system;
+
+/// Make a new backup repository
+///
+/// Asks for a password, and prints a recovery key that opens the repository as well: write it down, and keep it elsewhere.
+#[derive(Debug, ClapArgs)]
+pub struct Args {
+    /// The folder to make it in: a new or an empty one
+    #[arg(value_name = "REPO", env = "TINTYPE_REPOSITORY")]
+    repo: PathBuf,
+    /// Do not encrypt: whoever has the folder can read every disk in it
+    #[arg(long)]
+    no_encryption: bool,
+    /// Make no recovery key
+    #[arg(long, conflicts_with = "no_encryption")]
+    no_recovery_key: bool,
+    /// How long a chunk is: a power of two from 64k to 4M
+    #[arg(long, value_name = "BYTES", value_parser = parse_bytes, default_value_t = DEFAULT_CHUNK_BYTES)]
+    chunk_size: u64,
+    #[command(flatten)]
+    secrets: SecretArgs,
+}
+
+#[derive(Serialize)]
+struct Report<'a> {
+    repository: String,
+    id: Id,
+    encryption: &'a str,
+    chunk_bytes: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    recovery_key: Option<&'a str>,
+}
+
+pub fn run(args: &Args, global: Global) -> Result<Outcome, Failure> {
+    let secret = if args.no_encryption { None } else { Some(new_secret(&args.secrets)?) };
+    let recovery = (!args.no_encryption && !args.no_recovery_key).then(recovery_key).transpose()?;
+    let recovery_secret = recovery.as_ref().map(|key| Secret::passphrase(key.clone().into_bytes()));
+    let store = LocalStore::create(&args.repo).map_err(Error::from)?;
+    let options = InitOptions {
+        chunk_bytes: args.chunk_size,
+        secret: secret.as_ref(),
+        recovery: recovery_secret.as_ref(),
+        holder: &system::host_name(),
+        cost: Cost::default(),
+    };
+    let repository = Repository::init(Box::new(store), args.secrets.cache_folder(), &options)?;
+    report(&repository, recovery.as_deref(), global)
+}
+
+/// The password of a new repository: typed twice, unless it is said.
+fn new_secret(secrets: &SecretArgs) -> Result<Secret, Failure> {
+    let prompt = "password of the new repository: ";
+    let secret = secrets.secret(prompt)?;
+    if !secrets.is_said() && ask("the same again: ")? != secret {
+        return Err(Failure::usage("the two passwords are not the same"));
+    }
+    Ok(secret)
+}
+
+/// 160 random bits, in letters and digits that nobody mistakes for others.
+fn recovery_key() -> Result<String, Failure> {
+    const LETTERS: &[u8; 32] = b"abcdefghijkmnpqrstuvwxyz23456789";
+    const GROUP: usize = 4;
+    let random = [Id::random()?.0, Id::random()?.0].concat();
+    let letters: Vec<u8> = random.iter().map(|byte| LETTERS[usize::from(byte % 32)]).collect();
+    let groups = letters.chunks(GROUP).map(|group| String::from_utf8_lossy(group).into_owned());
+    Ok(groups.collect::<Vec<_>>().join("-"))
+}
+
+fn report(repository: &Repository, recovery: Option<&str>, global: Global) -> Result<Outcome, Failure> {
+    let config = repository.config();
+    let shown = repository.store().shown();
+    if global.json {
+        let report = Report {
+            repository: shown,
+            id: config.id,
+            encryption: &config.encryption,
+            chunk_bytes: config.chunk_bytes,
+            recovery_key: recovery,
+        };
+        output::print_json(&report)?;
+        return Ok(Outcome::Done);
+    }
+    let chunks = units::size(config.chunk_bytes);
+    output::note(&format!("made repository {} in {shown}, with chunks of {chunks}", config.id), global);
+    match recovery {
+        Some(key) => output::print(&format!(
+            "recovery key: {key}\nIt opens the repository like the password does. Write it down, and keep it elsewhere.\n"
+        ))?,
+        None if config.encryption == "none" => {
+            output::warn("the repository is not encrypted: whoever has it can read every disk in it", global);
+        }
+        None => {}
+    }
+    Ok(Outcome::Done)
+}
+

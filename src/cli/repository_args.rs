@@ -1,0 +1,144 @@
+//! The arguments of every command that opens a repository, and where its password comes from.
+
+use std::io::{self, BufRead, IsTerminal, Write};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::Arc;
+
+use clap::Args;
+use tintype_formats::tin::slot::Secret;
+
+use super::failure::Failure;
+use crate::error::{Error, Kind, OnPath as _, Result};
+use crate::repository::Repository;
+use crate::repository::store::{LocalStore, Store};
+
+/// The environment variable that holds a password itself.
+const PASSWORD_VARIABLE: &str = "TINTYPE_PASSWORD";
+
+/// What opens a repository.
+#[derive(Debug, Clone, Default, Args)]
+#[command(next_help_heading = "Keys of a repository")]
+pub struct SecretArgs {
+    /// File whose first line is the repository's password
+    #[arg(long, value_name = "FILE", env = "TINTYPE_PASSWORD_FILE", conflicts_with_all = ["password_command", "key_file"])]
+    password_file: Option<PathBuf>,
+    /// Command whose output is the repository's password
+    #[arg(long, value_name = "COMMAND", env = "TINTYPE_PASSWORD_COMMAND", conflicts_with = "key_file")]
+    password_command: Option<String>,
+    /// File whose content, as a whole, opens the repository
+    #[arg(long, value_name = "FILE", env = "TINTYPE_KEY_FILE")]
+    key_file: Option<PathBuf>,
+    /// Folder for copies of the index; they can be deleted at any time
+    #[arg(long, value_name = "DIR", env = "TINTYPE_CACHE_DIR")]
+    cache_dir: Option<PathBuf>,
+}
+
+/// Which repository.
+#[derive(Debug, Clone, Args)]
+pub struct RepositoryArgs {
+    /// The repository
+    #[arg(long, short, value_name = "REPO", env = "TINTYPE_REPOSITORY")]
+    pub repo: PathBuf,
+    #[command(flatten)]
+    pub secrets: SecretArgs,
+}
+
+impl RepositoryArgs {
+    /// Opens the repository.
+    pub fn open(&self) -> Result<Arc<Repository>, Failure> {
+        self.secrets.open(&self.repo)
+    }
+}
+
+impl SecretArgs {
+    /// Opens the repository at a path.
+    pub fn open(&self, path: &Path) -> Result<Arc<Repository>, Failure> {
+        let store = open_store(path)?;
+        Ok(Repository::open(store, self.cache_folder(), &mut || self.secret("password: "))?)
+    }
+
+    /// The folder for the index; none if there is no home.
+    pub fn cache_folder(&self) -> Option<PathBuf> {
+        let named = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+        let home = || named("XDG_CACHE_HOME").or_else(|| Some(named("HOME")?.join(".cache")));
+        self.cache_dir.clone().or_else(|| Some(home()?.join("tintype")))
+    }
+
+    /// Whether the secret is said by options or the environment, so that nobody needs to be asked.
+    pub fn is_said(&self) -> bool {
+        let sources = [self.password_file.is_some(), self.password_command.is_some(), self.key_file.is_some()];
+        sources.contains(&true) || std::env::var_os(PASSWORD_VARIABLE).is_some()
+    }
+
+    /// The secret: from a file, a command, the environment, or the person at the terminal.
+    pub fn secret(&self, prompt: &str) -> Result<Secret> {
+        if let Some(path) = &self.key_file {
+            let content = std::fs::read(path).map_err(|cause| Error::io("read the key file", cause));
+            return Ok(Secret::key_file(content.on_path(path)?));
+        }
+        if let Some(path) = &self.password_file {
+            let content = std::fs::read(path).map_err(|cause| Error::io("read the password file", cause));
+            return passphrase(content.on_path(path)?, "the password file");
+        }
+        if let Some(command) = &self.password_command {
+            return passphrase(output_of(command)?, "the password command");
+        }
+        if let Some(password) = std::env::var_os(PASSWORD_VARIABLE) {
+            return passphrase(password.into_encoded_bytes(), PASSWORD_VARIABLE);
+        }
+        ask(prompt)
+    }
+}
+
+/// The store at a path.
+pub fn open_store(path: &Path) -> Result<Box<dyn Store>, Failure> {
+    if !path.exists() {
+        let message = format!("{}: there is no such folder", path.display().to_string().escape_debug());
+        return Err(Error::new(Kind::NoRepository, message).into());
+    }
+    Ok(Box::new(LocalStore::open(path).map_err(Error::from)?))
+}
+
+/// The first line of what was read.
+fn passphrase(content: Vec<u8>, from: &str) -> Result<Secret> {
+    let line = content.split(|byte| *byte == b'\n').next().unwrap_or_default();
+    let line = line.strip_suffix(b"\r").unwrap_or(line);
+    if line.is_empty() {
+        return Err(Error::new(Kind::Usage, format!("{from} gives no password: its first line is empty")));
+    }
+    Ok(Secret::passphrase(line.to_vec()))
+}
+
+fn output_of(command: &str) -> Result<Vec<u8>> {
+    let doing = |cause| Error::io("run the password command", cause);
+    let output = Command::new("sh").args(["-c", command]).stderr(std::process::Stdio::inherit()).output();
+    let output = output.map_err(doing)?;
+    if !output.status.success() {
+        return Err(Error::new(Kind::Io, format!("the password command ended with {}", output.status)));
+    }
+    Ok(output.stdout)
+}
+
+/// Asks at the terminal, without showing what is typed.
+pub fn ask(prompt: &str) -> Result<Secret> {
+    let terminal = std::fs::File::options().read(true).write(true).open("/dev/tty");
+    let Some(terminal) = terminal.ok().filter(IsTerminal::is_terminal) else {
+        let message = "the repository needs a password, and there is no terminal to ask for it";
+        return Err(Error::new(Kind::WrongKey, message));
+    };
+    let doing = |cause| Error::io("ask for the password", cause);
+    let before = rustix::termios::tcgetattr(&terminal).map_err(|errno| doing(errno.into()))?;
+    let mut silent = before.clone();
+    silent.local_modes.remove(rustix::termios::LocalModes::ECHO);
+    let set = |modes| rustix::termios::tcsetattr(&terminal, rustix::termios::OptionalActions::Flush, modes);
+    set(&silent).map_err(|errno| doing(errno.into()))?;
+    let mut line = Vec::new();
+    let read = write!(&terminal, "{prompt}").and_then(|()| io::BufReader::new(&terminal).read_until(b'\n', &mut line));
+    // The terminal is to be as it was, whatever came of the question.
+    let restored = set(&before);
+    let _ = writeln!(&terminal);
+    read.map_err(doing)?;
+    restored.map_err(|errno| doing(errno.into()))?;
+    passphrase(line, "the terminal")
+}

@@ -1,0 +1,192 @@
+//! Backs disks up: one session, one snapshot.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
+
+use tintype_formats::sink::IdentitySeed;
+use tintype_formats::tin::chunk::Level;
+use tintype_formats::tin::id::Id;
+use tintype_formats::tin::manifest::{DiskRecord, Manifest, RootRecord, SourceRecord};
+use tintype_formats::tin::read::MappedDisk;
+use tintype_formats::tin::write::{ChunkSink, DiskWriter, Statistics};
+use tintype_formats::{BlockSource, ImageWriter};
+
+use super::Progress;
+use super::convert::Input;
+use super::copy::{CopyOptions, copy};
+use super::pipeline::Pipeline;
+use super::plan::{DiskPlan, Feed, PipePlan, PlanOptions};
+use super::rate_limit::RateLimit;
+use crate::error::{OnPath as _, Result};
+use crate::repository::session::WriteSession;
+use crate::repository::snapshots::Snapshot;
+use crate::repository::{PROGRAM, Repository, time};
+
+/// A disk to back up.
+pub struct BackupDisk<'a> {
+    /// Its name in the snapshot.
+    pub name: String,
+    /// Where it is read from.
+    pub input: Input<'a>,
+    /// The path or address, for the record.
+    pub path: String,
+    /// The format's name, for the record.
+    pub format: String,
+    /// Its sectors: logical and physical size in bytes.
+    pub sector_bytes: (u32, u32),
+}
+
+/// How to back up.
+#[derive(Clone)]
+pub struct BackupOptions {
+    /// What it is a snapshot of.
+    pub name: String,
+    /// The computer that makes it.
+    pub host: String,
+    /// What the user writes on it.
+    pub tags: BTreeMap<String, String>,
+    /// How hard to compress.
+    pub level: Level,
+    /// In which state the disks are.
+    pub consistency: String,
+    /// How many units may be in the works at once.
+    pub workers: usize,
+    /// How many bytes a second to read at most.
+    pub rate_limit: Option<u64>,
+    /// Store nothing, only count.
+    pub dry_run: bool,
+}
+
+/// What a backup came to.
+#[derive(Debug)]
+pub struct BackedUp {
+    /// The snapshot; none after a dry run.
+    pub snapshot: Option<Id>,
+    /// The snapshot that it was compared with.
+    pub parent: Option<Id>,
+    /// The disks.
+    pub disks: Vec<DiskRecord>,
+}
+
+/// Stores the disks as one snapshot.
+pub fn backup(
+    repository: &Arc<Repository>,
+    disks: &mut [BackupDisk<'_>],
+    options: &BackupOptions,
+    progress: &Progress,
+) -> Result<BackedUp> {
+    let parent = repository.newest(&options.name)?;
+    let session = match options.dry_run {
+        true => WriteSession::pretend(repository)?,
+        false => WriteSession::begin(repository, "backup")?,
+    };
+    let session = Arc::new(session);
+    let stored = store_all(repository, &session, disks, parent.as_ref(), options, progress);
+    // Only the writers of the disks had a share of it, and they are gone.
+    let session = Arc::into_inner(session);
+    let (records, session) = match (stored, session) {
+        (Ok(records), Some(session)) => (records, session),
+        (Err(cause), Some(session)) => {
+            session.abandon();
+            return Err(cause);
+        }
+        (result, None) => return result.map(|disks| BackedUp { snapshot: None, parent: None, disks }),
+    };
+    let parent = parent.map(|parent| parent.id);
+    if options.dry_run {
+        return Ok(BackedUp { snapshot: None, parent, disks: records });
+    }
+    let manifest = Manifest {
+        schema: Manifest::SCHEMA,
+        features: Vec::new(),
+        name: options.name.clone(),
+        time: time::now(),
+        host: options.host.clone(),
+        tags: options.tags.clone(),
+        parent,
+        program: PROGRAM.to_owned(),
+        consistency: options.consistency.clone(),
+        disks: records,
+        machine: None,
+    };
+    progress.check_cancelled()?;
+    let snapshot = session.commit(&manifest)?;
+    Ok(BackedUp { snapshot: Some(snapshot), parent, disks: manifest.disks })
+}
+
+fn store_all(
+    repository: &Arc<Repository>,
+    session: &Arc<WriteSession>,
+    disks: &mut [BackupDisk<'_>],
+    parent: Option<&Snapshot>,
+    options: &BackupOptions,
+    progress: &Progress,
+) -> Result<Vec<DiskRecord>> {
+    let reader = repository.chunk_reader();
+    let mut records = Vec::new();
+    for disk in disks {
+        let before = parent.and_then(|parent| parent.manifest.disks.iter().find(|before| before.name == disk.name));
+        let before = before.map(|record| Arc::new(repository.mapped(&reader, record)));
+        records.push(store_disk(repository, session, disk, before, options, progress)?);
+    }
+    Ok(records)
+}
+
+fn store_disk<S: ChunkSink + 'static>(
+    repository: &Repository,
+    session: &Arc<S>,
+    disk: &mut BackupDisk<'_>,
+    parent: Option<Arc<MappedDisk>>,
+    options: &BackupOptions,
+    progress: &Progress,
+) -> Result<DiskRecord> {
+    let size_bytes = disk.input.size_bytes();
+    progress.begin(size_bytes);
+    let shape = repository.shape_of(size_bytes);
+    let ring = Arc::clone(repository.ring());
+    let (writer, outcome) = DiskWriter::new(Arc::clone(session), ring, shape, options.level, parent);
+    let unreadable = run_copy(disk, &writer, size_bytes, options, progress)?;
+    Box::new(writer).finish(&IdentitySeed([0; 32])).on_path(Path::new(&disk.path))?;
+    let stored = outcome.lock().unwrap_or_else(std::sync::PoisonError::into_inner).take();
+    let (root, statistics) = stored.map_or((None, Statistics::default()), |stored| (stored.root, stored.statistics));
+    Ok(DiskRecord {
+        name: disk.name.clone(),
+        size_bytes,
+        logical_sector_bytes: disk.sector_bytes.0,
+        physical_sector_bytes: disk.sector_bytes.1,
+        source: SourceRecord { path: disk.path.clone(), format: disk.format.clone() },
+        unreadable,
+        root: root.map(RootRecord::from),
+        statistics,
+    })
+}
+
+/// Takes every unit of the disk through the writer; returns the ranges that could not be read.
+fn run_copy(
+    disk: &mut BackupDisk<'_>,
+    writer: &dyn ImageWriter,
+    size_bytes: u64,
+    options: &BackupOptions,
+    progress: &Progress,
+) -> Result<Vec<(u64, u64)>> {
+    let rate_limit = options.rate_limit.map(RateLimit::new);
+    let layout = writer.layout();
+    let path = disk.input.path().to_owned();
+    let plan = PlanOptions { parent: None, with_zeros: false, with_inherited: false, clonable: &[], salvage: true };
+    let (source, mut feed): (Option<&dyn BlockSource>, Box<dyn Feed>) = match &mut disk.input {
+        Input::Disk(source) => (Some(source.disk), Box::new(DiskPlan::new(source.disk, Some(layout), plan))),
+        Input::Pipe(pipe, size) => (None, Box::new(PipePlan::new(pipe, *size, Some(layout), progress))),
+    };
+    let pipeline = Pipeline {
+        source,
+        source_path: &path,
+        workers: options.workers,
+        progress,
+        rate_limit: rate_limit.as_ref(),
+        salvage: true,
+    };
+    let copy_options = CopyOptions { parent: None, explicit_zeros: false, ordered_writes: false, digest: None };
+    let copied = copy(&pipeline, feed.as_mut(), size_bytes, writer, &copy_options).on_path(&path)?;
+    Ok(copied.unreadable.into_iter().map(|range| (range.start, range.end - range.start)).collect())
+}

@@ -1,0 +1,164 @@
+//! Snapshots: which there are, which is meant, and how they are forgotten.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use serde::Serialize;
+use tintype_formats::tin::id::Id;
+use tintype_formats::tin::keys::Certificate;
+use tintype_formats::tin::manifest::{self, Manifest};
+use tintype_formats::tin::signed::ObjectKind;
+
+use super::protocol::End;
+use super::store::StoreErrorKind;
+use super::{Repository, names, time};
+use crate::error::{Error, Kind, Result};
+
+/// The shortest begin of a snapshot's id that names it.
+const MIN_PREFIX: usize = 4;
+
+/// A visible snapshot.
+#[derive(Debug, Clone)]
+pub struct Snapshot {
+    /// Its id.
+    pub id: Id,
+    /// The session that made it.
+    pub session: Id,
+    /// Who made it.
+    pub signer: Certificate,
+    /// What it is.
+    pub manifest: Manifest,
+}
+
+/// The visible snapshots.
+pub struct Listing {
+    /// Those that these keys open, the oldest first.
+    pub snapshots: Vec<Snapshot>,
+    /// How many there are of other hosts, which these keys do not open.
+    pub sealed: usize,
+    /// Manifests that cannot be read, and why.
+    pub damaged: Vec<(Id, String)>,
+}
+
+/// A new id. It begins with the time, so that the newest are listed last; nothing but the order of a search hangs on it.
+pub fn new_id() -> Result<Id> {
+    let mut id = Id::random()?;
+    id.0[..6].copy_from_slice(&time::unix_ms().to_be_bytes()[2..]);
+    Ok(id)
+}
+
+impl Repository {
+    /// The ids of manifests without a tombstone, ascending.
+    pub fn snapshot_ids(&self) -> Result<Vec<Id>> {
+        let listed = self.store().list("snapshots/")?;
+        let mut forgotten = HashSet::new();
+        for id in listed.iter().filter_map(|listed| names::parse_tombstone(&listed.name)) {
+            // A tombstone of somebody who may not forget is none.
+            if self.protocol().read(ObjectKind::Tombstone, &names::tombstone(id))?.is_some() {
+                forgotten.insert(id);
+            }
+        }
+        let mut ids: Vec<Id> = listed.iter().filter_map(|listed| names::parse_flat("snapshots", &listed.name)).collect();
+        ids.retain(|id| !forgotten.contains(id));
+        ids.sort();
+        Ok(ids)
+    }
+
+    /// Reads a manifest if its snapshot is committed; the error is of the manifest, not of the store.
+    pub fn committed(&self, id: Id) -> Result<Option<Result<Snapshot>>> {
+        let bytes = match self.store().get(&names::snapshot(id), manifest::MAX_BYTES) {
+            Ok(bytes) => bytes,
+            Err(cause) if cause.kind() == StoreErrorKind::NotFound => return Ok(None),
+            Err(cause) => return Err(cause.into()),
+        };
+        let envelope = match manifest::open(self.ring(), id, &bytes) {
+            Ok(envelope) => envelope,
+            Err(cause) => return Ok(Some(Err(cause.into()))),
+        };
+        let commit = End::Commit { snapshot: id, manifest: *blake3::hash(&bytes).as_bytes() };
+        let end = self.protocol().session_end(envelope.session)?;
+        if end.is_none_or(|(end, signer)| end != commit || signer.signing != envelope.signer.signing) {
+            return Ok(None);
+        }
+        let (session, signer) = (envelope.session, envelope.signer);
+        Ok(Some(envelope.manifest.map(|manifest| Snapshot { id, session, signer, manifest }).map_err(Error::from)))
+    }
+
+    /// All visible snapshots.
+    pub fn snapshots(&self) -> Result<Listing> {
+        let mut listing = Listing { snapshots: Vec::new(), sealed: 0, damaged: Vec::new() };
+        for id in self.snapshot_ids()? {
+            match self.committed(id)? {
+                None => {}
+                Some(Ok(snapshot)) => listing.snapshots.push(snapshot),
+                Some(Err(cause)) if cause.kind() == Kind::WrongKey => listing.sealed += 1,
+                Some(Err(cause)) => listing.damaged.push((id, cause.to_string())),
+            }
+        }
+        Ok(listing)
+    }
+
+    /// The newest visible snapshot of a name, looked for from the newest on.
+    pub fn newest(&self, name: &str) -> Result<Option<Snapshot>> {
+        for id in self.snapshot_ids()?.into_iter().rev() {
+            if let Some(Ok(snapshot)) = self.committed(id)?
+                && snapshot.manifest.name == name
+            {
+                return Ok(Some(snapshot));
+            }
+        }
+        Ok(None)
+    }
+
+    /// The snapshot that is meant: `NAME` (its newest), `NAME@ID`, or `ID`; ids may be cut short.
+    pub fn resolve(self: &Arc<Self>, wanted: &str) -> Result<Snapshot> {
+        let (name, id) = match wanted.rsplit_once('@') {
+            Some((name, id)) => (Some(name), id),
+            None => (None, wanted),
+        };
+        if name.is_none()
+            && let Some(snapshot) = self.newest(wanted)?
+        {
+            return Ok(snapshot);
+        }
+        if name.is_some() && (id == "latest" || id.is_empty()) {
+            return self.newest(name.unwrap_or_default())?.ok_or_else(|| no_such(wanted, "there is none of that name"));
+        }
+        if id.len() < MIN_PREFIX || !id.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+            return Err(no_such(wanted, "there is none of that name"));
+        }
+        let mut found = Vec::new();
+        for candidate in self.snapshot_ids()?.into_iter().filter(|own| own.to_string().starts_with(&id.to_lowercase())) {
+            if let Some(snapshot) = self.committed(candidate)? {
+                found.push(snapshot?);
+            }
+        }
+        found.retain(|snapshot| name.is_none_or(|name| snapshot.manifest.name == name));
+        match found.len() {
+            0 => Err(no_such(wanted, "there is none of that name or id")),
+            1 => Ok(found.remove(0)),
+            several => Err(no_such(wanted, &format!("{several} ids begin so"))),
+        }
+    }
+
+    /// Forgets a snapshot: from now on it is not visible, and prune takes what only it used.
+    pub fn forget(&self, id: Id) -> Result<()> {
+        #[derive(Serialize)]
+        struct Tombstone {
+            time: String,
+        }
+        self.require_admin("forget a snapshot")?;
+        let body = serde_json::to_vec(&Tombstone { time: time::now() }).unwrap_or_default();
+        let name = names::tombstone(id);
+        let object = self.ring().sign(ObjectKind::Tombstone, &name, &body)?;
+        match self.store().put(&name, &object) {
+            Err(cause) if cause.kind() == StoreErrorKind::AlreadyExists => {}
+            other => other?,
+        }
+        Ok(self.store().sync()?)
+    }
+}
+
+fn no_such(wanted: &str, found: &str) -> Error {
+    Error::new(Kind::NoSnapshot, format!("find the snapshot \"{}\": {found}", wanted.escape_debug()))
+}
