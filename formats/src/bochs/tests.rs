@@ -156,7 +156,7 @@ fn a_check_of_many_doubles_takes_no_time() {
     crate::HostFileMut::set_len_bytes(&file, 1 << 40).unwrap();
     let mut report = CheckReport::default();
     (FORMAT.open)(open_file(Arc::new(file))).unwrap().check(&mut report).unwrap();
-    assert_eq!(report.corruptions, half.into());
+    assert_eq!(report.corruptions, u64::from(half));
 }
 
 #[test]

@@ -21,3 +21,5 @@ mod parts;
 pub mod seal;
 pub mod signed;
 pub mod slot;
+#[cfg(test)]
+mod tests;
