@@ -80,3 +80,8 @@ pub fn drop_device_cache(device: &File) -> io::Result<()> {
     unsafe { ioctl::ioctl(device, ioctl::NoArg::<BLKFLSBUF>::new()) }?;
     Ok(())
 }
+
+/// What this computer calls itself.
+pub fn host_name() -> String {
+    rustix::system::uname().nodename().to_string_lossy().into_owned()
+}

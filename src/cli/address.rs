@@ -4,11 +4,16 @@ use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
+/// The environment variable that names the repository.
+pub const REPOSITORY_VARIABLE: &str = "TINTYPE_REPOSITORY";
+
 /// A disk as the user names it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Address {
-    /// The file or device; "-" is standard input.
+    /// The file or device; "-" is standard input. Of a stored snapshot, the repository.
     pub path: PathBuf,
+    /// Which snapshot of the repository is meant: a name, NAME@ID, or an id.
+    pub stored: Option<String>,
     /// The disk inside a container, by name or number.
     pub disk: Option<String>,
     /// The snapshot inside the image, by id or name.
@@ -18,7 +23,7 @@ pub struct Address {
 impl Address {
     /// Reads an address. A file whose name really is that wins over what stands behind a question mark.
     pub fn parse(text: &OsStr) -> Result<Address, String> {
-        let whole = Address { path: PathBuf::from(text), disk: None, snapshot: None };
+        let whole = Address::of_text(text)?;
         let bytes = text.as_bytes();
         let Some(mark) = bytes.iter().rposition(|byte| *byte == b'?') else { return Ok(whole) };
         if whole.path.symlink_metadata().is_ok() {
@@ -26,7 +31,7 @@ impl Address {
         }
         let path = PathBuf::from(OsStr::from_bytes(&bytes[..mark]));
         let Ok(choices) = std::str::from_utf8(&bytes[mark + 1..]) else { return Ok(whole) };
-        let mut address = Address { path, disk: None, snapshot: None };
+        let mut address = Address::of_text(path.as_os_str())?;
         for choice in choices.split('&') {
             let slot = match choice.split_once('=') {
                 Some(("disk", name)) if !name.is_empty() => (&mut address.disk, name),
@@ -43,6 +48,28 @@ impl Address {
         Ok(address)
     }
 
+    /// What stands before the question mark: a path, or a snapshot in a repository.
+    fn of_text(text: &OsStr) -> Result<Address, String> {
+        let path = PathBuf::from(text);
+        let plain = Address { path, stored: None, disk: None, snapshot: None };
+        let bytes = text.as_bytes();
+        let Some(mark) = bytes.windows(2).position(|pair| pair == b"::") else { return Ok(plain) };
+        if plain.path.symlink_metadata().is_ok() {
+            return Ok(plain);
+        }
+        let (repository, wanted) = (OsStr::from_bytes(&bytes[..mark]), &bytes[mark + 2..]);
+        let wanted = std::str::from_utf8(wanted).map_err(|_| "the snapshot's name is not UTF-8".to_owned())?;
+        if wanted.is_empty() {
+            return Err("no snapshot is named after \"::\"; expected REPO::NAME or REPO::ID".to_owned());
+        }
+        let repository = match repository.is_empty() {
+            false => repository.to_owned(),
+            true => std::env::var_os(REPOSITORY_VARIABLE)
+                .ok_or_else(|| format!("no repository is named before \"::\", and {REPOSITORY_VARIABLE} is not set"))?,
+        };
+        Ok(Address { path: repository.into(), stored: Some(wanted.to_owned()), ..plain })
+    }
+
     /// The path, for people.
     pub fn shown(&self) -> &Path {
         if self.is_standard_input() { Path::new("standard input") } else { &self.path }
@@ -57,6 +84,9 @@ impl Address {
 impl std::fmt::Display for Address {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "{}", self.path.display())?;
+        if let Some(stored) = &self.stored {
+            write!(f, "::{stored}")?;
+        }
         let choices = [("disk", &self.disk), ("snapshot", &self.snapshot)];
         let chosen = choices.iter().filter_map(|(what, name)| name.as_ref().map(|name| (what, name)));
         for (index, (what, name)) in chosen.enumerate() {

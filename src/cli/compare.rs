@@ -5,6 +5,7 @@ use serde::Serialize;
 
 use super::address::{self, Address};
 use super::failure::Failure;
+use super::repository_args::SecretArgs;
 use super::source_args::{ReferenceArgs, SourceArgs, ThreadArgs};
 use super::{Global, Outcome, job, output, units};
 use crate::engine::NamedDisk;
@@ -34,6 +35,8 @@ pub struct Args {
     #[command(flatten)]
     references: ReferenceArgs,
     #[command(flatten)]
+    secrets: SecretArgs,
+    #[command(flatten)]
     threads: ThreadArgs,
 }
 
@@ -57,7 +60,8 @@ const SHOWN_RANGES: usize = 10;
 
 pub fn run(args: &Args, global: Global) -> Result<Outcome, Failure> {
     let open = |address: &Address, format: &Option<String>| {
-        SourceArgs { format: format.clone(), references: args.references.clone() }.open(address, None, global)
+        let (references, secrets) = (args.references.clone(), args.secrets.clone());
+        SourceArgs { format: format.clone(), references, secrets }.open(address, None, global)
     };
     let (a, b) = (open(&args.a, &args.format)?, open(&args.b, &args.format_b)?);
     let found = job::run(global, "comparing", |progress| {

@@ -151,7 +151,9 @@ fn hint(error: &Error) -> Option<&'static str> {
         Kind::NoRepository => "\"tintype init\" makes one",
         Kind::NoSnapshot => "\"tintype snapshots\" lists what there is",
         Kind::Fenced => "run it again: what is stored already is not stored twice",
-        Kind::WrongKey | Kind::Image(ErrorKind::WrongKey) => "check which passphrase or key file was given, and what its role may do",
+        Kind::WrongKey | Kind::Image(ErrorKind::WrongKey) => {
+            "check which passphrase or key file was given, and what its role may do"
+        }
         Kind::Image(ErrorKind::InvalidOption) => "\"tintype formats\" lists what each format understands",
         _ => return None,
     })

@@ -110,4 +110,3 @@ fn report(repository: &Repository, recovery: Option<&str>, global: Global) -> Re
     }
     Ok(Outcome::Done)
 }
-

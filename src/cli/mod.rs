@@ -1,6 +1,7 @@
 //! The command line: one file per command, and what people and programs get to see.
 
 mod address;
+mod backup;
 mod bar;
 mod check;
 mod compare;
@@ -12,12 +13,15 @@ mod escape;
 mod failure;
 mod formats;
 mod info;
+mod init;
 mod job;
 mod man;
 mod map;
 mod measure;
 mod output;
 mod profile;
+mod repository_args;
+mod snapshots;
 mod source_args;
 mod units;
 mod usage;
@@ -29,14 +33,15 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use self::failure::Failure;
 
-/// Converts virtual and physical disks between formats
+/// Converts virtual and physical disks between formats, and backs them up
 ///
-/// Every command reads any disk: an image file of any format with its backing files, a block device, or "-" for a raw
-/// stream on standard input. A snapshot inside an image is a part of the address: disk.qcow2?snapshot=before.
+/// Every command reads any disk: an image file of any format with its backing files, a block device, a stored snapshot
+/// (REPO::NAME, REPO::NAME@ID), or "-" for a raw stream on standard input. A snapshot inside an image is a part of the
+/// address: disk.qcow2?snapshot=before.
 #[derive(Debug, Parser)]
 #[command(name = "tintype", version, propagate_version = true, max_term_width = 100)]
 #[command(after_help = "Exit codes: 0 done; 1 failed; 2 wrong usage; 3 finished, but something could not be read, or \
-    differences or leaks were found; 4 verification failed or an image is damaged; 13 no space left; 14 target too \
+    differences or leaks were found; 4 verification failed or an image is damaged; 10 no such repository; 12 wrong key; 13 no space left; 14 target too \
     small; 130 stopped.")]
 pub struct Cli {
     #[command(flatten)]
@@ -60,6 +65,7 @@ pub struct Global {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    Backup(backup::Args),
     Check(check::Args),
     Compare(compare::Args),
     Completions(completions::Args),
@@ -67,9 +73,11 @@ enum Command {
     Digest(digest::Args),
     Formats(formats::Args),
     Info(info::Args),
+    Init(init::Args),
     Man(man::Args),
     Map(map::Args),
     Measure(measure::Args),
+    Snapshots(snapshots::Args),
 }
 
 /// How a command ended, when it did not fail.
@@ -114,6 +122,7 @@ fn allow_many_open_files() {
 
 fn run(command: Command, global: Global) -> Result<Outcome, Failure> {
     match command {
+        Command::Backup(args) => backup::run(&args, global),
         Command::Check(args) => check::run(&args, global),
         Command::Compare(args) => compare::run(&args, global),
         Command::Completions(args) => completions::run(&args, global),
@@ -121,8 +130,10 @@ fn run(command: Command, global: Global) -> Result<Outcome, Failure> {
         Command::Digest(args) => digest::run(&args, global),
         Command::Formats(args) => formats::run(&args, global),
         Command::Info(args) => info::run(&args, global),
+        Command::Init(args) => init::run(&args, global),
         Command::Man(args) => man::run(&args, global),
         Command::Map(args) => map::run(&args, global),
         Command::Measure(args) => measure::run(&args, global),
+        Command::Snapshots(args) => snapshots::run(&args, global),
     }
 }

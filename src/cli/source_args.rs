@@ -8,8 +8,10 @@ use tintype_formats::{ErrorKind, Image, OpenFile};
 
 use super::address::{self, Address};
 use super::failure::Failure;
-use super::{Global, output};
+use super::repository_args::SecretArgs;
+use super::{Global, output, units};
 use crate::error::{Error, Kind};
+use crate::repository::disk::SnapshotDisk;
 use crate::sources::{self, OpenOptions, OpenedDisk, ReferencePolicy, StandardInput};
 
 /// How disks are opened.
@@ -20,6 +22,8 @@ pub struct SourceArgs {
     pub format: Option<String>,
     #[command(flatten)]
     pub references: ReferenceArgs,
+    #[command(flatten)]
+    pub secrets: SecretArgs,
 }
 
 /// What images may name.
@@ -71,10 +75,33 @@ impl ReferenceArgs {
 impl SourceArgs {
     /// Opens a disk, and says what is wrong with it.
     pub fn open(&self, address: &Address, parent: Option<&Path>, global: Global) -> Result<OpenedDisk, Failure> {
-        let opened =
-            if address.is_standard_input() { self.open_standard_input()? } else { self.open_path(address, parent)? };
+        let opened = match &address.stored {
+            Some(wanted) => self.open_stored(address, wanted, global)?,
+            None if address.is_standard_input() => self.open_standard_input()?,
+            None => self.open_path(address, parent)?,
+        };
         opened.warnings().for_each(|text| output::warn(&text, global));
         Ok(opened)
+    }
+
+    /// A disk of a stored snapshot.
+    fn open_stored(&self, address: &Address, wanted: &str, global: Global) -> Result<OpenedDisk, Failure> {
+        if address.snapshot.is_some() {
+            return Err(Failure::usage(format!(
+                "{address}: a stored disk has no snapshots inside; say NAME@ID instead"
+            )));
+        }
+        let repository = self.secrets.open(&address.path)?;
+        let snapshot = repository.resolve(wanted)?;
+        let record = snapshot.disk(address.disk.as_deref())?;
+        if !record.unreadable.is_empty() {
+            let (ranges, name) = (units::count(record.unreadable.len() as u64, "range", "ranges"), &record.name);
+            let text =
+                format!("{ranges} of {name} could not be read when it was backed up, and are zeros in the backup");
+            output::warn(&text, global);
+        }
+        let disk = Box::new(SnapshotDisk::open(&repository, record)?);
+        Ok(OpenedDisk { disk, layers: Vec::new(), snapshots: 0 })
     }
 
     fn open_path(&self, address: &Address, parent: Option<&Path>) -> Result<OpenedDisk, Failure> {

@@ -14,8 +14,8 @@ use tintype_formats::tin::keys::{KeyRing, Role};
 use tintype_formats::tin::map::Location;
 
 pub use cache::Cache;
-pub use segment::{PackRow, SegmentBuilder};
 use segment::SegmentFile;
+pub use segment::{PackRow, SegmentBuilder};
 
 use crate::error::Result;
 
@@ -98,4 +98,3 @@ impl FreshChunks {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
-

@@ -125,7 +125,8 @@ impl Protocol<'_> {
     /// W1: announces a session.
     pub fn begin_session(&self, operation: &str) -> Result<Id> {
         let id = Id::random()?;
-        let begin = Begin { host: &self.ring.certificate().name, program: super::PROGRAM, operation, time: time::now() };
+        let begin =
+            Begin { host: &self.ring.certificate().name, program: super::PROGRAM, operation, time: time::now() };
         let body = serde_json::to_vec(&begin).unwrap_or_default();
         self.create(ObjectKind::SessionBegin, &names::session_begin(id), &body)?;
         Ok(id)
@@ -137,9 +138,10 @@ impl Protocol<'_> {
         let bytes = self.ring.sign(ObjectKind::SessionEnd, &name, &end.encode())?;
         match self.exclusive(&name, &bytes)? {
             true => Ok(end),
-            false => self.session_end(session)?.map(|(end, _)| end).ok_or_else(|| {
-                Error::new(Kind::Io, format!("read {name}: it is there, and not what it should be"))
-            }),
+            false => self
+                .session_end(session)?
+                .map(|(end, _)| end)
+                .ok_or_else(|| Error::new(Kind::Io, format!("read {name}: it is there, and not what it should be"))),
         }
     }
 
@@ -147,7 +149,8 @@ impl Protocol<'_> {
     pub fn session_end(&self, session: Id) -> Result<Option<(End, Certificate)>> {
         let name = names::session_end(session);
         let Some((body, signer)) = self.read(ObjectKind::SessionEnd, &name)? else { return Ok(None) };
-        let end = End::parse(&body).ok_or_else(|| Error::new(Kind::Io, format!("read {name}: it has no known state")))?;
+        let end =
+            End::parse(&body).ok_or_else(|| Error::new(Kind::Io, format!("read {name}: it has no known state")))?;
         let may_fence = matches!(signer.role, Role::Maintain | Role::Admin);
         if end == End::Fenced && !may_fence {
             return Err(Error::new(Kind::Io, format!("read {name}: a holder fenced it who may not")));
@@ -159,7 +162,11 @@ impl Protocol<'_> {
     pub fn open_sessions(&self) -> Result<Vec<Id>> {
         let names: Vec<String> = self.store.list("sessions/")?.into_iter().map(|listed| listed.name).collect();
         let ended: HashSet<Id> = names.iter().filter_map(|name| names::parse_session(name, "end")).collect();
-        Ok(names.iter().filter_map(|name| names::parse_session(name, "begin")).filter(|id| !ended.contains(id)).collect())
+        Ok(names
+            .iter()
+            .filter_map(|name| names::parse_session(name, "begin"))
+            .filter(|id| !ended.contains(id))
+            .collect())
     }
 
     /// W2, P1: every epoch. What does not count is as if it were not there.
@@ -180,9 +187,9 @@ impl Protocol<'_> {
 
     fn read_packs(&self, kind: ObjectKind, name: &str) -> Result<Option<Vec<Id>>> {
         let Some((body, _)) = self.read(kind, name)? else { return Ok(None) };
-        let ids = body.split_first_chunk::<4>().filter(|(count, ids)| {
-            ids.len() as u64 == u64::from(u32::from_le_bytes(**count)) * 16
-        });
+        let ids = body
+            .split_first_chunk::<4>()
+            .filter(|(count, ids)| ids.len() as u64 == u64::from(u32::from_le_bytes(**count)) * 16);
         let (_, ids) = ids.ok_or_else(|| Error::new(Kind::Io, format!("read {name}: its length is wrong")))?;
         Ok(Some(ids.as_chunks::<16>().0.iter().map(|id| Id(*id)).collect()))
     }

@@ -138,7 +138,8 @@ impl ChunkSink for WriteSession {
         }
         let found = self.target.index.read().unwrap_or_else(PoisonError::into_inner).find(id).map_err(to_image)?;
         let ring = self.repository.ring();
-        let good = found.iter().find(|found| self.target.counts(&found.location, &self.usable) && found.is_trusted_by(ring));
+        let good =
+            found.iter().find(|found| self.target.counts(&found.location, &self.usable) && found.is_trusted_by(ring));
         Ok(good.map(|found| found.location))
     }
 
@@ -159,7 +160,8 @@ impl ChunkSink for WriteSession {
 impl SessionTarget {
     /// Whether a pack is usable: one that was there, or one of this session that an early index segment names.
     fn counts(&self, location: &Location, usable: &HashSet<Id>) -> bool {
-        usable.contains(&location.pack) || self.own.lock().unwrap_or_else(PoisonError::into_inner).contains(&location.pack)
+        usable.contains(&location.pack)
+            || self.own.lock().unwrap_or_else(PoisonError::into_inner).contains(&location.pack)
     }
 
     /// W5: writes the index segment of what was put so far.

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use serde::Serialize;
 use tintype_formats::tin::id::Id;
 use tintype_formats::tin::keys::Certificate;
-use tintype_formats::tin::manifest::{self, Manifest};
+use tintype_formats::tin::manifest::{self, DiskRecord, Manifest};
 use tintype_formats::tin::signed::ObjectKind;
 
 use super::protocol::End;
@@ -28,6 +28,26 @@ pub struct Snapshot {
     pub signer: Certificate,
     /// What it is.
     pub manifest: Manifest,
+}
+
+impl Snapshot {
+    /// The disk of this name or number (from 1); the only one, if none is named.
+    pub fn disk(&self, wanted: Option<&str>) -> Result<&DiskRecord> {
+        let disks = &self.manifest.disks;
+        let found = match wanted {
+            None if disks.len() == 1 => disks.first(),
+            None => None,
+            Some(name) => disks.iter().find(|disk| disk.name == name).or_else(|| {
+                let number: usize = name.parse().ok()?;
+                disks.get(number.checked_sub(1)?)
+            }),
+        };
+        found.ok_or_else(|| {
+            let names: Vec<_> = disks.iter().map(|disk| disk.name.escape_debug().to_string()).collect();
+            let message = format!("choose a disk of snapshot {}: it has {} (?disk=NAME)", self.id, names.join(", "));
+            Error::new(Kind::NoSnapshot, message)
+        })
+    }
 }
 
 /// The visible snapshots.
@@ -58,7 +78,8 @@ impl Repository {
                 forgotten.insert(id);
             }
         }
-        let mut ids: Vec<Id> = listed.iter().filter_map(|listed| names::parse_flat("snapshots", &listed.name)).collect();
+        let mut ids: Vec<Id> =
+            listed.iter().filter_map(|listed| names::parse_flat("snapshots", &listed.name)).collect();
         ids.retain(|id| !forgotten.contains(id));
         ids.sort();
         Ok(ids)
@@ -128,7 +149,8 @@ impl Repository {
             return Err(no_such(wanted, "there is none of that name"));
         }
         let mut found = Vec::new();
-        for candidate in self.snapshot_ids()?.into_iter().filter(|own| own.to_string().starts_with(&id.to_lowercase())) {
+        for candidate in self.snapshot_ids()?.into_iter().filter(|own| own.to_string().starts_with(&id.to_lowercase()))
+        {
             if let Some(snapshot) = self.committed(candidate)? {
                 found.push(snapshot?);
             }

@@ -27,4 +27,6 @@ pub mod read;
 pub mod seal;
 pub mod signed;
 pub mod slot;
+#[cfg(test)]
+mod tests;
 pub mod write;

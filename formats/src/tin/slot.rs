@@ -32,6 +32,7 @@ const MAX_LANES: u32 = 64;
 const MAX_WORK_KIB: u64 = 64 << 20;
 
 /// What opens a slot: a passphrase, or what a key file holds. Wiped when it is dropped.
+#[derive(PartialEq, Eq)]
 pub struct Secret(Zeroizing<Vec<u8>>);
 
 impl Secret {

@@ -64,7 +64,7 @@ fn steps(args: &Args, global: Global) -> Result<Vec<Step>, Failure> {
 fn arguments(args: &Args, steps: &[Step], index: usize, format: &str) -> Args {
     let mut one = args.clone();
     if index > 0 {
-        one.source = Address { path: steps[index].source.clone(), disk: None, snapshot: None };
+        one.source = Address { path: steps[index].source.clone(), stored: None, disk: None, snapshot: None };
         one.input.format = Some(steps[index].format.to_owned());
         one.digest = None;
         one.force = false;

@@ -174,11 +174,6 @@ impl SegmentFile {
         &self.packs
     }
 
-    /// How many chunks it names.
-    pub fn len(&self) -> u32 {
-        self.chunks
-    }
-
     /// Appends the places that it says for a chunk.
     pub fn find(&self, id: &ChunkId, found: &mut Vec<Found>) -> Result<()> {
         let bucket = bucket_of(&id.0, self.bits) as usize;
@@ -206,11 +201,6 @@ impl SegmentFile {
             }
         }
         Ok(())
-    }
-
-    /// The row of the pack with this id.
-    pub fn row_of(&self, pack: &Id) -> Option<&PackRow> {
-        self.packs.iter().find(|row| row.id == *pack)
     }
 
     fn entries(&self, begin: u32, end: u32) -> Result<Vec<u8>> {

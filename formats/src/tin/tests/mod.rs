@@ -1,0 +1,32 @@
+//! Keys, slots, segments and signatures: what opens what, and that nothing else does.
+
+mod keys;
+mod seal;
+mod signed;
+mod slot;
+mod vectors;
+
+use super::id::Id;
+use super::keys::{KeyRing, Role};
+use crate::error::{ErrorKind, Result};
+
+const REPOSITORY: Id = Id([7; 16]);
+
+fn admin() -> KeyRing {
+    KeyRing::generate(REPOSITORY, "anna").unwrap()
+}
+
+fn kind_of<T>(result: Result<T>) -> ErrorKind {
+    result.err().expect("a failure").kind()
+}
+
+/// Every copy of `bytes` with one bit changed, another one in each byte.
+fn flipped(bytes: &[u8]) -> impl Iterator<Item = (usize, Vec<u8>)> {
+    (0..bytes.len()).map(|index| {
+        let mut copy = bytes.to_vec();
+        copy[index] ^= 1 << (index % 8);
+        (index, copy)
+    })
+}
+
+const ROLES: [Role; 4] = [Role::Write, Role::Read, Role::Maintain, Role::Admin];

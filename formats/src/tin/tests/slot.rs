@@ -1,0 +1,158 @@
+//! Key slots: what opens them, and what hostile ones may cost.
+
+use std::time::Instant;
+
+use proptest::prelude::*;
+
+use super::super::keys::{KeyRing, Role};
+use super::super::seal::Purpose;
+use super::super::slot::{Cost, Secret, SlotInfo, SlotKind, open_slot, seal_slot};
+use super::{REPOSITORY, ROLES, admin, flipped, kind_of};
+use crate::error::ErrorKind;
+
+const CHEAP: Cost = Cost { memory_kib: 8, passes: 1, lanes: 1 };
+
+fn secret(text: &str) -> Secret {
+    Secret::passphrase(text.into())
+}
+
+#[test]
+fn every_role_comes_back_from_its_slot() {
+    let admin = admin();
+    for role in ROLES {
+        let ring = admin.issue(role, "höst").unwrap();
+        let slot = seal_slot(&ring, Some(&secret("open")), "böx", CHEAP).unwrap();
+        let info = SlotInfo::parse(&slot).unwrap();
+        let kind = SlotKind::Argon2id(CHEAP);
+        assert_eq!(info, SlotInfo { kind, role, repository: REPOSITORY, label: "böx".into() });
+        let opened = open_slot(&slot, Some(&secret("open"))).unwrap();
+        assert!(opened.is_same(&ring) && !opened.is_public());
+        assert_eq!((opened.role(), opened.can_read_data()), (role, ring.can_read_data()));
+        let (record, _) = opened.new_segment(Purpose::Map).unwrap();
+        admin.open_segment(Purpose::Map, &record).unwrap();
+        ring.open_segment(Purpose::Map, &record).unwrap();
+        assert_eq!(opened.issue(Role::Write, "new").is_ok(), role == Role::Admin);
+    }
+}
+
+#[test]
+fn another_secret_is_a_wrong_key() {
+    let slot = seal_slot(&admin(), Some(&secret("open")), "", CHEAP).unwrap();
+    for wrong in ["", "Open", "open ", "open\n\n"] {
+        assert_eq!(kind_of(open_slot(&slot, Some(&secret(wrong)))), ErrorKind::WrongKey, "{wrong:?}");
+    }
+    assert_eq!(kind_of(open_slot(&slot, None)), ErrorKind::WrongKey);
+    open_slot(&slot, Some(&secret("open\n"))).unwrap();
+    open_slot(&slot, Some(&Secret::key_file(b"open".to_vec()))).unwrap();
+    assert_eq!(kind_of(open_slot(&slot, Some(&Secret::key_file(b"open\n".to_vec())))), ErrorKind::WrongKey);
+}
+
+#[test]
+fn a_public_slot_opens_without_a_secret_and_only_so() {
+    let public = KeyRing::public(REPOSITORY).unwrap();
+    let slot = seal_slot(&public, None, "none", Cost::default()).unwrap();
+    assert_eq!(SlotInfo::parse(&slot).unwrap().kind, SlotKind::Public);
+    let opened = open_slot(&slot, None).unwrap();
+    assert!(opened.is_public() && opened.is_same(&public));
+    assert_eq!(kind_of(open_slot(&slot, Some(&secret("open")))), ErrorKind::WrongKey);
+}
+
+#[test]
+fn secret_keys_never_come_into_a_public_slot() {
+    let public = KeyRing::public(REPOSITORY).unwrap();
+    for (ring, secret) in [(&admin(), None), (&admin(), Some(secret(""))), (&public, Some(secret("open")))] {
+        assert_eq!(kind_of(seal_slot(ring, secret.as_ref(), "", CHEAP)), ErrorKind::InvalidOption);
+    }
+    assert_eq!(kind_of(seal_slot(&public, None, &"l".repeat(256), CHEAP)), ErrorKind::InvalidOption);
+    seal_slot(&public, None, &"l".repeat(255), CHEAP).unwrap();
+}
+
+#[test]
+fn a_changed_slot_is_refused() {
+    let slot = seal_slot(&admin(), Some(&secret("open")), "box", CHEAP).unwrap();
+    let public = seal_slot(&KeyRing::public(REPOSITORY).unwrap(), None, "box", CHEAP).unwrap();
+    for (index, changed) in flipped(&slot) {
+        // Larger costs than the bound's are refused at once; smaller ones are tried, and give another key.
+        if (12..24).contains(&index) && SlotInfo::parse(&changed).is_ok_and(|info| is_costly(info.kind)) {
+            continue;
+        }
+        assert!(open_slot(&changed, Some(&secret("open"))).is_err(), "byte {index}");
+    }
+    for (index, changed) in flipped(&public) {
+        assert!(open_slot(&changed, None).is_err(), "byte {index} of the public slot");
+    }
+    for length in 0..slot.len() {
+        assert!(SlotInfo::parse(&slot[..length]).is_err(), "{length} bytes");
+    }
+    assert_eq!(kind_of(SlotInfo::parse(&[&slot[..], &[0]].concat())), ErrorKind::Corrupt);
+}
+
+fn is_costly(kind: SlotKind) -> bool {
+    matches!(kind, SlotKind::Argon2id(cost) if u64::from(cost.memory_kib) * u64::from(cost.passes) > 10_000)
+}
+
+#[test]
+fn hostile_slots_are_bounded() {
+    let slot = seal_slot(&admin(), Some(&secret("open")), "box", CHEAP).unwrap();
+    let cases: [(usize, u32, ErrorKind); 8] = [
+        (12, (4 << 20) + 1, ErrorKind::LimitExceeded),
+        (12, u32::MAX, ErrorKind::LimitExceeded),
+        (16, 1001, ErrorKind::LimitExceeded),
+        (20, 65, ErrorKind::LimitExceeded),
+        (12, 7, ErrorKind::Corrupt),
+        (16, 0, ErrorKind::Corrupt),
+        (20, 0, ErrorKind::Corrupt),
+        (88, 65_537, ErrorKind::LimitExceeded),
+    ];
+    for (at, value, kind) in cases {
+        let mut hostile = slot.clone();
+        hostile[at..at + 4].copy_from_slice(&value.to_le_bytes());
+        assert_eq!(kind_of(open_slot(&hostile, Some(&secret("open")))), kind, "{value} at {at}");
+    }
+    let mut long = slot.clone();
+    long[12..16].copy_from_slice(&(4u32 << 20).to_le_bytes());
+    long[16..20].copy_from_slice(&17u32.to_le_bytes());
+    assert_eq!(kind_of(open_slot(&long, Some(&secret("open")))), ErrorKind::LimitExceeded);
+}
+
+#[test]
+fn an_unknown_version_or_kind_says_so() {
+    let slot = seal_slot(&admin(), Some(&secret("open")), "box", CHEAP).unwrap();
+    for (at, value, kind) in [
+        (0, b'X', ErrorKind::NotThisFormat),
+        (8, 2, ErrorKind::Unsupported),
+        (10, 3, ErrorKind::Unsupported),
+        (10, 2, ErrorKind::Corrupt),
+        (11, 0, ErrorKind::Corrupt),
+        (11, 5, ErrorKind::Corrupt),
+    ] {
+        let mut other = slot.clone();
+        other[at] = value;
+        assert_eq!(kind_of(SlotInfo::parse(&other)), kind, "{value} at {at}");
+    }
+}
+
+#[test]
+fn secrets_are_not_printed() {
+    assert_eq!(format!("{:?}", secret("open")), "Secret");
+}
+
+#[test]
+#[ignore = "measures: cargo test --release -- --ignored default_cost"]
+fn default_cost_is_bearable() {
+    let slot = seal_slot(&admin(), Some(&secret("open")), "box", Cost::default()).unwrap();
+    let begin = Instant::now();
+    open_slot(&slot, Some(&secret("open"))).unwrap();
+    let needed = begin.elapsed();
+    println!("{needed:?}");
+    assert!(needed.as_millis() < 300, "{needed:?}");
+}
+
+proptest! {
+    #[test]
+    fn any_bytes_are_a_slot_or_an_error(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
+        let slot = [b"TINKEY1\n\x01\x00\x02\x04", &bytes[..]].concat();
+        let _ = SlotInfo::parse(&slot);
+        let _ = SlotInfo::parse(&bytes);
+    }
+}

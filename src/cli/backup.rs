@@ -1,0 +1,264 @@
+//! `tintype backup`
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::time::Instant;
+
+use clap::Args as ClapArgs;
+use serde::Serialize;
+use tintype_formats::tin::id::Id;
+use tintype_formats::tin::manifest::DiskRecord;
+
+use super::address::{self, Address};
+use super::create_args::{parse_bytes, parse_rate};
+use super::failure::Failure;
+use super::repository_args::open_store;
+use super::source_args::{SourceArgs, ThreadArgs};
+use super::{Global, Outcome, job, output, units};
+use crate::engine::NamedDisk;
+use crate::engine::backup::{BackedUp, BackupDisk, BackupOptions, backup};
+use crate::engine::convert::Input;
+use crate::sources::{self, OpenedDisk, StandardInput};
+use crate::system;
+
+/// Back up disks into a repository, as one snapshot
+///
+/// Every snapshot is a full one; only what is not stored yet is stored. A backup that is stopped loses nothing: the next
+/// one finds what it stored.
+#[derive(Debug, ClapArgs)]
+pub struct Args {
+    /// The disks: images, devices, stored snapshots, or "-" for a raw stream on standard input (with -f raw and --size)
+    #[arg(value_name = "SOURCE", required = true, value_parser = address::parser())]
+    sources: Vec<Address>,
+    /// The repository
+    #[arg(long, short, value_name = "REPO", env = address::REPOSITORY_VARIABLE)]
+    repo: std::path::PathBuf,
+    /// What it is a snapshot of; the name of a single source if not given
+    #[arg(long, value_name = "NAME", env = "TINTYPE_NAME")]
+    name: Option<String>,
+    /// Write something on the snapshot (can be repeated)
+    #[arg(long, value_name = "KEY=VALUE", value_parser = parse_tag)]
+    tag: Vec<(String, String)>,
+    /// How hard to compress: off, fast, default, best
+    #[arg(long, value_name = "HOW", default_value = "default", env = "TINTYPE_BACKUP_COMPRESSION")]
+    compression: CompressionChoice,
+    /// In which state the disks are, for the record
+    #[arg(long, value_name = "STATE", default_value = "unknown")]
+    consistency: Consistency,
+    /// How long the stream on standard input is (bytes, or with k, M, G, T)
+    #[arg(long, value_name = "BYTES", value_parser = parse_bytes)]
+    size: Option<u64>,
+    /// Store nothing; say what would be stored
+    #[arg(long)]
+    dry_run: bool,
+    /// Read at most this many bytes a second (or with k, M, G)
+    #[arg(long, value_name = "BYTES", value_parser = parse_rate, env = "TINTYPE_RATE_LIMIT")]
+    rate_limit: Option<u64>,
+    #[command(flatten)]
+    input: SourceArgs,
+    #[command(flatten)]
+    threads: ThreadArgs,
+}
+
+#[derive(Debug, Clone, Copy, clap::ValueEnum)]
+enum CompressionChoice {
+    Off,
+    Fast,
+    Default,
+    Best,
+}
+
+impl CompressionChoice {
+    fn level(self) -> Option<i32> {
+        match self {
+            CompressionChoice::Off => None,
+            CompressionChoice::Fast => Some(1),
+            CompressionChoice::Default => Some(3),
+            CompressionChoice::Best => Some(12),
+        }
+    }
+}
+
+#[derive(Debug, Clone, Copy, clap::ValueEnum)]
+enum Consistency {
+    /// Nobody knows
+    Unknown,
+    /// As after a power cut: the disk was in use
+    Crash,
+    /// File systems were frozen
+    Frozen,
+    /// Applications had written everything
+    Application,
+}
+
+impl Consistency {
+    fn name(self) -> &'static str {
+        match self {
+            Consistency::Unknown => "unknown",
+            Consistency::Crash => "crash",
+            Consistency::Frozen => "frozen",
+            Consistency::Application => "application",
+        }
+    }
+}
+
+fn parse_tag(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((key, value)) if !key.is_empty() => Ok((key.to_owned(), value.to_owned())),
+        _ => Err("expected KEY=VALUE".to_owned()),
+    }
+}
+
+#[derive(Serialize)]
+struct Report<'a> {
+    r#type: &'static str,
+    snapshot: Option<Id>,
+    name: &'a str,
+    parent: Option<Id>,
+    consistency: &'a str,
+    read_bytes: u64,
+    data_bytes: u64,
+    changed_bytes: u64,
+    new_bytes: u64,
+    stored_bytes: u64,
+    elapsed_s: f64,
+    bytes_per_s: u64,
+    disks: &'a [DiskRecord],
+}
+
+/// An open source.
+enum Source {
+    Disk(OpenedDisk),
+    Pipe(std::fs::File, u64),
+}
+
+pub fn run(args: &Args, global: Global) -> Result<Outcome, Failure> {
+    let began = Instant::now();
+    let names = disk_names(&args.sources)?;
+    let name = match (&args.name, names.as_slice()) {
+        (Some(name), _) if name.is_empty() || name.contains("::") || name.contains('@') => {
+            return Err(Failure::usage(format!(
+                "the name \"{}\" has \"::\" or \"@\", or nothing, in it",
+                name.escape_debug()
+            )));
+        }
+        (Some(name), _) => name.clone(),
+        (None, [name]) => name.clone(),
+        (None, _) => return Err(Failure::usage("several disks are one machine: say which with --name")),
+    };
+    open_store(&args.repo)?;
+    let mut sources = args.sources.iter().map(|address| open(args, address, global)).collect::<Result<Vec<_>, _>>()?;
+    let repository = args.input.secrets.open(&args.repo)?;
+    let mut disks: Vec<BackupDisk<'_>> = sources
+        .iter_mut()
+        .zip(&args.sources)
+        .zip(&names)
+        .map(|((source, address), name)| backup_disk(source, address, name))
+        .collect();
+    let options = BackupOptions {
+        name,
+        host: system::host_name(),
+        tags: args.tag.iter().cloned().collect::<BTreeMap<_, _>>(),
+        level: args.compression.level(),
+        consistency: args.consistency.name().to_owned(),
+        workers: args.threads.workers(),
+        rate_limit: args.rate_limit,
+        dry_run: args.dry_run,
+    };
+    let done = job::run(global, "backing up", |progress| backup(&repository, &mut disks, &options, progress))?;
+    report(&done, &options, began, global)
+}
+
+/// The names of the disks in the snapshot: those of their files, made different where they are the same.
+fn disk_names(sources: &[Address]) -> Result<Vec<String>, Failure> {
+    let mut names: Vec<String> = Vec::new();
+    for address in sources {
+        let stem = match (&address.stored, address.is_standard_input()) {
+            (Some(stored), _) => stored.split('@').next().unwrap_or_default().to_owned(),
+            (None, true) => "disk".to_owned(),
+            (None, false) => stem(&address.path),
+        };
+        let base = address.disk.clone().unwrap_or(stem);
+        let numbered = (2..).map(|number| format!("{base}-{number}"));
+        let name = std::iter::once(base.clone()).chain(numbered).find(|name| !names.contains(name));
+        names.extend(name);
+    }
+    Ok(names)
+}
+
+fn stem(path: &Path) -> String {
+    let name = path.file_stem().or_else(|| path.file_name()).unwrap_or(path.as_os_str());
+    name.to_string_lossy().replace("::", "-").replace('@', "-")
+}
+
+fn open(args: &Args, address: &Address, global: Global) -> Result<Source, Failure> {
+    if !address.is_standard_input() {
+        return Ok(Source::Disk(args.input.open(address, None, global)?));
+    }
+    args.input.check_standard_input_format()?;
+    match (sources::open_standard_input(args.size.is_none())?, args.size) {
+        (StandardInput::File(file), _) => Ok(Source::Disk(sources::open_raw(file)?)),
+        (StandardInput::Pipe(pipe), Some(size_bytes)) => Ok(Source::Pipe(pipe, size_bytes)),
+        (StandardInput::Pipe(_), None) => Err(Failure::usage("how long the stream is has to be said: --size")),
+    }
+}
+
+fn backup_disk<'a>(source: &'a mut Source, address: &'a Address, name: &str) -> BackupDisk<'a> {
+    let (name, path) = (name.to_owned(), address.to_string());
+    match source {
+        Source::Disk(opened) => {
+            let geometry = opened.disk.geometry();
+            let format = opened.layers.first().map_or("raw", |(_, info)| info.format).to_owned();
+            let sector_bytes = (geometry.logical_sector_bytes, geometry.physical_sector_bytes);
+            let input = Input::Disk(NamedDisk { disk: opened.disk.as_ref(), path: address.shown() });
+            BackupDisk { name, input, path, format, sector_bytes }
+        }
+        Source::Pipe(pipe, size_bytes) => {
+            let input = Input::Pipe(pipe, *size_bytes);
+            BackupDisk { name, input, path, format: "raw".to_owned(), sector_bytes: (512, 512) }
+        }
+    }
+}
+
+fn report(done: &BackedUp, options: &BackupOptions, began: Instant, global: Global) -> Result<Outcome, Failure> {
+    let sum = |of: &dyn Fn(&DiskRecord) -> u64| done.disks.iter().map(of).sum::<u64>();
+    let elapsed_s = began.elapsed().as_secs_f64();
+    let read_bytes = sum(&|disk| disk.size_bytes);
+    let unreadable = sum(&|disk| disk.unreadable.len() as u64);
+    let report = Report {
+        r#type: "backup",
+        snapshot: done.snapshot,
+        name: &options.name,
+        parent: done.parent,
+        consistency: &options.consistency,
+        read_bytes,
+        data_bytes: sum(&|disk| disk.statistics.data_bytes),
+        changed_bytes: sum(&|disk| disk.statistics.changed_bytes),
+        new_bytes: sum(&|disk| disk.statistics.new_bytes),
+        stored_bytes: sum(&|disk| disk.statistics.stored_bytes),
+        elapsed_s,
+        bytes_per_s: (read_bytes as f64 / elapsed_s.max(0.001)) as u64,
+        disks: &done.disks,
+    };
+    if global.json {
+        output::print_json_line(&report)?;
+    } else if !global.quiet {
+        let what = match done.snapshot {
+            Some(id) => format!("snapshot {id} of {}", options.name),
+            None => format!("a snapshot of {} (a dry run: nothing was stored)", options.name),
+        };
+        let (data, changed) = (units::size(report.data_bytes), units::size(report.changed_bytes));
+        let stored = units::size(report.stored_bytes);
+        output::note(
+            &format!("{what}: {data} of data, {changed} of it changed, {stored} stored, in {elapsed_s:.1} s"),
+            global,
+        );
+    }
+    for disk in done.disks.iter().filter(|disk| !disk.unreadable.is_empty()) {
+        let ranges: Vec<_> =
+            disk.unreadable.iter().take(10).map(|(at, length)| format!("{length} bytes at {at}")).collect();
+        let text = format!("{}: could not read {}; they are zeros in the backup", disk.name, ranges.join(", "));
+        output::warn(&text, global);
+    }
+    Ok(if unreadable == 0 { Outcome::Done } else { Outcome::Incomplete })
+}
