@@ -6,6 +6,16 @@ use std::io;
 
 use crate::error::{Error, Kind};
 
+/// What was being done, in the words of every store.
+pub(super) mod doing {
+    pub const CREATE: &str = "create object";
+    pub const READ: &str = "read object";
+    pub const LENGTH: &str = "find the length of object";
+    pub const LIST: &str = "list folder";
+    pub const DELETE: &str = "delete object";
+    pub const SYNC: &str = "make durable what was stored";
+}
+
 /// What sort of failure it was.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum StoreErrorKind {
@@ -57,6 +67,20 @@ impl StoreError {
     pub fn unclear(doing: &'static str, name: &str, cause: io::Error) -> Self {
         let detail = "the answer was lost, it may have happened or not";
         StoreError { source: Some(cause), ..Self::new(StoreErrorKind::Unclear, doing, name, detail) }
+    }
+
+    pub(super) fn taken(doing: &'static str, name: &str) -> Self {
+        Self::new(StoreErrorKind::AlreadyExists, doing, name, "there is one already")
+    }
+
+    pub(super) fn too_large(doing: &'static str, name: &str, len_bytes: u64, max_bytes: u64) -> Self {
+        let detail = format!("it has {len_bytes} bytes; expected at most {max_bytes}");
+        Self::new(StoreErrorKind::TooLarge, doing, name, detail)
+    }
+
+    pub(super) fn truncated(doing: &'static str, name: &str, len_bytes: u64, end: u64) -> Self {
+        let detail = format!("it ends after {len_bytes} bytes; expected at least {end}");
+        Self::new(StoreErrorKind::Truncated, doing, name, detail)
     }
 
     /// Adds what was found.

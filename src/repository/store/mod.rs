@@ -9,6 +9,10 @@
 mod error;
 pub mod local;
 mod name;
+#[cfg(any(test, feature = "testing"))]
+pub mod simulated;
+#[cfg(test)]
+mod tests;
 
 pub use error::{StoreError, StoreErrorKind};
 pub use local::LocalStore;
@@ -16,7 +20,7 @@ pub use local::LocalStore;
 /// Keeps objects. Many threads, and many processes by stores of their own, may use one place at once.
 ///
 /// A name has parts of `a-z A-Z 0-9 . _ -` with `/` between them, at most 255 bytes in all; no part is empty or begins with
-/// a dot. What is in the place under other names belongs to somebody else, and is neither seen nor touched.
+/// a dot. No object's name is the folder of another. What is in the place under other names belongs to somebody else, and is neither seen nor touched.
 pub trait Store: Send + Sync {
     /// Creates an object, whole or not at all; fails with `AlreadyExists` if the name is taken.
     ///
