@@ -69,6 +69,15 @@ impl StoreError {
         StoreError { source: Some(cause), ..Self::new(StoreErrorKind::Unclear, doing, name, detail) }
     }
 
+    /// What the system failed at was to make something durable.
+    pub(super) fn not_durable(doing: &'static str, name: &str, cause: io::Error) -> Self {
+        let kind = match kind_of(&cause) {
+            StoreErrorKind::NoSpace => StoreErrorKind::NoSpace,
+            _ => StoreErrorKind::Io,
+        };
+        StoreError { source: Some(cause), ..Self::new(kind, doing, name, "it could not be made durable") }
+    }
+
     pub(super) fn taken(doing: &'static str, name: &str) -> Self {
         Self::new(StoreErrorKind::AlreadyExists, doing, name, "there is one already")
     }

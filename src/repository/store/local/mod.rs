@@ -10,6 +10,8 @@
 
 mod new_file;
 mod open_files;
+#[cfg(test)]
+mod tests;
 mod tree;
 mod unsynced;
 
@@ -101,7 +103,7 @@ impl LocalStore {
     fn give_up(&self, doing: &'static str, name: &str, cause: io::Error) -> StoreError {
         // Only the first counts.
         _ = self.failure.set(cause.to_string());
-        failed(doing, name, cause).with_detail("it could not be made durable")
+        StoreError::not_durable(doing, name, cause)
     }
 
     fn not_placed(&self, name: &str, why: NotPlaced) -> StoreError {

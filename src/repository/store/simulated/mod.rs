@@ -4,6 +4,8 @@
 //! same run.
 
 mod faults;
+#[cfg(test)]
+mod tests;
 mod world;
 
 use std::io;
