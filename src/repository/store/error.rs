@@ -116,6 +116,7 @@ fn kind_of(cause: &io::Error) -> StoreErrorKind {
         io::ErrorKind::UnexpectedEof => StoreErrorKind::Truncated,
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => StoreErrorKind::NoSpace,
         io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => StoreErrorKind::Denied,
+        io::ErrorKind::Unsupported => StoreErrorKind::Unsupported,
         _ => StoreErrorKind::Io,
     }
 }

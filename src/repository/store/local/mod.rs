@@ -144,7 +144,8 @@ impl Store for LocalStore {
         if len_bytes > max_bytes {
             return Err(StoreError::too_large(READ, name, len_bytes, max_bytes));
         }
-        let mut bytes = Vec::new();
+        // No more than the caller allows.
+        let mut bytes = Vec::with_capacity(usize::try_from(len_bytes).unwrap_or_default());
         file.take(len_bytes).read_to_end(&mut bytes).map_err(|cause| failed(READ, name, cause))?;
         match bytes.len() as u64 == len_bytes {
             true => Ok(bytes),
@@ -184,6 +185,8 @@ impl Store for LocalStore {
         let listed = self.tree.list(prefix.trim_end_matches('/'));
         let mut listed = listed.map_err(|(name, cause)| failed(LIST, &name, cause))?;
         listed.sort_unstable_by(|a, b| a.name.cmp(&b.name));
+        // Some network file systems show a name twice while others come and go.
+        listed.dedup_by(|a, b| a.name == b.name);
         Ok(listed)
     }
 

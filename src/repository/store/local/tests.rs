@@ -141,7 +141,7 @@ fn a_file_system_that_would_replace_others_is_refused() {
     let error = store.not_placed("object", NotPlaced::Unfit(Errno::INVAL.into()));
     let text =
         "create object \"object\": the file system can neither link files nor rename them without replacing others";
-    assert_eq!(error.to_string(), text);
+    assert_eq!((error.kind(), error.to_string().as_str()), (Kind::Unsupported, text));
     assert_eq!(store.not_placed("object", NotPlaced::Unfit(Errno::PERM.into())).kind(), Kind::Denied);
     assert_eq!(store.not_placed("object", NotPlaced::Unclear(Errno::IO.into())).kind(), Kind::Unclear);
 }
