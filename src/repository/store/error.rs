@@ -6,6 +6,16 @@ use std::io;
 
 use crate::error::{Error, Kind};
 
+/// What was being done, in the words of every store.
+pub(super) mod doing {
+    pub const CREATE: &str = "create object";
+    pub const READ: &str = "read object";
+    pub const LENGTH: &str = "find the length of object";
+    pub const LIST: &str = "list folder";
+    pub const DELETE: &str = "delete object";
+    pub const SYNC: &str = "make durable what was stored";
+}
+
 /// What sort of failure it was.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum StoreErrorKind {
@@ -59,6 +69,29 @@ impl StoreError {
         StoreError { source: Some(cause), ..Self::new(StoreErrorKind::Unclear, doing, name, detail) }
     }
 
+    /// What the system failed at was to make something durable.
+    pub(super) fn not_durable(doing: &'static str, name: &str, cause: io::Error) -> Self {
+        let kind = match kind_of(&cause) {
+            StoreErrorKind::NoSpace => StoreErrorKind::NoSpace,
+            _ => StoreErrorKind::Io,
+        };
+        StoreError { source: Some(cause), ..Self::new(kind, doing, name, "it could not be made durable") }
+    }
+
+    pub(super) fn taken(doing: &'static str, name: &str) -> Self {
+        Self::new(StoreErrorKind::AlreadyExists, doing, name, "there is one already")
+    }
+
+    pub(super) fn too_large(doing: &'static str, name: &str, len_bytes: u64, max_bytes: u64) -> Self {
+        let detail = format!("it has {len_bytes} bytes; expected at most {max_bytes}");
+        Self::new(StoreErrorKind::TooLarge, doing, name, detail)
+    }
+
+    pub(super) fn truncated(doing: &'static str, name: &str, len_bytes: u64, end: u64) -> Self {
+        let detail = format!("it ends after {len_bytes} bytes; expected at least {end}");
+        Self::new(StoreErrorKind::Truncated, doing, name, detail)
+    }
+
     /// Adds what was found.
     pub fn with_detail(mut self, detail: impl Into<String>) -> Self {
         self.detail = detail.into();
@@ -83,6 +116,7 @@ fn kind_of(cause: &io::Error) -> StoreErrorKind {
         io::ErrorKind::UnexpectedEof => StoreErrorKind::Truncated,
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => StoreErrorKind::NoSpace,
         io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => StoreErrorKind::Denied,
+        io::ErrorKind::Unsupported => StoreErrorKind::Unsupported,
         _ => StoreErrorKind::Io,
     }
 }

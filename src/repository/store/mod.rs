@@ -9,6 +9,10 @@
 mod error;
 pub mod local;
 mod name;
+#[cfg(any(test, feature = "testing"))]
+pub mod simulated;
+#[cfg(test)]
+mod tests;
 
 pub use error::{StoreError, StoreErrorKind};
 pub use local::LocalStore;
@@ -16,7 +20,8 @@ pub use local::LocalStore;
 /// Keeps objects. Many threads, and many processes by stores of their own, may use one place at once.
 ///
 /// A name has parts of `a-z A-Z 0-9 . _ -` with `/` between them, at most 255 bytes in all; no part is empty or begins with
-/// a dot. What is in the place under other names belongs to somebody else, and is neither seen nor touched.
+/// a dot. No object's name is the folder of another. What is in the place under other names belongs to somebody else, and is
+/// neither seen nor touched.
 pub trait Store: Send + Sync {
     /// Creates an object, whole or not at all; fails with `AlreadyExists` if the name is taken.
     ///
@@ -28,6 +33,8 @@ pub trait Store: Send + Sync {
     fn get(&self, name: &str, max_bytes: u64) -> Result<Vec<u8>, StoreError>;
 
     /// Fills the buffer from this offset in the object, or fails; with `Truncated` if the object ends before.
+    ///
+    /// An object that was deleted may still be read for a while, by who read from it before.
     fn get_range(&self, name: &str, offset: u64, buffer: &mut [u8]) -> Result<(), StoreError>;
 
     /// The length of an object in bytes.
@@ -43,7 +50,8 @@ pub trait Store: Send + Sync {
     fn delete(&self, name: &str) -> Result<(), StoreError>;
 
     /// Makes everything durable that this store object put or deleted before. If it fails, nobody can know what will be
-    /// there after a power cut, and every later call of this store object fails.
+    /// there after a power cut, and every later call of this store object fails; so it does after a put whose content could
+    /// not be made durable.
     fn sync(&self) -> Result<(), StoreError>;
 
     /// The place, as messages name it.

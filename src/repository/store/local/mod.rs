@@ -10,6 +10,8 @@
 
 mod new_file;
 mod open_files;
+#[cfg(test)]
+mod tests;
 mod tree;
 mod unsynced;
 
@@ -27,14 +29,9 @@ use self::new_file::{NewFiles, NotPlaced};
 use self::open_files::OpenFiles;
 use self::tree::Tree;
 use self::unsynced::Unsynced;
+use super::error::doing::{CREATE, DELETE, LENGTH, LIST, READ, SYNC};
 use super::name::{check_name, check_prefix, split_name};
 use super::{Listed, Store, StoreError, StoreErrorKind};
-
-const CREATE: &str = "create object";
-const READ: &str = "read object";
-const LIST: &str = "list folder";
-const DELETE: &str = "delete object";
-const SYNC: &str = "make durable what was stored";
 
 /// Folders that a file system makes in its topmost folder: a repository may be at home there.
 const NOT_OURS: &str = "lost+found";
@@ -106,12 +103,12 @@ impl LocalStore {
     fn give_up(&self, doing: &'static str, name: &str, cause: io::Error) -> StoreError {
         // Only the first counts.
         _ = self.failure.set(cause.to_string());
-        failed(doing, name, cause).with_detail("it could not be made durable")
+        StoreError::not_durable(doing, name, cause)
     }
 
     fn not_placed(&self, name: &str, why: NotPlaced) -> StoreError {
         match why {
-            NotPlaced::Taken => StoreError::new(StoreErrorKind::AlreadyExists, CREATE, name, "there is one already"),
+            NotPlaced::Taken => StoreError::taken(CREATE, name),
             NotPlaced::Unclear(cause) => StoreError::unclear(CREATE, name, cause),
             NotPlaced::NotSynced(cause) => self.give_up(CREATE, name, cause),
             NotPlaced::Failed(cause) => failed(CREATE, name, cause),
@@ -145,13 +142,14 @@ impl Store for LocalStore {
         let opened = self.tree.open_file(name).and_then(|file| Ok((file.metadata()?.len(), file)));
         let (len_bytes, file) = opened.map_err(|cause| failed(READ, name, cause))?;
         if len_bytes > max_bytes {
-            return Err(too_large(name, len_bytes, max_bytes));
+            return Err(StoreError::too_large(READ, name, len_bytes, max_bytes));
         }
-        let mut bytes = Vec::new();
+        // No more than the caller allows.
+        let mut bytes = Vec::with_capacity(usize::try_from(len_bytes).unwrap_or_default());
         file.take(len_bytes).read_to_end(&mut bytes).map_err(|cause| failed(READ, name, cause))?;
         match bytes.len() as u64 == len_bytes {
             true => Ok(bytes),
-            false => Err(truncated(name, bytes.len() as u64, len_bytes)),
+            false => Err(StoreError::truncated(READ, name, bytes.len() as u64, len_bytes)),
         }
     }
 
@@ -167,17 +165,18 @@ impl Store for LocalStore {
             Err(_) => Err(io::ErrorKind::UnexpectedEof.into()),
         };
         read.map_err(|cause| match cause.kind() {
-            io::ErrorKind::UnexpectedEof => truncated(name, file.metadata().map_or(0, |found| found.len()), end),
+            io::ErrorKind::UnexpectedEof => {
+                StoreError::truncated(READ, name, file.metadata().map_or(0, |found| found.len()), end)
+            }
             _ => failed(READ, name, cause),
         })
     }
 
     fn len_bytes(&self, name: &str) -> Result<u64, StoreError> {
-        const DOING: &str = "find the length of object";
-        check_name(DOING, name)?;
-        self.check_usable(DOING, name)?;
+        check_name(LENGTH, name)?;
+        self.check_usable(LENGTH, name)?;
         let found = self.tree.open_file(name).and_then(|file| file.metadata());
-        Ok(found.map_err(|cause| failed(DOING, name, cause))?.len())
+        Ok(found.map_err(|cause| failed(LENGTH, name, cause))?.len())
     }
 
     fn list(&self, prefix: &str) -> Result<Vec<Listed>, StoreError> {
@@ -186,6 +185,8 @@ impl Store for LocalStore {
         let listed = self.tree.list(prefix.trim_end_matches('/'));
         let mut listed = listed.map_err(|(name, cause)| failed(LIST, &name, cause))?;
         listed.sort_unstable_by(|a, b| a.name.cmp(&b.name));
+        // Some network file systems show a name twice while others come and go.
+        listed.dedup_by(|a, b| a.name == b.name);
         Ok(listed)
     }
 
@@ -216,16 +217,6 @@ impl Store for LocalStore {
     fn shown(&self) -> String {
         self.path.display().to_string()
     }
-}
-
-fn too_large(name: &str, len_bytes: u64, max_bytes: u64) -> StoreError {
-    let detail = format!("it has {len_bytes} bytes; expected at most {max_bytes}");
-    StoreError::new(StoreErrorKind::TooLarge, READ, name, detail)
-}
-
-fn truncated(name: &str, len_bytes: u64, end: u64) -> StoreError {
-    let detail = format!("it ends after {len_bytes} bytes; expected at least {end}");
-    StoreError::new(StoreErrorKind::Truncated, READ, name, detail)
 }
 
 /// The system's error, in words where its own would puzzle.

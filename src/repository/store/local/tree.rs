@@ -85,13 +85,11 @@ impl Tree {
         let mut found = Vec::new();
         let mut waiting = vec![folder.to_owned()];
         while let Some(folder) = waiting.pop() {
-            let opened = match self.open_folder(&folder) {
-                // What went away meanwhile, or never was. But the store itself must be there.
-                Err(cause) if cause.kind() == io::ErrorKind::NotFound => self.open_folder("").map(|_| None),
-                opened => opened.map(Some),
-            };
-            if let Some(opened) = opened.map_err(|cause| (folder.clone(), cause))? {
-                list_folder(&folder, &opened, &mut found, &mut waiting)?;
+            match self.open_folder(&folder) {
+                Ok(opened) => list_folder(&folder, &opened, &mut found, &mut waiting)?,
+                // It went away meanwhile, or never was.
+                Err(cause) if cause.kind() == io::ErrorKind::NotFound => {}
+                Err(cause) => return Err((folder, cause)),
             }
         }
         Ok(found)
