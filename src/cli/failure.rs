@@ -168,4 +168,11 @@ mod tests {
         assert_eq!(without_numbers("a: gone (os error 2); b: full (os error 28)"), "a: gone; b: full");
         assert_eq!(without_numbers("odd (os error x) name"), "odd (os error x) name");
     }
+
+    #[test]
+    fn a_wrong_key_has_its_own_exit_code() {
+        let failure = Failure::from(ImageError::wrong_key("open a key slot", "the passphrase is not the one"));
+        assert_eq!(exit_code(failure.kind()), 12);
+        assert!(failure.hint.is_some());
+    }
 }

@@ -69,6 +69,7 @@ pub struct Cost {
 }
 
 impl Default for Cost {
+    /// A fifth of a second of one core of 2026 to try one passphrase, in 64 MiB.
     fn default() -> Self {
         Cost { memory_kib: 64 << 10, passes: 3, lanes: 4 }
     }

@@ -1,7 +1,5 @@
 //! Key slots: what opens them, and what hostile ones may cost.
 
-use std::time::Instant;
-
 use proptest::prelude::*;
 
 use super::super::keys::{KeyRing, Role};
@@ -135,17 +133,6 @@ fn an_unknown_version_or_kind_says_so() {
 #[test]
 fn secrets_are_not_printed() {
     assert_eq!(format!("{:?}", secret("open")), "Secret");
-}
-
-#[test]
-#[ignore = "measures: cargo test --release -- --ignored default_cost"]
-fn default_cost_is_bearable() {
-    let slot = seal_slot(&admin(), Some(&secret("open")), "box", Cost::default()).unwrap();
-    let begin = Instant::now();
-    open_slot(&slot, Some(&secret("open"))).unwrap();
-    let needed = begin.elapsed();
-    println!("{needed:?}");
-    assert!(needed.as_millis() < 300, "{needed:?}");
 }
 
 proptest! {
