@@ -55,7 +55,7 @@ impl SecretArgs {
     /// Opens the repository at a path.
     pub fn open(&self, path: &Path) -> Result<Arc<Repository>, Failure> {
         let store = open_store(path)?;
-        Ok(Repository::open(store, self.cache_folder(), &mut || self.secret("password: "))?)
+        Ok(Repository::open(store, self.cache_folder(), self.is_said(), &mut || self.secret("password: "))?)
     }
 
     /// The folder for the index; none if there is no home.

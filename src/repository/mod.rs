@@ -131,10 +131,11 @@ impl Repository {
         Ok(Arc::new(Repository { store, ring: Arc::new(ring), config, cache }))
     }
 
-    /// Opens a repository; `secret` is asked for what opens it, if it is encrypted.
+    /// Opens a repository; `secret` is asked for what opens it, if it is encrypted, and refused if it is not.
     pub fn open(
         store: Box<dyn Store>,
         cache: Option<PathBuf>,
+        secret_is_said: bool,
         secret: &mut dyn FnMut() -> Result<Secret>,
     ) -> Result<Arc<Repository>> {
         let shown = store.shown();
@@ -150,7 +151,7 @@ impl Repository {
             let message = format!("{shown} is not a repository: the object \"repository\" there is something else");
             return Err(Error::new(Kind::NoRepository, message));
         };
-        let ring = unlock(store.as_ref(), id, secret)?;
+        let ring = unlock(store.as_ref(), id, secret_is_said, secret)?;
         let config = read_config(&ring, &object)?;
         let cache = Cache::open(cache.as_deref(), id)?;
         Ok(Arc::new(Repository { store, ring: Arc::new(ring), config, cache }))
@@ -259,7 +260,12 @@ pub fn row_of(pack: ListedPack, table: &PackTable) -> PackRow {
 }
 
 /// Opens the first key slot that the secret, or nobody's secret, opens.
-fn unlock(store: &dyn Store, id: Id, secret: &mut dyn FnMut() -> Result<Secret>) -> Result<KeyRing> {
+fn unlock(
+    store: &dyn Store,
+    id: Id,
+    secret_is_said: bool,
+    secret: &mut dyn FnMut() -> Result<Secret>,
+) -> Result<KeyRing> {
     let mut slots = Vec::new();
     for listed in store.list("keys/")? {
         if names::parse_flat("keys", &listed.name).is_some() {
@@ -272,6 +278,11 @@ fn unlock(store: &dyn Store, id: Id, secret: &mut dyn FnMut() -> Result<Secret>)
         }
     }
     if let Some((_, bytes)) = slots.iter().find(|(info, _)| info.kind == SlotKind::Public) {
+        // Or whoever can write to the store could turn encryption off, and nobody would see.
+        if secret_is_said {
+            let message = "a password was given, and the repository is not encrypted; leave it out if that is meant";
+            return Err(Error::new(Kind::WrongKey, message));
+        }
         return Ok(slot::open_slot(bytes, None)?);
     }
     if slots.is_empty() {
