@@ -36,7 +36,7 @@ impl PackSource for RepositoryPacks {
                 *index = Some(self.repository.index_for_reading().map_err(to_image)?);
             }
             let found = index.as_ref().map_or(Ok(Vec::new()), |index| index.find(id)).map_err(to_image)?;
-            let places: Vec<_> = found.iter().map(|found| found.location).filter(|place| place != stale).collect();
+            let places: Vec<_> = found.into_iter().filter(|place| place != stale).collect();
             if !places.is_empty() {
                 return Ok(places);
             }

@@ -6,7 +6,7 @@
 mod cache;
 mod segment;
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
 
 use tintype_formats::tin::id::{ChunkId, Id};
@@ -23,40 +23,39 @@ use crate::error::Result;
 #[derive(Default)]
 pub struct Index {
     files: Vec<SegmentFile>,
-    packs: HashSet<Id>,
+    /// Who sealed the chunks of each pack.
+    authors: HashMap<Id, Author>,
 }
 
-/// A place of a chunk, and whose word it is that the chunk is there.
-#[derive(Debug, Clone, Copy)]
-pub struct Found {
-    /// The place.
-    pub location: Location,
-    /// The signing key of who sealed the chunk.
-    pub author: [u8; 32],
-    /// The role that the author had.
+/// Who sealed chunks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Author {
+    /// The signing key.
+    pub signing: [u8; 32],
+    /// The role that the certificate gives.
     pub role: Option<Role>,
 }
 
-impl Found {
-    /// Whether a writer with these keys may build on the chunk (FORMAT.md §8).
+impl Author {
+    /// Whether a writer with these keys may build on the author's chunks (FORMAT.md §8).
     pub fn is_trusted_by(&self, ring: &KeyRing) -> bool {
-        self.author == ring.certificate().signing || matches!(self.role, Some(Role::Read | Role::Admin))
+        self.signing == ring.certificate().signing || matches!(self.role, Some(Role::Read | Role::Admin))
     }
 }
 
 impl Index {
     fn add(&mut self, file: SegmentFile) {
-        self.packs.extend(file.packs().iter().map(|row| row.id));
+        self.authors.extend(file.packs().iter().map(|row| (row.id, row.author)));
         self.files.push(file);
     }
 
-    /// Whether a segment says what is in this pack.
-    pub fn knows_pack(&self, pack: &Id) -> bool {
-        self.packs.contains(pack)
+    /// Who sealed the chunks of a pack, if a segment says what is in it.
+    pub fn author_of(&self, pack: &Id) -> Option<Author> {
+        self.authors.get(pack).copied()
     }
 
     /// The places that the segments say for a chunk.
-    pub fn find(&self, id: &ChunkId) -> Result<Vec<Found>> {
+    pub fn find(&self, id: &ChunkId) -> Result<Vec<Location>> {
         let mut found = Vec::new();
         self.files.iter().rev().try_for_each(|file| file.find(id, &mut found))?;
         Ok(found)
@@ -68,7 +67,7 @@ impl Index {
     }
 
     /// Calls `visit` for every entry of every segment.
-    pub fn for_each(&self, visit: &mut dyn FnMut(&ChunkId, &Found)) -> Result<()> {
+    pub fn for_each(&self, visit: &mut dyn FnMut(&ChunkId, &Location)) -> Result<()> {
         self.files.iter().try_for_each(|file| file.for_each(visit))
     }
 }

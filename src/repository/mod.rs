@@ -22,7 +22,7 @@ use tintype_formats::tin::pack::{self, PackTable, TRAILER_BYTES};
 use tintype_formats::tin::signed::{ObjectKind, SignedObject};
 use tintype_formats::tin::slot::{self, Cost, Secret, SlotInfo, SlotKind};
 
-use self::index::{Cache, Index, PackRow, SegmentBuilder};
+use self::index::{Author, Cache, Index, PackRow, SegmentBuilder};
 use self::protocol::{ListedPack, Protocol, put_own};
 use self::store::{Store, StoreErrorKind};
 use crate::error::{Error, Kind, Result};
@@ -80,7 +80,10 @@ pub struct Repository {
     store: Box<dyn Store>,
     ring: Arc<KeyRing>,
     config: Config,
-    cache: Cache,
+    /// Index segments that a writer may believe.
+    trusted_index: Cache,
+    /// All index segments, for readers.
+    whole_index: Cache,
 }
 
 /// How a new repository is to be.
@@ -127,8 +130,7 @@ impl Repository {
         let object = ring.sign(ObjectKind::Repository, names::REPOSITORY, &body)?;
         put_own(store.as_ref(), names::REPOSITORY, &object)?;
         store.sync()?;
-        let cache = Cache::open(cache.as_deref(), id)?;
-        Ok(Arc::new(Repository { store, ring: Arc::new(ring), config, cache }))
+        Self::assemble(store, cache, ring, config)
     }
 
     /// Opens a repository; `secret` is asked for what opens it, if it is encrypted, and refused if it is not.
@@ -153,8 +155,18 @@ impl Repository {
         };
         let ring = unlock(store.as_ref(), id, secret_is_said, secret)?;
         let config = read_config(&ring, &object)?;
-        let cache = Cache::open(cache.as_deref(), id)?;
-        Ok(Arc::new(Repository { store, ring: Arc::new(ring), config, cache }))
+        Self::assemble(store, cache, ring, config)
+    }
+
+    fn assemble(
+        store: Box<dyn Store>,
+        cache: Option<PathBuf>,
+        ring: KeyRing,
+        config: Config,
+    ) -> Result<Arc<Repository>> {
+        let trusted_index = Cache::open(cache.as_deref(), &ring, "trusted")?;
+        let whole_index = Cache::open(cache.as_deref(), &ring, "whole")?;
+        Ok(Arc::new(Repository { store, ring: Arc::new(ring), config, trusted_index, whole_index }))
     }
 
     /// Where the objects are.
@@ -172,9 +184,9 @@ impl Repository {
         &self.config
     }
 
-    /// The index on this computer.
-    pub fn cache(&self) -> &Cache {
-        &self.cache
+    /// The copy of the index on this computer that a writer may believe.
+    pub fn trusted_index(&self) -> &Cache {
+        &self.trusted_index
     }
 
     /// The protocol's requests.
@@ -198,15 +210,15 @@ impl Repository {
 
     /// What the index segments say, of whomever they are. Readers prove every chunk themselves.
     pub fn index_for_reading(&self) -> Result<Index> {
-        self.cache.load(&self.index_ids()?, |id| self.fetch_index(id, false))
+        self.whole_index.load(&self.index_ids()?, |id| self.fetch_index(id, false))
     }
 
     /// W3: the index for a writer, with a segment for those of these packs that no trusted segment names: a writer that died
     /// before it wrote its own, or whose word is not trusted.
     pub fn index_of_packs(&self, packs: &[ListedPack]) -> Result<Index> {
-        let mut index = self.cache.load(&self.index_ids()?, |id| self.fetch_index(id, true))?;
+        let mut index = self.trusted_index.load(&self.index_ids()?, |id| self.fetch_index(id, true))?;
         let mut segment = SegmentBuilder::default();
-        for pack in packs.iter().filter(|pack| !index.knows_pack(&pack.id)) {
+        for pack in packs.iter().filter(|pack| index.author_of(&pack.id).is_none()) {
             // A damaged pack is nothing to build on; verify reports it.
             if let Ok(table) = self.pack_table(*pack) {
                 segment.add_pack(row_of(*pack, &table), &table.chunks);
@@ -216,7 +228,7 @@ impl Repository {
             let id = Id::random()?;
             let body = segment.encode();
             self.protocol().create(ObjectKind::Index, &names::index(id), &body)?;
-            self.cache.add(&mut index, id, &body)?;
+            self.trusted_index.add(&mut index, id, &body)?;
         }
         Ok(index)
     }
@@ -252,8 +264,7 @@ impl Repository {
 pub fn row_of(pack: ListedPack, table: &PackTable) -> PackRow {
     PackRow {
         id: pack.id,
-        author: table.author.signing,
-        role: Some(table.author.role),
+        author: Author { signing: table.author.signing, role: Some(table.author.role) },
         kind: table.chunks.first().map_or(0, |(_, header)| header.kind().number()),
         length_bytes: pack.len_bytes as u32,
     }

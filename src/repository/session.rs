@@ -14,7 +14,7 @@ use tintype_formats::tin::seal::{Purpose, SegmentKey, SegmentRecord};
 use tintype_formats::tin::signed::ObjectKind;
 use tintype_formats::tin::write::{ChunkSink, Reserved};
 
-use super::index::{FreshChunks, Index, PackRow, SegmentBuilder};
+use super::index::{Author, FreshChunks, Index, PackRow, SegmentBuilder};
 use super::protocol::{End, put_own};
 use super::{Repository, names};
 use crate::error::{Error, Kind, Result};
@@ -67,6 +67,9 @@ impl WriteSession {
             Some(_) => repository.index_of_packs(&packs)?,
             None => repository.index_for_reading()?,
         };
+        // Whose chunks are not to be built on, and what cannot be read, is as if it were not there.
+        let ring = repository.ring();
+        packs.retain(|pack| index.author_of(&pack.id).is_some_and(|author| author.is_trusted_by(ring)));
         let target = Arc::new(SessionTarget {
             repository: Arc::clone(repository),
             index: RwLock::new(index),
@@ -137,10 +140,7 @@ impl ChunkSink for WriteSession {
             return Ok(Some(location));
         }
         let found = self.target.index.read().unwrap_or_else(PoisonError::into_inner).find(id).map_err(to_image)?;
-        let ring = self.repository.ring();
-        let good =
-            found.iter().find(|found| self.target.counts(&found.location, &self.usable) && found.is_trusted_by(ring));
-        Ok(good.map(|found| found.location))
+        Ok(found.into_iter().find(|location| self.target.counts(location, &self.usable)))
     }
 
     fn reserve(&self, kind: ChunkKind, id: ChunkId, chunk_bytes: usize) -> ImageResult<Reserved> {
@@ -175,7 +175,7 @@ impl SessionTarget {
         let body = segment.encode();
         self.repository.protocol().create(ObjectKind::Index, &names::index(id), &body)?;
         let mut index = self.index.write().unwrap_or_else(PoisonError::into_inner);
-        self.repository.cache().add(&mut index, id, &body)?;
+        self.repository.trusted_index().add(&mut index, id, &body)?;
         self.fresh.remove_all(ids.into_iter());
         Ok(())
     }
@@ -200,8 +200,7 @@ impl PackTarget for SessionTarget {
         self.own.lock().unwrap_or_else(PoisonError::into_inner).insert(pack.id);
         let row = PackRow {
             id: pack.id,
-            author: ring.certificate().signing,
-            role: Some(ring.role()),
+            author: Author { signing: ring.certificate().signing, role: Some(ring.role()) },
             kind: kind.number(),
             length_bytes: pack.bytes.len() as u32,
         };

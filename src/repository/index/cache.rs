@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 
 use tempfile::NamedTempFile;
 use tintype_formats::tin::id::Id;
+use tintype_formats::tin::keys::KeyRing;
 
 use super::segment::{SegmentBuilder, SegmentFile};
 use super::{Index, PackRow};
@@ -36,10 +37,14 @@ struct Cached {
 }
 
 impl Cache {
-    /// The cache of a repository below `folder`; a temporary one where that cannot be written.
-    pub fn open(folder: Option<&Path>, repository: Id) -> Result<Cache> {
+    /// The cache of a repository below `folder`, for the holder of these keys; a temporary one where that cannot be written.
+    ///
+    /// What one holder trusts another one need not, and a writer must not find what only a reader may take: each has a
+    /// folder of its own.
+    pub fn open(folder: Option<&Path>, ring: &KeyRing, purpose: &str) -> Result<Cache> {
         if let Some(folder) = folder {
-            let folder = folder.join(repository.to_string()).join("index");
+            let holder = Id(std::array::from_fn(|index| ring.certificate().signing[index]));
+            let folder = folder.join(ring.repository().to_string()).join(format!("{purpose}-{holder}"));
             if fs::create_dir_all(&folder).is_ok() && NamedTempFile::new_in(&folder).is_ok() {
                 return Ok(Cache { folder, _temporary: None });
             }
@@ -114,8 +119,8 @@ impl Cache {
                 file.segment.packs().iter().map(|row| (row.id, row)).collect();
             file.segment.packs().iter().for_each(|row| builder.add_pack(row.clone(), &[]));
             file.segment.for_each(&mut |id, found| {
-                if let Some(row) = rows.get(&found.location.pack) {
-                    builder.add_entry(row, id, found.location.offset, found.location.length);
+                if let Some(row) = rows.get(&found.pack) {
+                    builder.add_entry(row, id, found.offset, found.length);
                 }
             })?;
         }

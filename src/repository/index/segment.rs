@@ -9,7 +9,7 @@ use tintype_formats::tin::id::{ChunkId, Id};
 use tintype_formats::tin::keys::Role;
 use tintype_formats::tin::map::Location;
 
-use super::Found;
+use super::Author;
 use crate::error::{Error, Kind, Result};
 
 const HEAD_BYTES: usize = 16;
@@ -25,10 +25,8 @@ const FANOUT_RUN_BITS: u32 = 6;
 pub struct PackRow {
     /// Its id.
     pub id: Id,
-    /// The signing key of who sealed its chunks.
-    pub author: [u8; 32],
-    /// The author's role.
-    pub role: Option<Role>,
+    /// Who sealed its chunks.
+    pub author: Author,
     /// The kind of its chunks, as a number.
     pub kind: u8,
     /// Its length in bytes.
@@ -105,8 +103,8 @@ impl SegmentBuilder {
         }
         for row in &self.packs {
             bytes.extend_from_slice(&row.id.0);
-            bytes.extend_from_slice(&row.author);
-            bytes.extend_from_slice(&[row.role.map_or(0, Role::number), row.kind, 0, 0]);
+            bytes.extend_from_slice(&row.author.signing);
+            bytes.extend_from_slice(&[row.author.role.map_or(0, Role::number), row.kind, 0, 0]);
             bytes.extend_from_slice(&row.length_bytes.to_le_bytes());
         }
         let mut below = 0;
@@ -175,28 +173,28 @@ impl SegmentFile {
     }
 
     /// Appends the places that it says for a chunk.
-    pub fn find(&self, id: &ChunkId, found: &mut Vec<Found>) -> Result<()> {
+    pub fn find(&self, id: &ChunkId, found: &mut Vec<Location>) -> Result<()> {
         let bucket = bucket_of(&id.0, self.bits) as usize;
         let (begin, end) = (self.fanout[bucket], self.fanout[bucket + 1]);
         let entries = self.entries(begin, end)?;
         let entries = entries.as_chunks::<ENTRY_BYTES>().0;
         let first = entries.partition_point(|entry| entry[..32] < id.0[..]);
         for entry in entries[first..].iter().take_while(|entry| entry[..32] == id.0) {
-            found.extend(self.found(entry));
+            found.extend(self.location(entry));
         }
         Ok(())
     }
 
     /// Calls `visit` for every entry, in the order of the ids.
-    pub fn for_each(&self, visit: &mut dyn FnMut(&ChunkId, &Found)) -> Result<()> {
+    pub fn for_each(&self, visit: &mut dyn FnMut(&ChunkId, &Location)) -> Result<()> {
         const STEP: u32 = 16 << 10;
         for begin in (0..self.chunks).step_by(STEP as usize) {
             let entries = self.entries(begin, self.chunks.min(begin + STEP))?;
             for entry in entries.as_chunks::<ENTRY_BYTES>().0 {
                 let mut id = [0; 32];
                 id.copy_from_slice(&entry[..32]);
-                if let Some(found) = self.found(entry) {
-                    visit(&ChunkId(id), &found);
+                if let Some(location) = self.location(entry) {
+                    visit(&ChunkId(id), &location);
                 }
             }
         }
@@ -210,19 +208,18 @@ impl SegmentFile {
         Ok(bytes)
     }
 
-    fn found(&self, entry: &[u8; ENTRY_BYTES]) -> Option<Found> {
+    fn location(&self, entry: &[u8; ENTRY_BYTES]) -> Option<Location> {
         let row = self.packs.get(number(entry, 32) as usize)?;
-        let location = Location { pack: row.id, offset: number(entry, 36), length: number(entry, 40) };
-        Some(Found { location, author: row.author, role: row.role })
+        Some(Location { pack: row.id, offset: number(entry, 36), length: number(entry, 40) })
     }
 }
 
 fn pack_row(bytes: &[u8]) -> PackRow {
-    let (mut id, mut author) = ([0; 16], [0; 32]);
+    let (mut id, mut signing) = ([0; 16], [0; 32]);
     id.copy_from_slice(&bytes[..16]);
-    author.copy_from_slice(&bytes[16..48]);
-    let role = Role::from_number(bytes[48]);
-    PackRow { id: Id(id), author, role, kind: bytes[49], length_bytes: number(bytes, 52) }
+    signing.copy_from_slice(&bytes[16..48]);
+    let author = Author { signing, role: Role::from_number(bytes[48]) };
+    PackRow { id: Id(id), author, kind: bytes[49], length_bytes: number(bytes, 52) }
 }
 
 fn number(bytes: &[u8], at: usize) -> u32 {
