@@ -26,7 +26,7 @@ impl Address {
         let whole = Address::of_text(text)?;
         let bytes = text.as_bytes();
         let Some(mark) = bytes.iter().rposition(|byte| *byte == b'?') else { return Ok(whole) };
-        if whole.path.symlink_metadata().is_ok() {
+        if Path::new(text).symlink_metadata().is_ok() {
             return Ok(whole);
         }
         let path = PathBuf::from(OsStr::from_bytes(&bytes[..mark]));

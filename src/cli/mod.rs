@@ -13,6 +13,7 @@ mod escape;
 mod failure;
 mod formats;
 mod info;
+mod info_stored;
 mod init;
 mod job;
 mod man;
