@@ -246,3 +246,62 @@ fn the_recovery_key_opens_it_too() {
     let mut command = sandbox.command(["snapshots", "--repo", "repo"]);
     Run::of(&command.env("TINTYPE_PASSWORD", key).output().unwrap()).ok();
 }
+
+#[test]
+fn a_full_disk_is_told_and_harms_nothing() {
+    if !common::have_root() {
+        return;
+    }
+    let sandbox = Sandbox::new();
+    fs::create_dir(sandbox.path("small")).unwrap();
+    sandbox.tool("mount", ["-t", "tmpfs", "-o", "size=30m", "tmpfs", "small"]);
+    let (repo, noise) = ("small/repo", |seed: u64, length: u64| {
+        let mut random = tintype_formats::testing::Random(seed);
+        (0..length / 8).flat_map(|_| random.next_u64().to_le_bytes()).collect::<Vec<u8>>()
+    });
+    run(&sandbox, &["init", repo]).ok();
+    let small = noise(1, 8 * MIB);
+    fs::write(sandbox.path("small.raw"), &small).unwrap();
+    fs::write(sandbox.path("large.raw"), noise(2, 60 * MIB)).unwrap();
+    run(&sandbox, &["backup", "small.raw", "--repo", repo]).ok();
+    run(&sandbox, &["backup", "large.raw", "--repo", repo]).fails(13, "");
+    assert!(restored(&sandbox, "small/repo::small") == small);
+    run(&sandbox, &["convert", "small/repo::large", "x.raw"]).fails(1, "large");
+    sandbox.tool("umount", ["small"]);
+}
+
+#[test]
+fn a_source_that_shrinks_is_told_range_by_range() {
+    let sandbox = with_repository();
+    let disk = sandbox.path("disk.raw");
+    fs::write(&disk, vec![7; (40 * MIB) as usize]).unwrap();
+    let args = ["backup", "disk.raw", "--repo", "repo", "--rate-limit", "10M", "--json"];
+    let child = command(&sandbox, &args).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
+    std::thread::sleep(Duration::from_millis(1500));
+    File::options().write(true).open(&disk).unwrap().set_len(30 * MIB).unwrap();
+    let ended = Run::of(&child.unwrap().wait_with_output().unwrap());
+    assert_eq!(ended.code, Some(3), "{ended:?}");
+    let report: Value = serde_json::from_str(ended.stdout.lines().last().unwrap()).unwrap();
+    let unreadable = report["disks"][0]["unreadable"].as_array().unwrap();
+    assert_eq!(unreadable[0][0].as_u64().unwrap() + unreadable[0][1].as_u64().unwrap(), 40 * MIB, "{unreadable:?}");
+    let found = restored(&sandbox, "repo::disk");
+    assert!(found.len() as u64 == 40 * MIB && found[..(29 * MIB) as usize].iter().all(|byte| *byte == 7));
+}
+
+#[test]
+fn a_repository_that_can_only_be_read_is_read() {
+    if !common::have_root() {
+        return;
+    }
+    let sandbox = with_repository();
+    let disk = sandbox.raw_disk("disk.raw", 9 * MIB, 20);
+    backup(&sandbox, &["disk.raw"]);
+    sandbox.tool("mount", ["--bind", "repo", "repo"]);
+    sandbox.tool("mount", ["-o", "remount,bind,ro", "repo"]);
+    let read = run(&sandbox, &["compare", "disk.raw", "repo::disk"]);
+    let written = run(&sandbox, &["backup", "disk.raw", "--repo", "repo"]);
+    sandbox.tool("umount", ["repo"]);
+    read.ok();
+    written.fails(1, "Read-only file system");
+    assert!(disk.exists());
+}
