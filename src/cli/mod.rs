@@ -11,6 +11,7 @@ mod create_args;
 mod digest;
 mod escape;
 mod failure;
+mod forget;
 mod formats;
 mod info;
 mod info_stored;
@@ -21,9 +22,11 @@ mod map;
 mod measure;
 mod output;
 mod profile;
+mod prune;
 mod repository_args;
 mod snapshots;
 mod source_args;
+mod stats;
 mod units;
 mod usage;
 
@@ -72,13 +75,16 @@ enum Command {
     Completions(completions::Args),
     Convert(convert::Args),
     Digest(digest::Args),
+    Forget(forget::Args),
     Formats(formats::Args),
     Info(info::Args),
     Init(init::Args),
     Man(man::Args),
     Map(map::Args),
     Measure(measure::Args),
+    Prune(prune::Args),
     Snapshots(snapshots::Args),
+    Stats(stats::Args),
 }
 
 /// How a command ended, when it did not fail.
@@ -129,12 +135,15 @@ fn run(command: Command, global: Global) -> Result<Outcome, Failure> {
         Command::Completions(args) => completions::run(&args, global),
         Command::Convert(args) => convert::run(&args, global),
         Command::Digest(args) => digest::run(&args, global),
+        Command::Forget(args) => forget::run(&args, global),
         Command::Formats(args) => formats::run(&args, global),
         Command::Info(args) => info::run(&args, global),
         Command::Init(args) => init::run(&args, global),
         Command::Man(args) => man::run(&args, global),
         Command::Map(args) => map::run(&args, global),
         Command::Measure(args) => measure::run(&args, global),
+        Command::Prune(args) => prune::run(&args, global),
         Command::Snapshots(args) => snapshots::run(&args, global),
+        Command::Stats(args) => stats::run(&args, global),
     }
 }

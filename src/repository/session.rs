@@ -11,10 +11,9 @@ use tintype_formats::tin::manifest::{self, Manifest};
 use tintype_formats::tin::map::Location;
 use tintype_formats::tin::pack_stream::{FinishedPack, PackStream, PackTarget, Place};
 use tintype_formats::tin::seal::{Purpose, SegmentKey, SegmentRecord};
-use tintype_formats::tin::signed::ObjectKind;
 use tintype_formats::tin::write::{ChunkSink, Reserved};
 
-use super::index::{Author, FreshChunks, Index, PackRow, SegmentBuilder};
+use super::index::{FreshChunks, Index, PackRow, SegmentBuilder};
 use super::protocol::{End, put_own};
 use super::{Repository, names};
 use crate::error::{Error, Kind, Result};
@@ -63,13 +62,12 @@ impl WriteSession {
         let quarantined = protocol.quarantined()?;
         let mut packs = protocol.packs()?;
         packs.retain(|pack| !excluded.contains(&pack.id) && !quarantined.contains(&pack.id));
-        let index = match id {
-            Some(_) => repository.index_of_packs(&packs)?,
-            None => repository.index_for_reading()?,
-        };
-        // Whose chunks are not to be built on, and what cannot be read, is as if it were not there.
-        let ring = repository.ring();
-        packs.retain(|pack| index.author_of(&pack.id).is_some_and(|author| author.is_trusted_by(ring)));
+        let index = repository.index_of_packs(&packs, id.is_some())?;
+        // Whose chunks are not to be built on, and what cannot be read, is as if it were not there: a parent of the same
+        // name may be of a host that can only write.
+        let trusted = index.packs().filter(|row| row.is_trusted_by(repository.ring())).map(|row| row.id);
+        let trusted: HashSet<Id> = trusted.collect();
+        packs.retain(|pack| trusted.contains(&pack.id));
         let target = Arc::new(SessionTarget {
             repository: Arc::clone(repository),
             index: RwLock::new(index),
@@ -140,7 +138,10 @@ impl ChunkSink for WriteSession {
             return Ok(Some(location));
         }
         let found = self.target.index.read().unwrap_or_else(PoisonError::into_inner).find(id).map_err(to_image)?;
-        Ok(found.into_iter().find(|location| self.target.counts(location, &self.usable)))
+        let ring = self.repository.ring();
+        let good =
+            found.iter().find(|found| self.target.counts(&found.location, &self.usable) && found.is_trusted_by(ring));
+        Ok(good.map(|found| found.location))
     }
 
     fn reserve(&self, kind: ChunkKind, id: ChunkId, chunk_bytes: usize) -> ImageResult<Reserved> {
@@ -171,11 +172,9 @@ impl SessionTarget {
             return Ok(());
         }
         let ids: Vec<ChunkId> = segment.ids().collect();
-        let id = Id::random()?;
-        let body = segment.encode();
-        self.repository.protocol().create(ObjectKind::Index, &names::index(id), &body)?;
+        let (id, body) = self.repository.put_index(segment)?;
         let mut index = self.index.write().unwrap_or_else(PoisonError::into_inner);
-        self.repository.trusted_index().add(&mut index, id, &body)?;
+        self.repository.cache().add(&self.repository.trusted_scope(), &mut index, id, &body)?;
         self.fresh.remove_all(ids.into_iter());
         Ok(())
     }
@@ -200,7 +199,8 @@ impl PackTarget for SessionTarget {
         self.own.lock().unwrap_or_else(PoisonError::into_inner).insert(pack.id);
         let row = PackRow {
             id: pack.id,
-            author: Author { signing: ring.certificate().signing, role: Some(ring.role()) },
+            author: ring.certificate().signing,
+            role: Some(ring.role()),
             kind: kind.number(),
             length_bytes: pack.bytes.len() as u32,
         };

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use serde::Serialize;
 use tintype_formats::tin::id::Id;
 use tintype_formats::tin::keys::Certificate;
-use tintype_formats::tin::manifest::{self, DiskRecord, Manifest};
+use tintype_formats::tin::manifest::{self, DiskRecord, Envelope, Manifest};
 use tintype_formats::tin::signed::ObjectKind;
 
 use super::protocol::End;
@@ -96,6 +96,26 @@ impl Repository {
 
     /// Reads a manifest if its snapshot is committed; the error is of the manifest, not of the store.
     pub fn committed(&self, id: Id) -> Result<Option<Result<Snapshot>>> {
+        self.read_manifest(id, |commit, envelope| {
+            let end = self.protocol().session_end(envelope.session)?;
+            Ok(end.is_some_and(|(end, signer)| end == commit && signer.signing == envelope.signer.signing))
+        })
+    }
+
+    /// P6: like [`committed`](Self::committed), but also if there is an end of its session that does not count: it may have been
+    /// its commit, and is damaged.
+    pub fn kept(&self, id: Id) -> Result<Option<Result<Snapshot>>> {
+        self.read_manifest(id, |commit, envelope| match self.protocol().session_end(envelope.session)? {
+            Some((end, signer)) => Ok(end == commit && signer.signing == envelope.signer.signing),
+            None => self.protocol().has_ended(envelope.session),
+        })
+    }
+
+    fn read_manifest(
+        &self,
+        id: Id,
+        counts: impl FnOnce(End, &Envelope) -> Result<bool>,
+    ) -> Result<Option<Result<Snapshot>>> {
         let bytes = match self.store().get(&names::snapshot(id), manifest::MAX_BYTES) {
             Ok(bytes) => bytes,
             Err(cause) if cause.kind() == StoreErrorKind::NotFound => return Ok(None),
@@ -106,8 +126,7 @@ impl Repository {
             Err(cause) => return Ok(Some(Err(cause.into()))),
         };
         let commit = End::Commit { snapshot: id, manifest: *blake3::hash(&bytes).as_bytes() };
-        let end = self.protocol().session_end(envelope.session)?;
-        if end.is_none_or(|(end, signer)| end != commit || signer.signing != envelope.signer.signing) {
+        if !counts(commit, &envelope)? {
             return Ok(None);
         }
         let (session, signer) = (envelope.session, envelope.signer);
