@@ -1,0 +1,79 @@
+//! What happens without any process: deletes and puts that arrive late or twice, forgets, damage, a hostile writer.
+
+use crate::protocol::Protocol;
+use crate::rules::Rule;
+use crate::set::Set;
+use crate::state::{End, PrunerStep, State};
+
+/// A step of nobody.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Step {
+    /// A delete of a verdict's pack arrives, for the first time or again.
+    Delete { pack: usize },
+    /// The put of a pack that was deleted arrives once more.
+    PutAgain { pack: usize },
+    /// A user forgets a snapshot.
+    Forget { session: usize },
+    /// The put of a manifest that was deleted arrives once more (only where there are no tombstones).
+    ManifestAgain { session: usize },
+    /// A pack is damaged and quarantined.
+    Quarantine { pack: usize },
+    /// A hostile writer puts other bytes under a true id.
+    Plant { pack: usize },
+}
+
+/// What can happen next.
+pub fn steps(model: &Protocol, state: &State, mut add: impl FnMut(Step)) {
+    (state.doomed & state.present).members().for_each(|pack| add(Step::Delete { pack }));
+    if state.budget.duplicates > 0 {
+        (state.doomed - state.present).members().for_each(|pack| add(Step::PutAgain { pack }));
+    }
+    for (number, session) in state.sessions.iter().enumerate() {
+        if session.visible() && session.acknowledged && state.budget.forgets > 0 {
+            add(Step::Forget { session: number });
+        }
+        if session.end == End::Commit && session.forgotten && !model.keeps(Rule::TombstonesStay) {
+            add(Step::ManifestAgain { session: number });
+        }
+    }
+    if state.budget.damages > 0 && nothing_is_decided(state) {
+        state.sound().members().for_each(|pack| add(Step::Quarantine { pack }));
+    }
+    if state.budget.plants > 0 {
+        model.free_packs(state).into_iter().for_each(|pack| add(Step::Plant { pack }));
+    }
+}
+
+/// Whether no pack is on its way out. Damage to the one copy that was kept, after all others were given up, is damage and
+/// nothing that a protocol could prevent.
+fn nothing_is_decided(state: &State) -> bool {
+    let decided =
+        state.pruners.iter().any(|pruner| matches!(pruner.step, PrunerStep::HalfListed | PrunerStep::Decided));
+    !decided && (state.doomed & state.present).is_empty()
+}
+
+/// Does a step.
+pub fn apply(_model: &Protocol, state: &mut State, step: Step) {
+    match step {
+        Step::Delete { pack } => state.present -= Set::one(pack),
+        Step::PutAgain { pack } => {
+            state.budget.duplicates -= 1;
+            state.present |= Set::one(pack);
+        }
+        Step::Forget { session } => {
+            state.budget.forgets -= 1;
+            state.sessions[session].forgotten = true;
+        }
+        Step::ManifestAgain { session } => state.sessions[session].forgotten = false,
+        Step::Quarantine { pack } => {
+            state.budget.damages -= 1;
+            state.quarantined |= Set::one(pack);
+        }
+        Step::Plant { pack } => {
+            state.budget.plants -= 1;
+            state.content[pack] = Set::one(0);
+            state.present |= Set::one(pack);
+            state.hostile |= Set::one(pack);
+        }
+    }
+}
