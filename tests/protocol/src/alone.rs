@@ -66,12 +66,18 @@ fn next(model: &Protocol, state: &State) -> Option<Action> {
 /// P2: all that is garbage.
 fn planned(model: &Protocol, state: &State) -> Set {
     let garbage = garbage(state);
-    if model.keeps(Rule::DeadNamesAreGarbage) { garbage } else { garbage - state.dead_before(EPOCHS) }
+    if model.keeps(Rule::DeadNamesAreGarbage) { garbage } else { garbage - dead(state) }
 }
 
 /// The packs without a used chunk, and those that a verdict named.
 fn garbage(state: &State) -> Set {
-    let used = state.used();
+    let used = state.committed();
     let unused = state.present.members().filter(|&pack| (state.content[pack] & used).is_empty());
-    unused.fold(state.present & state.dead_before(EPOCHS), |all, pack| all | Set::one(pack))
+    unused.fold(state.present & dead(state), |all, pack| all | Set::one(pack))
+}
+
+/// The packs of all verdicts that count.
+fn dead(state: &State) -> Set {
+    let verdicts = state.epochs.iter().filter(|epoch| !epoch.void).filter_map(|epoch| epoch.verdict);
+    verdicts.fold(Set::EMPTY, |all, verdict| all | verdict)
 }

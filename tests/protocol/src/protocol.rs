@@ -4,13 +4,15 @@ use stateright::{Model, Property};
 
 use crate::rules::Rule;
 use crate::set::Set;
-use crate::state::{Budget, End, Session, State};
+use crate::state::{Budget, End, Epoch, Session, State};
 use crate::{alone, pruner, reader, symmetry, world, writer};
 
 /// Nothing that a visible snapshot needs is gone, and nothing sound was deleted that had the only sound copy.
 pub const NOTHING_LOST: &str = "no chunk of a visible snapshot is deleted";
 /// A session ends once: what a writer saw committed stays so.
 pub const ONE_END: &str = "what was committed stays committed";
+/// A snapshot that began after the damage was known does not build on it, and keeps what it built on.
+pub const NEW_ONES_WHOLE: &str = "what is backed up after damage is whole";
 /// A chunk that is not lost is never taken for lost.
 pub const NO_FALSE_ALARM: &str = "no false alarm";
 /// A reader whose lease is not fenced finds all that it reads.
@@ -100,6 +102,11 @@ impl Protocol {
         self.broken != Some(rule)
     }
 
+    /// Whether an object that does not count keeps everybody from creating the one that does.
+    pub(crate) fn is_blocked(&self, epoch: &Epoch) -> bool {
+        epoch.void && !self.keeps(Rule::VoidObjectsEnd)
+    }
+
     /// The names for a new pack or session: the first free one, or with lists of two pages one on each.
     pub(crate) fn free_names(&self, count: usize, free: impl Fn(usize) -> bool) -> Vec<usize> {
         let first = |step: usize, start: usize| (start..count).step_by(step).find(|&name| free(name));
@@ -148,7 +155,7 @@ impl Model for Protocol {
     /// One snapshot, in one pack (with pages: one for the chunk, one for its page).
     fn init_states(&self) -> Vec<State> {
         let mut state = State { budget: self.sizes.budget, ..State::default() };
-        let needs = self.sizes.needs.last().copied().unwrap_or_default();
+        let needs = self.sizes.needs.first().copied().unwrap_or_default();
         state.sessions[0] = Session { end: End::Commit, needs, acknowledged: true, ..Session::default() };
         let packs: Vec<Set> = if self.sizes.pages { needs.members().map(Set::one).collect() } else { vec![needs] };
         for (pack, &chunks) in packs.iter().enumerate() {
@@ -179,6 +186,7 @@ impl Model for Protocol {
         let mut properties = vec![
             Property::always(NOTHING_LOST, |_, state| nothing_lost(state)),
             Property::always(ONE_END, |_, state| one_end(state)),
+            Property::always(NEW_ONES_WHOLE, |_, state| new_ones_whole(state)),
             Property::always(NO_FALSE_ALARM, |_, state: &State| !state.harm.false_alarm),
         ];
         if self.sizes.leases {
@@ -203,9 +211,7 @@ fn witnesses(sizes: &Sizes) -> Vec<Property<Protocol>> {
             state.sessions.iter().any(|session| session.end == End::Fenced && !session.lease)
         }),
         Property::sometimes("a condemned pack is rescued", |_, state: &State| {
-            let rescued = |epoch: &crate::state::Epoch| {
-                epoch.verdict.is_some() && !epoch.done && epoch.verdict != epoch.condemned
-            };
+            let rescued = |epoch: &Epoch| epoch.verdict.is_some() && !epoch.done && epoch.verdict != epoch.condemned;
             state.epochs.iter().any(rescued)
         }),
     ];
@@ -219,9 +225,18 @@ fn witnesses(sizes: &Sizes) -> Vec<Property<Protocol>> {
 
 fn nothing_lost(state: &State) -> bool {
     let there = state.chunks_of(state.present - state.hostile);
-    !state.harm.lost && state.used().within(there)
+    !state.harm.lost && state.committed().within(there)
+}
+
+fn new_ones_whole(state: &State) -> bool {
+    let there = state.chunks_of(state.sound());
+    state
+        .sessions
+        .iter()
+        .filter(|session| session.fresh && session.visible())
+        .all(|session| session.needs.within(there))
 }
 
 fn one_end(state: &State) -> bool {
-    state.sessions.iter().all(|session| !session.acknowledged || session.end == End::Commit)
+    state.sessions.iter().all(|session| !session.acknowledged || matches!(session.end, End::Commit | End::Void))
 }

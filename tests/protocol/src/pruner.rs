@@ -3,7 +3,7 @@
 use crate::protocol::Protocol;
 use crate::rules::Rule;
 use crate::set::Set;
-use crate::state::{End, Pruner, PrunerStep, State};
+use crate::state::{End, Pruner, PrunerStep, Session, State};
 
 /// A step of a pruner.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -20,8 +20,10 @@ pub enum Step {
     ListSessionsRest,
     /// P5: fences a session.
     Fence { session: usize },
-    /// P6: reads all visible snapshots.
+    /// P6: reads all visible snapshots, or the first page of them.
     Mark,
+    /// P6: reads the second page.
+    MarkRest,
     /// P6: lists the packs, or the first page of them.
     ListPacks,
     /// P6: lists the second page.
@@ -45,12 +47,14 @@ pub fn steps(model: &Protocol, state: &State, number: usize, mut add: impl FnMut
         PrunerStep::Condemned => add(Step::ListSessions),
         PrunerStep::HalfSessions => add(Step::ListSessionsRest),
         PrunerStep::Waiting => wait_steps(model, state, pruner, &mut add),
+        PrunerStep::HalfMarked => add(Step::MarkRest),
         PrunerStep::Marked => add(if pruner.early { Step::Mark } else { Step::ListPacks }),
         PrunerStep::HalfListed => add(Step::ListPacksRest),
+        PrunerStep::Decided if model.is_blocked(&state.epochs[pruner.epoch as usize]) => {}
         PrunerStep::Decided => add(Step::Verdict),
         PrunerStep::Deleting => {
-            let verdict = state.epochs[pruner.epoch as usize].verdict.unwrap_or_default();
-            if (verdict & state.present).is_empty() {
+            let epoch = &state.epochs[pruner.epoch as usize];
+            if epoch.void || (epoch.verdict.unwrap_or_default() & state.present).is_empty() {
                 add(Step::Done);
             }
         }
@@ -78,6 +82,9 @@ fn newest(state: &State) -> (usize, bool) {
 }
 
 fn plan_steps(model: &Protocol, state: &State, pruner: &Pruner, add: &mut impl FnMut(Step)) {
+    if model.is_blocked(&state.epochs[pruner.epoch as usize]) {
+        return;
+    }
     if !model.keeps(Rule::SessionsAfterCondemned) && !pruner.early {
         return add(Step::ListSessions);
     }
@@ -99,9 +106,10 @@ fn must_mark_early(model: &Protocol, pruner: &Pruner) -> bool {
 }
 
 fn wait_steps(model: &Protocol, state: &State, pruner: &Pruner, add: &mut impl FnMut(Step)) {
-    let open = pruner.waiting & state.open_sessions();
+    let open = pruner.waiting & unended(model, state);
     if model.keeps(Rule::DeadSessionsAreFenced) {
-        open.members().for_each(|session| add(Step::Fence { session }));
+        let free = open & state.sessions_that(End::Open);
+        free.members().for_each(|session| add(Step::Fence { session }));
     }
     if !model.keeps(Rule::EndsAreExclusive) {
         let ended = pruner.waiting - open;
@@ -118,6 +126,12 @@ fn wait_steps(model: &Protocol, state: &State, pruner: &Pruner, add: &mut impl F
             add(Step::Mark);
         }
     }
+}
+
+/// The sessions without an end that counts.
+fn unended(model: &Protocol, state: &State) -> Set {
+    let void = if model.keeps(Rule::VoidObjectsEnd) { Set::EMPTY } else { state.sessions_that(End::Void) };
+    state.sessions_that(End::Open) | void
 }
 
 fn must_skip_mark(model: &Protocol, pruner: &Pruner) -> bool {
@@ -144,7 +158,7 @@ pub fn apply(model: &Protocol, state: &mut State, number: usize, step: Step) {
         }
         Step::Condemn { plan } => condemn(model, state, &mut pruner, plan),
         Step::ListSessions => {
-            pruner.waiting = model.first_page(state.open_sessions());
+            pruner.waiting = model.first_page(unended(model, state));
             pruner.step = match pruner.step {
                 PrunerStep::Planning => {
                     pruner.early = true;
@@ -155,11 +169,15 @@ pub fn apply(model: &Protocol, state: &mut State, number: usize, step: Step) {
             };
         }
         Step::ListSessionsRest => {
-            pruner.waiting |= model.second_page(state.open_sessions());
+            pruner.waiting |= model.second_page(unended(model, state));
             pruner.step = PrunerStep::Waiting;
         }
         Step::Fence { session } => state.sessions[session].end = End::Fenced,
         Step::Mark => mark(model, state, &mut pruner),
+        Step::MarkRest => {
+            pruner.used |= used_on(model, state, 1);
+            pruner.step = PrunerStep::Marked;
+        }
         Step::ListPacks => {
             (pruner.waiting, pruner.packs) = (Set::EMPTY, model.first_page(state.present));
             list_on(model, state, &mut pruner);
@@ -207,13 +225,27 @@ fn condemn(model: &Protocol, state: &mut State, pruner: &mut Pruner, plan: Set) 
 
 /// P6: reads the snapshots. Where the packs were listed before, decides.
 fn mark(model: &Protocol, state: &mut State, pruner: &mut Pruner) {
-    pruner.used = state.used();
+    pruner.used = used_on(model, state, 0);
     pruner.blind = !pages_are_readable(model, state);
     match pruner.step {
         PrunerStep::Condemned => pruner.early = true,
         PrunerStep::Marked => decide(model, state, pruner),
-        _ => (pruner.step, pruner.waiting) = (PrunerStep::Marked, Set::EMPTY),
+        _ => {
+            pruner.step = if model.sizes.two_pages { PrunerStep::HalfMarked } else { PrunerStep::Marked };
+            pruner.waiting = Set::EMPTY;
+        }
     }
+}
+
+/// The chunks that the snapshots on one page (0 or 1) of the list use.
+fn used_on(model: &Protocol, state: &State, page: usize) -> Set {
+    let keeps = |session: &Session| {
+        let void = session.end == End::Void && !session.forgotten && model.keeps(Rule::VoidEndsKeepChunks);
+        session.visible() || void
+    };
+    let on_page = |number: usize| !model.sizes.two_pages || number % 2 == page;
+    let sessions = state.sessions.iter().enumerate().filter(|(number, session)| on_page(*number) && keeps(session));
+    sessions.fold(Set::EMPTY, |all, (_, session)| all | session.needs)
 }
 
 /// Goes on after the first page of packs.
@@ -230,9 +262,10 @@ fn list_on(model: &Protocol, state: &mut State, pruner: &mut Pruner) {
 /// P6 and P7: who of the condemned goes.
 fn decide(model: &Protocol, state: &mut State, pruner: &mut Pruner) {
     let listed = pruner.packs;
-    // A used chunk that is nowhere: damage, unless another pruner has ended this epoch meanwhile.
+    // A used chunk that is nowhere: damage, unless another pruner has ended this epoch meanwhile. (A snapshot whose end
+    // marker does not count may never have been committed, so what it lacks says nothing.)
     let overtaken = state.epochs[pruner.epoch as usize].verdict.is_some() && model.keeps(Rule::LookAgain);
-    if !pruner.used.within(state.chunks_of(listed - state.hostile)) && !overtaken {
+    if !pruner.used.within(state.chunks_of(listed - state.hostile)) && !overtaken && model.sizes.budget.voids == 0 {
         state.harm.false_alarm = true;
     }
     let mut used = if pruner.blind { Set::one(1) } else { pruner.used };
@@ -289,7 +322,9 @@ fn gives_up_the_last(state: &State, pruner: &Pruner) -> bool {
 fn finish(model: &Protocol, state: &mut State, epoch: usize) {
     let epoch = &mut state.epochs[epoch];
     epoch.done = true;
-    epoch.condemned = Some(Set::EMPTY);
+    if !epoch.void {
+        epoch.condemned = Some(Set::EMPTY);
+    }
     if !model.keeps(Rule::VerdictsStay) {
         epoch.verdict = Some(Set::EMPTY);
     }

@@ -27,6 +27,8 @@ pub enum Rule {
     PacksBeforeManifest,
     /// W6: an end marker is created exclusively.
     EndsAreExclusive,
+    /// A tag, which gives a snapshot another manifest, is a writer, and gives up unless all is usable.
+    TagsAreWriters,
     /// P1: an open epoch is taken over; no other one begins before.
     OneOpenEpoch,
     /// P1: an open epoch is taken over at all.
@@ -45,6 +47,10 @@ pub enum Rule {
     SnapshotsAfterSessions,
     /// P6: snapshots are read before the packs are listed.
     SnapshotsBeforePacks,
+    /// P6: a snapshot whose end marker is there and does not count keeps its chunks.
+    VoidEndsKeepChunks,
+    /// An end that does not count ends the session; an epoch whose object does not count is over, with nothing deleted.
+    VoidObjectsEnd,
     /// P6: a page that cannot be read stops the pruner.
     StopAtUnreadablePage,
     /// P6: names on older verdicts are not kept.

@@ -31,6 +31,8 @@ pub enum End {
     Fenced,
     /// The marker says ended: a reader let go.
     Ended,
+    /// There is a marker that does not count: damaged, or not by who may sign it.
+    Void,
 }
 
 /// A session and its snapshot.
@@ -46,6 +48,8 @@ pub struct Session {
     pub forgotten: bool,
     /// The writer saw its commit succeed.
     pub acknowledged: bool,
+    /// Begun after the last damage (only where there is damage).
+    pub fresh: bool,
 }
 
 impl Session {
@@ -64,6 +68,15 @@ pub struct Epoch {
     pub verdict: Option<Set>,
     /// They are gone.
     pub done: bool,
+    /// `condemned`, or if that is there `verdict`, is an object that does not count.
+    pub void: bool,
+}
+
+impl Epoch {
+    /// The packs that nobody may build on: the verdict's, and until there is a verdict that counts the condemned.
+    pub fn taken(&self) -> Option<Set> {
+        self.verdict.filter(|_| !self.void).or(self.condemned)
+    }
 }
 
 /// Where a writer stands: the step it has done.
@@ -76,6 +89,8 @@ pub enum WriterStep {
     Begun,
     /// W2.
     KnowsEpochs,
+    /// The first page of W2's list.
+    HalfEpochs,
     /// The first page of W3's list.
     HalfListed,
     /// W3 before W2, where that rule is broken.
@@ -97,6 +112,8 @@ pub struct Writer {
     pub listed: Set,
     /// The chunks that it has yet to put.
     pub missing: Set,
+    /// It gives an existing snapshot another manifest (tags, a name), and has no chunks to put.
+    pub tag: bool,
     /// The chunks that it remembers to have put, where resuming by journal is tried.
     pub journal: Set,
 }
@@ -115,6 +132,8 @@ pub enum PrunerStep {
     HalfSessions,
     /// P5's list; it waits, or fences.
     Waiting,
+    /// P6, the first page of the snapshots.
+    HalfMarked,
     /// P6, the snapshots.
     Marked,
     /// P6, the first page of the packs.
@@ -196,6 +215,12 @@ pub struct Budget {
     pub plants: u8,
     /// Packs that pruners write.
     pub repacks: u8,
+    /// Unused packs that are deleted by hand.
+    pub mishaps: u8,
+    /// Objects that do not count under a name that somebody wants.
+    pub voids: u8,
+    /// Snapshots that get another manifest.
+    pub tags: u8,
 }
 
 /// What must never happen.
@@ -247,16 +272,23 @@ impl State {
         self.present - self.quarantined - self.hostile
     }
 
+    /// The chunks of all snapshots that were committed and not forgotten, even if their end marker is damaged.
+    pub fn committed(&self) -> Set {
+        let damaged = |session: &Session| session.end == End::Void && session.acknowledged && !session.forgotten;
+        let sessions = self.sessions.iter().filter(|session| session.visible() || damaged(session));
+        sessions.fold(Set::EMPTY, |all, session| all | session.needs)
+    }
+
     /// The chunks of all visible snapshots.
     pub fn used(&self) -> Set {
         let visible = self.sessions.iter().filter(|session| session.visible());
         visible.fold(Set::EMPTY, |all, session| all | session.needs)
     }
 
-    /// The packs of all verdicts of epochs before `epoch`.
+    /// The packs that epochs before this one took, or may have taken.
     pub fn dead_before(&self, epoch: usize) -> Set {
-        let verdicts = self.epochs.iter().take(epoch).filter_map(|epoch| epoch.verdict);
-        verdicts.fold(Set::EMPTY, |all, verdict| all | verdict)
+        let over = self.epochs.iter().take(epoch).filter(|epoch| epoch.verdict.is_some());
+        over.fold(Set::EMPTY, |all, epoch| all | epoch.taken().unwrap_or_default())
     }
 
     /// How many epochs have begun.
@@ -264,9 +296,9 @@ impl State {
         self.epochs.iter().filter(|epoch| epoch.condemned.is_some()).count()
     }
 
-    /// The sessions without an end.
-    pub fn open_sessions(&self) -> Set {
-        let open = self.sessions.iter().enumerate().filter(|(_, session)| session.end == End::Open);
-        open.fold(Set::EMPTY, |all, (number, _)| all | Set::one(number))
+    /// The sessions whose marker says this.
+    pub fn sessions_that(&self, end: End) -> Set {
+        let those = self.sessions.iter().enumerate().filter(|(_, session)| session.end == end);
+        those.fold(Set::EMPTY, |all, (number, _)| all | Set::one(number))
     }
 }

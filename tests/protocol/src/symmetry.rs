@@ -80,10 +80,10 @@ fn rename_packs(state: &mut State, order: &[usize; PACKS]) {
 }
 
 fn session_traits(state: &State, session: usize) -> u64 {
-    let Session { end, needs, lease, forgotten, acknowledged } = state.sessions[session];
+    let Session { end, needs, lease, forgotten, acknowledged, fresh } = state.sessions[session];
     let mut traits = u64::from(needs.0) << 8 | end as u64;
     let mut push = |bit: bool| traits = traits << 1 | u64::from(bit);
-    [lease, forgotten, acknowledged].into_iter().for_each(&mut push);
+    [lease, forgotten, acknowledged, fresh].into_iter().for_each(&mut push);
     state.writers.iter().for_each(|writer| push(holds(writer, session)));
     state.pruners.iter().for_each(|pruner| push(pruner.waiting.has(session)));
     let reader = state.reader;
@@ -116,6 +116,7 @@ fn give_back_sessions(model: &Protocol, state: &mut State) {
         let gone = match session.end {
             End::Commit => session.forgotten && model.keeps(Rule::TombstonesStay),
             End::Fenced | End::Ended => !session.acknowledged,
+            End::Void => session.forgotten,
             End::Unused | End::Open => false,
         };
         let read = state.reader != Default::default()
@@ -130,7 +131,10 @@ fn give_back_sessions(model: &Protocol, state: &mut State) {
 /// A pack that was deleted and cannot come again is never looked at again, once no process has it in a list.
 fn give_back_packs(model: &Protocol, state: &mut State) {
     let names_come_again = [Rule::EntriesNeedListedPacks, Rule::PackNamesAreNew, Rule::VerdictIsExclusive];
-    if state.budget.duplicates > 0 || names_come_again.iter().any(|&rule| !model.keeps(rule)) {
+    if state.budget.duplicates > 0
+        || model.sizes.budget.voids > 0
+        || names_come_again.iter().any(|&rule| !model.keeps(rule))
+    {
         return;
     }
     let mut listed = Set::EMPTY;

@@ -3,7 +3,7 @@
 use crate::protocol::Protocol;
 use crate::rules::Rule;
 use crate::set::Set;
-use crate::state::{End, PrunerStep, State};
+use crate::state::{End, PrunerStep, State, WriterStep};
 
 /// A step of nobody.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -18,6 +18,13 @@ pub enum Step {
     ManifestAgain { session: usize },
     /// A pack is damaged and quarantined.
     Quarantine { pack: usize },
+    /// An unused pack is deleted by hand.
+    Mishap { pack: usize },
+    /// The end marker gets damaged; or somebody without the right creates it.
+    VoidEnd { session: usize },
+    /// Somebody without the right creates the next `condemned`; or if that is there the `verdict`, which may as well be
+    /// the true one, damaged.
+    VoidEpoch { epoch: usize },
     /// A hostile writer puts other bytes under a true id.
     Plant { pack: usize },
 }
@@ -39,8 +46,30 @@ pub fn steps(model: &Protocol, state: &State, mut add: impl FnMut(Step)) {
     if state.budget.damages > 0 && nothing_is_decided(state) {
         state.sound().members().for_each(|pack| add(Step::Quarantine { pack }));
     }
+    if state.budget.mishaps > 0 && state.writers.iter().all(|writer| writer.step == WriterStep::Idle) {
+        let unused = |pack: &usize| (state.content[*pack] & state.used()).is_empty();
+        state.present.members().filter(unused).for_each(|pack| add(Step::Mishap { pack }));
+    }
+    if state.budget.voids > 0 {
+        void_steps(model, state, &mut add);
+    }
     if state.budget.plants > 0 {
         model.free_packs(state).into_iter().for_each(|pack| add(Step::Plant { pack }));
+    }
+}
+
+fn void_steps(model: &Protocol, state: &State, add: &mut impl FnMut(Step)) {
+    for (session, marker) in state.sessions.iter().enumerate() {
+        if marker.end == End::Open || marker.visible() {
+            add(Step::VoidEnd { session });
+        }
+    }
+    let begun = state.epochs_begun();
+    let newest_is_open = begun > 0 && !state.epochs[begun - 1].done;
+    if newest_is_open {
+        add(Step::VoidEpoch { epoch: begun - 1 });
+    } else if begun < model.sizes.epochs {
+        add(Step::VoidEpoch { epoch: begun });
     }
 }
 
@@ -53,7 +82,7 @@ fn nothing_is_decided(state: &State) -> bool {
 }
 
 /// Does a step.
-pub fn apply(_model: &Protocol, state: &mut State, step: Step) {
+pub fn apply(model: &Protocol, state: &mut State, step: Step) {
     match step {
         Step::Delete { pack } => state.present -= Set::one(pack),
         Step::PutAgain { pack } => {
@@ -69,11 +98,33 @@ pub fn apply(_model: &Protocol, state: &mut State, step: Step) {
             state.budget.damages -= 1;
             state.quarantined |= Set::one(pack);
         }
+        Step::Mishap { pack } => {
+            state.budget.mishaps -= 1;
+            state.present -= Set::one(pack);
+        }
+        Step::VoidEnd { session } => {
+            state.budget.voids -= 1;
+            state.sessions[session].end = End::Void;
+        }
+        Step::VoidEpoch { epoch } => {
+            state.budget.voids -= 1;
+            void_epoch(model, state, epoch);
+        }
         Step::Plant { pack } => {
             state.budget.plants -= 1;
             state.content[pack] = Set::one(0);
             state.present |= Set::one(pack);
             state.hostile |= Set::one(pack);
         }
+    }
+}
+
+/// An object that does not count is there. Those who obey the rule see an epoch that is over.
+fn void_epoch(model: &Protocol, state: &mut State, number: usize) {
+    let epoch = &mut state.epochs[number];
+    epoch.void = true;
+    if model.keeps(Rule::VoidObjectsEnd) {
+        epoch.condemned.get_or_insert_default();
+        epoch.verdict.get_or_insert_default();
     }
 }

@@ -10,8 +10,12 @@ use crate::state::{End, Session, State, Writer, WriterStep};
 pub enum Step {
     /// W1: creates a session, for a snapshot that needs these chunks.
     Begin { session: usize, needs: Set },
-    /// W2: reads all epochs.
+    /// W1, for another manifest of a snapshot.
+    BeginTag { session: usize, snapshot: usize },
+    /// W2: reads all epochs, or the first page of them.
     ReadEpochs,
+    /// W2: reads the second page.
+    ReadEpochsRest,
     /// W3: lists the packs, or the first page of them.
     List,
     /// W3: lists the second page.
@@ -31,6 +35,7 @@ pub fn steps(model: &Protocol, state: &State, number: usize, mut add: impl FnMut
         WriterStep::Idle => begin_steps(model, state, &mut add),
         WriterStep::Begun if model.keeps(Rule::EpochsBeforePacks) => add(Step::ReadEpochs),
         WriterStep::Begun => add(Step::List),
+        WriterStep::HalfEpochs => add(Step::ReadEpochsRest),
         WriterStep::KnowsEpochs => add(Step::List),
         WriterStep::HalfListed => add(Step::ListRest),
         WriterStep::ListedFirst => add(Step::ReadEpochs),
@@ -55,11 +60,15 @@ fn begin_steps(model: &Protocol, state: &State, mut add: impl FnMut(Step)) {
         for &needs in model.sizes.needs {
             add(Step::Begin { session, needs });
         }
+        let visible = state.sessions.iter().enumerate().filter(|(_, snapshot)| snapshot.visible());
+        if state.budget.tags > 0 {
+            visible.for_each(|(snapshot, _)| add(Step::BeginTag { session, snapshot }));
+        }
     }
 }
 
 fn put_steps(model: &Protocol, state: &State, writer: &Writer, mut add: impl FnMut(Step)) {
-    if writer.missing.is_empty() {
+    if writer.missing.is_empty() || writer.tag {
         return;
     }
     // Pages and data do not share a pack.
@@ -81,20 +90,24 @@ fn put_steps(model: &Protocol, state: &State, writer: &Writer, mut add: impl FnM
 pub fn apply(model: &Protocol, state: &mut State, number: usize, step: Step) {
     let mut writer = state.writers[number];
     match step {
-        Step::Begin { session, needs } => {
-            state.budget.writes -= 1;
-            let end = if model.keeps(Rule::SessionBeforeEpochs) { End::Open } else { End::Unused };
-            state.sessions[session] = Session { end, needs, ..Session::default() };
-            let journal = writer.journal;
-            writer = Writer { step: WriterStep::Begun, session: session as u8, journal, ..Writer::default() };
+        Step::Begin { session, needs } => begin(model, state, &mut writer, session, needs),
+        Step::BeginTag { session, snapshot } => {
+            state.budget.tags -= 1;
+            let needs = state.sessions[snapshot].needs;
+            begin(model, state, &mut writer, session, needs);
+            writer.tag = true;
         }
         Step::ReadEpochs => {
-            writer.excluded = excluded(model, state);
-            if writer.step == WriterStep::ListedFirst {
-                plan(model, state, &mut writer);
+            writer.excluded = excluded(model, state, 0);
+            if model.sizes.two_pages {
+                writer.step = WriterStep::HalfEpochs;
             } else {
-                writer.step = WriterStep::KnowsEpochs;
+                after_epochs(model, state, &mut writer);
             }
+        }
+        Step::ReadEpochsRest => {
+            writer.excluded |= excluded(model, state, 1);
+            after_epochs(model, state, &mut writer);
         }
         Step::List => {
             writer.listed = model.first_page(state.present);
@@ -124,6 +137,24 @@ pub fn apply(model: &Protocol, state: &mut State, number: usize, step: Step) {
     state.writers[number] = writer;
 }
 
+fn begin(model: &Protocol, state: &mut State, writer: &mut Writer, session: usize, needs: Set) {
+    state.budget.writes -= 1;
+    let end = if model.keeps(Rule::SessionBeforeEpochs) { End::Open } else { End::Unused };
+    let fresh = model.sizes.budget.damages > 0 && state.budget.damages == 0;
+    state.sessions[session] = Session { end, needs, fresh, ..Session::default() };
+    let journal = writer.journal;
+    *writer = Writer { step: WriterStep::Begun, session: session as u8, journal, ..Writer::default() };
+}
+
+/// Goes on after W2. Where the packs were listed before, that is W4.
+fn after_epochs(model: &Protocol, state: &mut State, writer: &mut Writer) {
+    if model.keeps(Rule::EpochsBeforePacks) {
+        writer.step = WriterStep::KnowsEpochs;
+    } else {
+        plan(model, state, writer);
+    }
+}
+
 /// Goes on after the first page: to the second one, or to what follows the list.
 fn list_on(model: &Protocol, state: &mut State, writer: &mut Writer) {
     if !model.keeps(Rule::EpochsBeforePacks) {
@@ -135,15 +166,15 @@ fn list_on(model: &Protocol, state: &mut State, writer: &mut Writer) {
     }
 }
 
-/// W2: the packs that prune may take.
-fn excluded(model: &Protocol, state: &State) -> Set {
+/// W2: the packs that prune may take, by the epochs on one page (0 or 1) of the list.
+fn excluded(model: &Protocol, state: &State, page: usize) -> Set {
     let newest = state.epochs_begun().saturating_sub(1);
-    let begun = state.epochs.iter().enumerate().filter(|(_, epoch)| epoch.condemned.is_some());
-    let counted = begun.filter(|(number, _)| model.keeps(Rule::EveryVerdictExcluded) || *number == newest);
-    counted.fold(Set::EMPTY, |all, (_, epoch)| match (epoch.verdict, epoch.condemned) {
-        (Some(verdict), _) => all | verdict,
-        (None, Some(condemned)) if model.keeps(Rule::CondemnedExcluded) => all | condemned,
-        _ => all,
+    let on_page = |number: usize| !model.sizes.two_pages || number % 2 == page;
+    let counts = |number: usize| model.keeps(Rule::EveryVerdictExcluded) || number == newest;
+    let epochs = state.epochs.iter().enumerate().filter(|(number, _)| on_page(*number) && counts(*number));
+    epochs.fold(Set::EMPTY, |all, (_, epoch)| match epoch.verdict {
+        None if !model.keeps(Rule::CondemnedExcluded) => all,
+        _ => all | epoch.taken().unwrap_or_default(),
     })
 }
 
@@ -167,6 +198,9 @@ fn plan(model: &Protocol, state: &mut State, writer: &mut Writer) {
     let needs = state.sessions[writer.session as usize].needs;
     let page_is_enough = model.sizes.pages && !model.keeps(Rule::PagesNeedTheirChunks) && stored.has(1);
     writer.missing = if page_is_enough { Set::EMPTY } else { needs - stored };
+    if writer.tag && !model.keeps(Rule::TagsAreWriters) {
+        writer.missing = Set::EMPTY;
+    }
     (writer.step, writer.excluded, writer.listed) = (WriterStep::Putting, Set::EMPTY, Set::EMPTY);
 }
 

@@ -51,7 +51,7 @@ fn two_chunks() {
 #[test]
 fn two_page_lists() {
     let budget = Budget { writes: 2, prunes: 2, forgets: 1, ..Budget::default() };
-    let sizes = Sizes { writers: 2, pruners: 2, two_pages: true, budget, ..Sizes::default() };
+    let sizes = Sizes { writers: 2, pruners: 2, two_pages: true, budget, sessions: 4, ..Sizes::default() };
     check::holds("two pages", protocol(sizes));
 }
 
@@ -66,7 +66,7 @@ fn pages() {
 #[test]
 fn damage() {
     let budget = Budget { writes: 2, prunes: 2, forgets: 1, damages: 1, plants: 1, ..Budget::default() };
-    let sizes = Sizes { writers: 1, pruners: 2, budget, ..Sizes::default() };
+    let sizes = Sizes { writers: 1, pruners: 2, garbage: true, budget, ..Sizes::default() };
     check::holds("damage", protocol(sizes));
 }
 
@@ -79,7 +79,21 @@ fn readers() {
 
 #[test]
 fn leases() {
-    let budget = Budget { writes: 1, prunes: 2, forgets: 1, reads: 1, ..Budget::default() };
+    let budget = Budget { writes: 1, prunes: 2, forgets: 2, reads: 1, ..Budget::default() };
     let sizes = Sizes { writers: 1, pruners: 2, leases: true, budget, ..Sizes::default() };
     check::holds("leases", protocol(sizes));
+}
+
+#[test]
+fn voids() {
+    let budget = Budget { writes: 1, prunes: 2, forgets: 1, voids: 1, ..Budget::default() };
+    let sizes = Sizes { writers: 1, pruners: 2, garbage: true, budget, ..Sizes::default() };
+    check::holds("voids", protocol(sizes));
+}
+
+#[test]
+fn tags() {
+    let budget = Budget { writes: 2, prunes: 2, forgets: 2, tags: 1, ..Budget::default() };
+    let sizes = Sizes { writers: 2, pruners: 2, budget, ..Sizes::default() };
+    check::holds("tags", protocol(sizes));
 }
