@@ -3,7 +3,7 @@
 use crate::protocol::{Action, Protocol, Sizes};
 use crate::rules::Rule;
 use crate::set::Set;
-use crate::state::{EPOCHS, Pruner, PrunerStep, State};
+use crate::state::{EPOCHS, End, Pruner, PrunerStep, State};
 use crate::{pruner, world};
 
 /// More steps than finishing an epoch and one of its own can take.
@@ -71,7 +71,7 @@ fn planned(model: &Protocol, state: &State) -> Set {
 
 /// The packs without a used chunk, and those that a verdict named.
 fn garbage(state: &State) -> Set {
-    let used = state.committed();
+    let used = state.committed() | uncertain(state);
     let unused = state.present.members().filter(|&pack| (state.content[pack] & used).is_empty());
     unused.fold(state.present & dead(state), |all, pack| all | Set::one(pack))
 }
@@ -80,4 +80,10 @@ fn garbage(state: &State) -> Set {
 fn dead(state: &State) -> Set {
     let verdicts = state.epochs.iter().filter(|epoch| !epoch.void).filter_map(|epoch| epoch.verdict);
     verdicts.fold(Set::EMPTY, |all, verdict| all | verdict)
+}
+
+/// What snapshots need whose end marker does not count: kept until they are forgotten.
+fn uncertain(state: &State) -> Set {
+    let sessions = state.sessions.iter().filter(|session| session.end == End::Void && !session.forgotten);
+    sessions.fold(Set::EMPTY, |all, session| all | session.needs)
 }

@@ -7,12 +7,14 @@
 //! ```
 //!
 //! What P2 chooses is left open: any set of packs may be condemned, so safety hangs on nothing that planning does. The
-//! properties are in [`protocol`]; [`rules::Rule`] names what the tests leave out to see that the check can fail.
+//! properties are in [`protocol`]; [`rules::Rule`] names what the tests leave out to see that the check can fail; [`index`]
+//! is a model of its own, for index segments.
 
 #![forbid(unsafe_code)]
 
 mod alone;
 pub mod check;
+pub mod index;
 pub mod protocol;
 mod pruner;
 mod reader;

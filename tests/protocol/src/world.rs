@@ -36,7 +36,7 @@ pub fn steps(model: &Protocol, state: &State, mut add: impl FnMut(Step)) {
         (state.doomed - state.present).members().for_each(|pack| add(Step::PutAgain { pack }));
     }
     for (number, session) in state.sessions.iter().enumerate() {
-        if session.visible() && session.acknowledged && state.budget.forgets > 0 {
+        if (session.visible() || session.end == End::Void) && !session.forgotten && state.budget.forgets > 0 {
             add(Step::Forget { session: number });
         }
         if session.end == End::Commit && session.forgotten && !model.keeps(Rule::TombstonesStay) {
