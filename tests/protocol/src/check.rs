@@ -6,8 +6,13 @@ use std::time::Instant;
 
 use stateright::{Checker, HasDiscoveries, Model};
 
-/// Set to run the sizes that take minutes.
-pub const LARGE: &str = "TINTYPE_MODEL_LARGE";
+/// Set to see the way to each harm, step by step.
+pub const TRACE: &str = "TINTYPE_MODEL_TRACE";
+
+/// Whether the way to a harm is to be shown, with names that stay the same from step to step.
+pub fn traces() -> bool {
+    std::env::var_os(TRACE).is_some()
+}
 
 /// A model that a check can run in several threads.
 pub trait Checkable:
@@ -36,22 +41,28 @@ pub fn holds(name: &str, model: impl Checkable) {
     checker.assert_properties();
 }
 
-/// Checks that the property falls, and gives the shortest way there: one line for each step.
+/// Checks that the property falls.
 ///
 /// # Panics
 ///
 /// If it holds.
-pub fn falls(name: &str, model: impl Checkable, property: &'static str) -> Vec<String> {
+pub fn falls(name: &str, model: impl Checkable, property: &'static str) {
     let started = Instant::now();
     let wanted = HasDiscoveries::AnyOf([property].into());
     let checker = model.checker().threads(threads()).finish_when(wanted).spawn_bfs().join();
     let states = checker.unique_state_count();
     let path = checker.discovery(property).unwrap_or_else(|| panic!("{name}: \"{property}\" holds in {states} states"));
-    let steps: Vec<String> = path.into_actions().into_iter().map(|action| format!("{action:?}")).collect();
-    println!("{name}: falls after {} steps, {states} states, {:.1} s", steps.len(), started.elapsed().as_secs_f64());
-    steps
+    let actions = path.into_actions();
+    println!("{name}: falls after {} steps, {states} states, {:.1} s", actions.len(), started.elapsed().as_secs_f64());
+    if traces() {
+        actions.iter().for_each(|action| println!("    {action:?}"));
+    }
 }
 
+/// One thread finds the shortest way.
 fn threads() -> usize {
+    if traces() {
+        return 1;
+    }
     std::thread::available_parallelism().map_or(1, usize::from)
 }

@@ -6,7 +6,7 @@ use tintype_protocol_model::{Protocol, Rule, check};
 
 /// Checks that without the rule the property falls.
 fn needed(rule: Rule, sizes: Sizes, property: &'static str) {
-    let model = Protocol { sizes, broken: Some(rule), keep_names: false };
+    let model = Protocol { sizes, broken: Some(rule), keep_names: check::traces() };
     check::falls(&format!("{rule:?}"), model, property);
 }
 
