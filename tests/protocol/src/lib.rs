@@ -21,7 +21,7 @@ mod reader;
 pub mod rules;
 pub mod set;
 pub mod state;
-mod symmetry;
+pub mod symmetry;
 mod world;
 mod writer;
 

@@ -86,7 +86,7 @@ fn open(model: &Protocol, state: &mut State, reader: &mut Reader, snapshot: usiz
     let visible = state.sessions[snapshot].visible();
     if model.sizes.leases {
         if visible {
-            (reader.step, reader.snapshot) = (ReaderStep::Reading, 0);
+            (reader.step, reader.snapshot) = (ReaderStep::Reading, reader.session);
         } else {
             end_lease(state, reader);
             *reader = Reader::default();
@@ -95,7 +95,8 @@ fn open(model: &Protocol, state: &mut State, reader: &mut Reader, snapshot: usiz
     }
     state.budget.reads -= 1;
     let epochs_seen = epochs_seen(model, state);
-    *reader = Reader { step: ReaderStep::Reading, snapshot: snapshot as u8, epochs_seen, ..Reader::default() };
+    let snapshot = snapshot as u8;
+    *reader = Reader { step: ReaderStep::Reading, session: snapshot, snapshot, epochs_seen, ..Reader::default() };
 }
 
 /// How many objects a reader sees under `epochs/`.

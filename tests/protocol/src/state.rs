@@ -186,9 +186,9 @@ pub enum ReaderStep {
 pub struct Reader {
     /// Where it stands.
     pub step: ReaderStep,
-    /// Its lease.
+    /// Its lease; without one, the same as the next.
     pub session: u8,
-    /// The session of the snapshot that it reads.
+    /// The session of the snapshot that it reads; once it has its lease, the same as that.
     pub snapshot: u8,
     /// The chunks found so far.
     pub found: Set,

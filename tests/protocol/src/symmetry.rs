@@ -4,12 +4,13 @@
 use crate::protocol::Protocol;
 use crate::rules::Rule;
 use crate::set::Set;
-use crate::state::{End, PACKS, Pruner, SESSIONS, Session, State, Writer};
+use crate::state::{End, PACKS, Pruner, PrunerStep, SESSIONS, Session, State, Writer};
 
 /// The one state that stands for all with other names.
 pub fn representative(model: &Protocol, state: &State) -> State {
     let mut state = *state;
     give_back_sessions(model, &mut state);
+    drop_overtaken_verdicts(model, &mut state);
     give_back_packs(model, &mut state);
     let mut least = renamed(model, &state);
     for (writers, pruners) in [(true, false), (false, true), (true, true)] {
@@ -128,6 +129,17 @@ fn give_back_sessions(model: &Protocol, state: &mut State) {
     }
 }
 
+/// What a pruner decided makes no difference once there is a verdict.
+fn drop_overtaken_verdicts(model: &Protocol, state: &mut State) {
+    if !model.keeps(Rule::VerdictIsExclusive) {
+        return;
+    }
+    let decided = state.pruners.iter_mut().filter(|pruner| pruner.step == PrunerStep::Decided);
+    for pruner in decided.filter(|pruner| state.epochs[pruner.epoch as usize].verdict.is_some()) {
+        (pruner.packs, pruner.used) = (Set::EMPTY, Set::EMPTY);
+    }
+}
+
 /// A pack that was deleted and cannot come again is never looked at again, once no process has it in a list.
 fn give_back_packs(model: &Protocol, state: &mut State) {
     let names_come_again = [Rule::EntriesNeedListedPacks, Rule::PackNamesAreNew, Rule::VerdictIsExclusive];
@@ -138,7 +150,7 @@ fn give_back_packs(model: &Protocol, state: &mut State) {
         return;
     }
     let mut listed = Set::EMPTY;
-    state.writers.iter().for_each(|writer| listed |= writer.excluded | writer.listed);
+    state.writers.iter().for_each(|writer| listed |= writer.listed);
     state.pruners.iter().for_each(|pruner| listed |= pruner.packs | pruner.own_plan);
     let gone = state.doomed - state.present - listed;
     for pack in gone.members() {

@@ -19,8 +19,8 @@ fn three_epochs() {
 #[test]
 #[ignore = "minutes"]
 fn duplicates_and_repacks() {
-    let budget = Budget { writes: 3, prunes: 3, forgets: 1, duplicates: 1, repacks: 1, ..Budget::default() };
-    let sizes = Sizes { writers: 2, pruners: 2, sessions: 4, packs: 6, budget, ..Sizes::default() };
+    let budget = Budget { writes: 2, prunes: 3, forgets: 1, duplicates: 1, repacks: 1, ..Budget::default() };
+    let sizes = Sizes { writers: 2, pruners: 2, packs: 5, budget, ..Sizes::default() };
     check::holds("large: duplicates and repacks", protocol(sizes));
 }
 
