@@ -46,8 +46,8 @@ pub fn steps(model: &Protocol, state: &State, mut add: impl FnMut(Step)) {
     if state.budget.damages > 0 && nothing_is_decided(state) {
         state.sound().members().for_each(|pack| add(Step::Quarantine { pack }));
     }
-    if state.budget.mishaps > 0 && state.writers.iter().all(|writer| writer.step == WriterStep::Idle) {
-        let unused = |pack: &usize| (state.content[*pack] & state.used()).is_empty();
+    if state.budget.mishaps > 0 && nobody_is_at_work(state) {
+        let unused = |pack: &usize| (state.content[*pack] & state.committed()).is_empty();
         state.present.members().filter(unused).for_each(|pack| add(Step::Mishap { pack }));
     }
     if state.budget.voids > 0 {
@@ -71,6 +71,12 @@ fn void_steps(model: &Protocol, state: &State, add: &mut impl FnMut(Step)) {
     } else if begun < model.sizes.epochs {
         add(Step::VoidEpoch { epoch: begun });
     }
+}
+
+/// Whether a hand that deletes what no snapshot uses can do no harm at once.
+fn nobody_is_at_work(state: &State) -> bool {
+    let writers = state.writers.iter().all(|writer| writer.step == WriterStep::Idle);
+    writers && state.pruners.iter().all(|pruner| pruner.step == PrunerStep::Idle)
 }
 
 /// Whether no pack is on its way out. Damage to the one copy that was kept, after all others were given up, is damage and
