@@ -38,8 +38,8 @@ fn agree(sizes: Sizes) {
 
 #[test]
 fn processes_packs_and_sessions() {
-    let budget = Budget { writes: 2, prunes: 2, forgets: 1, repacks: 1, ..Budget::default() };
-    agree(Sizes { writers: 2, pruners: 2, packs: 4, epochs: 1, budget, ..Sizes::default() });
+    let budget = Budget { writes: 2, prunes: 2, forgets: 1, ..Budget::default() };
+    agree(Sizes { writers: 2, pruners: 2, packs: 3, epochs: 1, budget, ..Sizes::default() });
 }
 
 #[test]
@@ -50,6 +50,6 @@ fn pages_of_lists() {
 
 #[test]
 fn damage() {
-    let budget = Budget { writes: 1, prunes: 2, damages: 1, plants: 1, voids: 1, duplicates: 1, ..Budget::default() };
-    agree(Sizes { packs: 4, epochs: 2, budget, ..Sizes::default() });
+    let budget = Budget { writes: 1, prunes: 2, damages: 1, plants: 1, duplicates: 1, ..Budget::default() };
+    agree(Sizes { packs: 3, epochs: 1, budget, ..Sizes::default() });
 }
