@@ -29,7 +29,7 @@ pub enum IndexRule {
 }
 
 const PACKS: usize = 3;
-const SEGMENTS: usize = 6;
+const SEGMENTS: usize = 7;
 const CHUNKS: usize = 2;
 const CONTENT: [Set; PACKS] = [Set(0b11), Set(0b01), Set(0b10)];
 const USED: Set = Set(0b11);

@@ -225,6 +225,9 @@ fn condemn(model: &Protocol, state: &mut State, pruner: &mut Pruner, plan: Set) 
 
 /// P6: reads the snapshots. Where the packs were listed before, decides.
 fn mark(model: &Protocol, state: &mut State, pruner: &mut Pruner) {
+    if model.keeps(Rule::TombstonesAreSynced) {
+        state.unsynced_tombstones = Set::EMPTY;
+    }
     pruner.used = used_on(model, state, 0);
     pruner.blind = !pages_are_readable(model, state);
     match pruner.step {
@@ -262,6 +265,9 @@ fn list_on(model: &Protocol, state: &mut State, pruner: &mut Pruner) {
 /// P6 and P7: who of the condemned goes.
 fn decide(model: &Protocol, state: &mut State, pruner: &mut Pruner) {
     let listed = pruner.packs;
+    if model.keeps(Rule::KeptPacksAreSynced) {
+        state.unsynced -= listed;
+    }
     // A used chunk that is nowhere: damage, unless another pruner has ended this epoch meanwhile. (A snapshot whose end
     // marker does not count may never have been committed, so what it lacks says nothing.)
     let overtaken = state.epochs[pruner.epoch as usize].verdict.is_some() && model.keeps(Rule::LookAgain);

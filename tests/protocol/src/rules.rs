@@ -21,6 +21,8 @@ pub enum Rule {
     TrustBeforeUse,
     /// W3: what a dead writer stored is found by listing, never through a journal.
     ResumeByListing,
+    /// W3: the names of listed packs are synced before they are built on.
+    ListedPacksAreSynced,
     /// W4: a pack name is never used for other bytes, nor for the same again.
     PackNamesAreNew,
     /// W5: everything is durable before the manifest.
@@ -61,6 +63,10 @@ pub enum Rule {
     TrustBeforeKept,
     /// P6: the snapshot that a lease names is as good as visible.
     LeasesAreVisible,
+    /// P6: the names of listed packs are synced before they stand in for others.
+    KeptPacksAreSynced,
+    /// P6: tombstones are synced before anything is deleted because of them.
+    TombstonesAreSynced,
     /// P7: condemned packs with used chunks are taken out.
     Rescue,
     /// P7: the verdict is created exclusively.

@@ -97,6 +97,8 @@ pub enum WriterStep {
     ListedFirst,
     /// W3, or some of W4.
     Putting,
+    /// W4: the name of its pack can be seen, and it has yet to sync it.
+    Syncing,
 }
 
 /// A writer, and what it knows.
@@ -221,6 +223,8 @@ pub struct Budget {
     pub voids: u8,
     /// Snapshots that get another manifest.
     pub tags: u8,
+    /// Power cuts: all processes end, and names that were not synced may be gone.
+    pub cuts: u8,
 }
 
 /// What must never happen.
@@ -245,6 +249,10 @@ pub struct State {
     pub hostile: Set,
     /// The packs that a delete was sent for, which may arrive at any time, and again.
     pub doomed: Set,
+    /// The packs whose name is there and not synced (only where there are power cuts).
+    pub unsynced: Set,
+    /// The sessions whose tombstone is there and not synced (only where there are power cuts).
+    pub unsynced_tombstones: Set,
     /// The sessions.
     pub sessions: [Session; SESSIONS],
     /// The epochs.

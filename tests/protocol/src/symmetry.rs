@@ -56,8 +56,8 @@ fn order_of<const N: usize>(model: &Protocol, mut traits: impl FnMut(usize) -> u
 
 /// Every set of packs.
 fn pack_sets(state: &mut State, mut each: impl FnMut(&mut Set)) {
-    let State { present, quarantined, hostile, doomed, epochs, writers, pruners, .. } = state;
-    [present, quarantined, hostile, doomed].into_iter().for_each(&mut each);
+    let State { present, quarantined, hostile, doomed, unsynced, epochs, writers, pruners, .. } = state;
+    [present, quarantined, hostile, doomed, unsynced].into_iter().for_each(&mut each);
     for epoch in epochs {
         epoch.condemned.iter_mut().chain(&mut epoch.verdict).for_each(&mut each);
     }
@@ -87,6 +87,7 @@ fn session_traits(state: &State, session: usize) -> u64 {
     [lease, forgotten, acknowledged, fresh].into_iter().for_each(&mut push);
     state.writers.iter().for_each(|writer| push(holds(writer, session)));
     state.pruners.iter().for_each(|pruner| push(pruner.waiting.has(session)));
+    push(state.unsynced_tombstones.has(session));
     let reader = state.reader;
     push(reader != Default::default() && reader.session as usize == session);
     push(reader != Default::default() && reader.snapshot as usize == session);
@@ -104,6 +105,7 @@ fn rename_sessions(state: &mut State, order: &[usize; SESSIONS]) {
         writer.session = if writer.step == Default::default() { 0 } else { new(writer.session) };
     }
     state.pruners.iter_mut().for_each(|pruner| pruner.waiting = pruner.waiting.renumbered(order));
+    state.unsynced_tombstones = state.unsynced_tombstones.renumbered(order);
     let reader = &mut state.reader;
     if *reader != Default::default() {
         (reader.session, reader.snapshot) = (new(reader.session), new(reader.snapshot));
@@ -122,7 +124,8 @@ fn give_back_sessions(model: &Protocol, state: &mut State) {
         };
         let read = state.reader != Default::default()
             && [state.reader.session, state.reader.snapshot].contains(&(number as u8));
-        if gone && !read && !state.writers.iter().any(|writer| holds(writer, number)) {
+        let may_come_back = state.unsynced_tombstones.has(number);
+        if gone && !read && !may_come_back && !state.writers.iter().any(|writer| holds(writer, number)) {
             state.sessions[number] = Session::default();
             state.pruners.iter_mut().for_each(|pruner| pruner.waiting -= Set::one(number));
         }

@@ -25,6 +25,10 @@ pub enum Step {
     /// Somebody without the right creates the next `condemned`; or if that is there the `verdict`, which may as well be
     /// the true one, damaged.
     VoidEpoch { epoch: usize },
+    /// The user's tombstone is synced.
+    SyncTombstone { session: usize },
+    /// The power fails: all processes are gone, and these names, which were not synced.
+    PowerCut { packs: Set, tombstones: Set },
     /// A hostile writer puts other bytes under a true id.
     Plant { pack: usize },
 }
@@ -49,6 +53,13 @@ pub fn steps(model: &Protocol, state: &State, mut add: impl FnMut(Step)) {
     if state.budget.mishaps > 0 && nobody_is_at_work(state) {
         let unused = |pack: &usize| (state.content[*pack] & state.committed()).is_empty();
         state.present.members().filter(unused).for_each(|pack| add(Step::Mishap { pack }));
+    }
+    state.unsynced_tombstones.members().for_each(|session| add(Step::SyncTombstone { session }));
+    if state.budget.cuts > 0 {
+        for packs in state.unsynced.subsets().chain([Set::EMPTY]) {
+            let tombstones = state.unsynced_tombstones.subsets().chain([Set::EMPTY]);
+            tombstones.for_each(|tombstones| add(Step::PowerCut { packs, tombstones }));
+        }
     }
     if state.budget.voids > 0 {
         void_steps(model, state, &mut add);
@@ -98,7 +109,12 @@ pub fn apply(model: &Protocol, state: &mut State, step: Step) {
         Step::Forget { session } => {
             state.budget.forgets -= 1;
             state.sessions[session].forgotten = true;
+            if state.budget.cuts > 0 {
+                state.unsynced_tombstones |= Set::one(session);
+            }
         }
+        Step::SyncTombstone { session } => state.unsynced_tombstones -= Set::one(session),
+        Step::PowerCut { packs, tombstones } => power_cut(state, packs, tombstones),
         Step::ManifestAgain { session } => state.sessions[session].forgotten = false,
         Step::Quarantine { pack } => {
             state.budget.damages -= 1;
@@ -133,4 +149,17 @@ fn void_epoch(model: &Protocol, state: &mut State, number: usize) {
         epoch.condemned.get_or_insert_default();
         epoch.verdict.get_or_insert_default();
     }
+}
+
+/// What is not lost has reached the disk.
+fn power_cut(state: &mut State, packs: Set, tombstones: Set) {
+    state.budget.cuts -= 1;
+    // A new pack gets a new name, so the lost one's number has to be free of all that was said of it.
+    packs.members().for_each(|pack| state.content[pack] = Set::EMPTY);
+    let State { present, quarantined, hostile, doomed, epochs, .. } = state;
+    let published = epochs.iter_mut().flat_map(|epoch| epoch.condemned.iter_mut().chain(&mut epoch.verdict));
+    published.chain([present, quarantined, hostile, doomed]).for_each(|set| *set -= packs);
+    tombstones.members().for_each(|session| state.sessions[session].forgotten = false);
+    (state.unsynced, state.unsynced_tombstones) = (Set::EMPTY, Set::EMPTY);
+    (state.writers, state.pruners, state.reader) = Default::default();
 }

@@ -22,6 +22,8 @@ pub enum Step {
     ListRest,
     /// W4: puts chunks that are missing.
     Put { pack: usize, chunks: Set },
+    /// W4: syncs the name of the pack.
+    Sync,
     /// W5 and W6: manifest and end marker.
     Commit,
     /// It is killed; its slot is free for another.
@@ -38,6 +40,7 @@ pub fn steps(model: &Protocol, state: &State, number: usize, mut add: impl FnMut
         WriterStep::HalfEpochs => add(Step::ReadEpochsRest),
         WriterStep::KnowsEpochs => add(Step::List),
         WriterStep::HalfListed => add(Step::ListRest),
+        WriterStep::Syncing => add(Step::Sync),
         WriterStep::ListedFirst => add(Step::ReadEpochs),
         WriterStep::Putting => {
             put_steps(model, state, writer, &mut add);
@@ -124,6 +127,14 @@ pub fn apply(model: &Protocol, state: &mut State, number: usize, step: Step) {
             if !model.keeps(Rule::ResumeByListing) {
                 writer.journal |= chunks;
             }
+            if model.sizes.budget.cuts > 0 {
+                state.unsynced |= Set::one(pack);
+                (writer.step, writer.listed) = (WriterStep::Syncing, Set::one(pack));
+            }
+        }
+        Step::Sync => {
+            state.unsynced -= writer.listed;
+            (writer.step, writer.listed) = (WriterStep::Putting, Set::EMPTY);
         }
         Step::Commit => {
             commit(model, state, &writer);
@@ -182,6 +193,9 @@ fn excluded(model: &Protocol, state: &State, page: usize) -> Set {
 fn plan(model: &Protocol, state: &mut State, writer: &mut Writer) {
     if !model.keeps(Rule::SessionBeforeEpochs) {
         state.sessions[writer.session as usize].end = End::Open;
+    }
+    if model.keeps(Rule::ListedPacksAreSynced) {
+        state.unsynced -= writer.listed;
     }
     let mut usable = writer.listed;
     if !model.keeps(Rule::EntriesNeedListedPacks) {

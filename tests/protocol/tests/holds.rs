@@ -99,6 +99,12 @@ fn packs_that_are_deleted_by_hand() {
 }
 
 #[test]
+fn power_cuts() {
+    let budget = Budget { cuts: 1, ..budget() };
+    holds("power cuts", Sizes { garbage: true, budget, ..two_of_each() });
+}
+
+#[test]
 fn objects_that_do_not_count() {
     let budget = Budget { prunes: 3, voids: 1, ..budget() };
     holds("void objects", Sizes { pruners: 2, garbage: true, budget, ..Sizes::default() });

@@ -50,6 +50,10 @@ fn void() -> Sizes {
     with(Budget { voids: 1, ..budget() })
 }
 
+fn power_cut() -> Sizes {
+    Sizes { budget: Budget { cuts: 1, ..budget() }, ..two_of_each() }
+}
+
 fn tags() -> Sizes {
     Sizes { budget: Budget { tags: 1, ..budget() }, ..two_of_each() }
 }
@@ -89,6 +93,7 @@ rules! {
     w3_pages_need_their_chunks: PagesNeedTheirChunks, pages(), NOTHING_LOST;
     w3_quarantined_not_usable: QuarantinedNotUsable, damage(), NEW_ONES_WHOLE;
     w3_trust_before_use: TrustBeforeUse, hostile(), NOTHING_LOST;
+    w3_listed_packs_are_synced: ListedPacksAreSynced, power_cut(), NOTHING_LOST;
     w3_resume_by_listing: ResumeByListing, two_of_each(), NOTHING_LOST;
     w4_pack_names_are_new: PackNamesAreNew, two_of_each(), NOTHING_LOST;
     w5_packs_before_manifest: PacksBeforeManifest, two_of_each(), NOTHING_LOST;
@@ -111,6 +116,8 @@ rules! {
     p6_leases_are_visible: LeasesAreVisible, lease(), LEASES_HOLD;
     p6_void_ends_keep_chunks: VoidEndsKeepChunks, void(), NOTHING_LOST;
     void_objects_end: VoidObjectsEnd, garbage(void()), GARBAGE_GOES;
+    p6_kept_packs_are_synced: KeptPacksAreSynced, power_cut(), NOTHING_LOST;
+    p6_tombstones_are_synced: TombstonesAreSynced, power_cut(), NOTHING_LOST;
     p7_rescue: Rescue, two_of_each(), NOTHING_LOST;
     p7_verdict_is_exclusive: VerdictIsExclusive, two_of_each(), NOTHING_LOST;
     p8_only_the_verdict_is_deleted: OnlyTheVerdictIsDeleted, two_of_each(), NOTHING_LOST;

@@ -49,6 +49,12 @@ fn pages_of_lists() {
 }
 
 #[test]
+fn power_cuts() {
+    let budget = Budget { writes: 2, prunes: 1, forgets: 1, cuts: 1, ..Budget::default() };
+    agree(Sizes { writers: 2, packs: 3, epochs: 1, budget, ..Sizes::default() });
+}
+
+#[test]
 fn damage() {
     let budget = Budget { writes: 1, prunes: 2, damages: 1, plants: 1, duplicates: 1, ..Budget::default() };
     agree(Sizes { packs: 3, epochs: 1, budget, ..Sizes::default() });
