@@ -324,11 +324,11 @@ fn gives_up_the_last(state: &State, pruner: &Pruner) -> bool {
     !given_up.within(state.chunks_of(state.sound() - pruner.packs))
 }
 
-/// P8: creates `done`. What was condemned says nothing any more.
+/// P8: creates `done`. What was condemned says nothing any more, as a late verdict comes to nothing.
 fn finish(model: &Protocol, state: &mut State, epoch: usize) {
     let epoch = &mut state.epochs[epoch];
     epoch.done = true;
-    if !epoch.void {
+    if !epoch.void && model.keeps(Rule::VerdictIsExclusive) {
         epoch.condemned = Some(Set::EMPTY);
     }
     if !model.keeps(Rule::VerdictsStay) {

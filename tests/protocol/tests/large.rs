@@ -20,7 +20,7 @@ fn three_epochs() {
 #[test]
 #[ignore = "minutes"]
 fn duplicates_and_repacks() {
-    let budget = Budget { writes: 2, prunes: 3, forgets: 1, duplicates: 1, repacks: 1, ..Budget::default() };
+    let budget = Budget { writes: 2, prunes: 2, forgets: 1, duplicates: 1, repacks: 1, ..Budget::default() };
     let sizes = Sizes { writers: 2, pruners: 2, packs: 5, budget, ..Sizes::default() };
     check::holds("large: duplicates and repacks", protocol(sizes));
 }
@@ -36,7 +36,7 @@ fn two_chunks() {
 #[test]
 #[ignore = "minutes"]
 fn lists_of_two_pages() {
-    let budget = Budget { writes: 2, prunes: 3, forgets: 2, ..Budget::default() };
+    let budget = Budget { writes: 2, prunes: 2, forgets: 2, ..Budget::default() };
     let sizes = Sizes { writers: 2, pruners: 2, sessions: 4, packs: 6, two_pages: true, budget, ..Sizes::default() };
     check::holds("large: lists of two pages", protocol(sizes));
 }
@@ -68,16 +68,16 @@ fn leases() {
 #[test]
 #[ignore = "minutes"]
 fn tags_voids_and_mishaps() {
-    let budget = Budget { writes: 3, prunes: 3, forgets: 2, tags: 1, voids: 1, mishaps: 1, ..Budget::default() };
-    let sizes = Sizes { writers: 2, pruners: 2, sessions: 4, budget, garbage: true, ..Sizes::default() };
+    let budget = Budget { writes: 2, prunes: 2, forgets: 2, tags: 1, voids: 1, mishaps: 1, ..Budget::default() };
+    let sizes = Sizes { writers: 2, pruners: 2, sessions: 4, budget, ..Sizes::default() };
     check::holds("large: tags, voids, mishaps", protocol(sizes));
 }
 
 #[test]
 #[ignore = "minutes"]
 fn power_cuts() {
-    let budget = Budget { writes: 3, prunes: 3, forgets: 2, cuts: 1, ..Budget::default() };
-    let sizes = Sizes { writers: 2, pruners: 2, sessions: 4, garbage: true, budget, ..Sizes::default() };
+    let budget = Budget { writes: 3, prunes: 2, forgets: 2, cuts: 1, ..Budget::default() };
+    let sizes = Sizes { writers: 2, pruners: 2, sessions: 4, budget, ..Sizes::default() };
     check::holds("large: power cuts", protocol(sizes));
 }
 
