@@ -8,6 +8,7 @@ mod compare;
 mod completions;
 mod convert;
 mod create_args;
+mod diff;
 mod digest;
 mod escape;
 mod failure;
@@ -25,6 +26,7 @@ mod snapshots;
 mod source_args;
 mod units;
 mod usage;
+mod verify;
 
 use std::process::ExitCode;
 
@@ -70,6 +72,7 @@ enum Command {
     Compare(compare::Args),
     Completions(completions::Args),
     Convert(convert::Args),
+    Diff(diff::Args),
     Digest(digest::Args),
     Formats(formats::Args),
     Info(info::Args),
@@ -78,6 +81,7 @@ enum Command {
     Map(map::Args),
     Measure(measure::Args),
     Snapshots(snapshots::Args),
+    Verify(verify::Args),
 }
 
 /// How a command ended, when it did not fail.
@@ -127,6 +131,7 @@ fn run(command: Command, global: Global) -> Result<Outcome, Failure> {
         Command::Compare(args) => compare::run(&args, global),
         Command::Completions(args) => completions::run(&args, global),
         Command::Convert(args) => convert::run(&args, global),
+        Command::Diff(args) => diff::run(&args, global),
         Command::Digest(args) => digest::run(&args, global),
         Command::Formats(args) => formats::run(&args, global),
         Command::Info(args) => info::run(&args, global),
@@ -135,5 +140,6 @@ fn run(command: Command, global: Global) -> Result<Outcome, Failure> {
         Command::Map(args) => map::run(&args, global),
         Command::Measure(args) => measure::run(&args, global),
         Command::Snapshots(args) => snapshots::run(&args, global),
+        Command::Verify(args) => verify::run(&args, global),
     }
 }

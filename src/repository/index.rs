@@ -15,7 +15,7 @@ use tintype_formats::tin::map::Location;
 
 pub use cache::Cache;
 use segment::SegmentFile;
-pub use segment::{PackRow, SegmentBuilder};
+pub use segment::{PackRow, SegmentBuilder, parse_rows};
 
 use crate::error::Result;
 

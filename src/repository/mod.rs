@@ -4,12 +4,14 @@
 
 pub mod disk;
 pub mod index;
+pub mod ledger;
 pub mod names;
 pub mod protocol;
 pub mod session;
 pub mod snapshots;
 pub mod store;
 pub mod time;
+pub mod verify;
 
 use std::path::PathBuf;
 use std::sync::Arc;
