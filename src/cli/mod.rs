@@ -21,6 +21,7 @@ mod map;
 mod measure;
 mod output;
 mod profile;
+mod repair;
 mod repository_args;
 mod snapshots;
 mod source_args;
@@ -80,6 +81,7 @@ enum Command {
     Man(man::Args),
     Map(map::Args),
     Measure(measure::Args),
+    Repair(repair::Args),
     Snapshots(snapshots::Args),
     Verify(verify::Args),
 }
@@ -139,6 +141,7 @@ fn run(command: Command, global: Global) -> Result<Outcome, Failure> {
         Command::Man(args) => man::run(&args, global),
         Command::Map(args) => map::run(&args, global),
         Command::Measure(args) => measure::run(&args, global),
+        Command::Repair(args) => repair::run(&args, global),
         Command::Snapshots(args) => snapshots::run(&args, global),
         Command::Verify(args) => verify::run(&args, global),
     }

@@ -18,6 +18,7 @@ mod pipeline;
 mod plan;
 pub mod progress;
 mod rate_limit;
+pub mod repair;
 pub mod verify;
 mod zero_scan;
 

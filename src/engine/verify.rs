@@ -138,7 +138,7 @@ pub fn look_until_quiet(
 ) -> Result<Verified> {
     for _ in 0..ROUNDS {
         let epochs = repository.protocol().epochs()?;
-        let verified = look(repository, options, progress)?;
+        let verified = look(repository, options, &Packs::new(), progress)?;
         if verified.is_clean() || repository.protocol().epochs()? == epochs {
             return Ok(verified);
         }
@@ -153,14 +153,20 @@ fn require_features(repository: &Repository) -> Result<()> {
     Err(Error::new(Kind::Io, message))
 }
 
-fn look(repository: &Arc<Repository>, options: &VerifyOptions, progress: &Progress) -> Result<Verified> {
+/// Looks once; packs that are known are not read again.
+pub fn look(
+    repository: &Arc<Repository>,
+    options: &VerifyOptions,
+    known: &Packs,
+    progress: &Progress,
+) -> Result<Verified> {
     let objects = look_at_objects(repository, options.workers)?;
     let (snapshots, sealed, broken) = chosen_snapshots(repository, options)?;
     let chosen = match options.depth {
         Depth::Structure => HashSet::new(),
         _ => chosen_packs(repository, options, &objects, &snapshots, progress)?,
     };
-    let packs = Arc::new(look_at_packs(repository, options, &objects.packs, &chosen, progress)?);
+    let packs = Arc::new(look_at_packs(repository, options, (&objects.packs, known), &chosen, progress)?);
     let mut walk = MapWalk::new(repository, &packs);
     let hit = walk_all(repository, &mut walk, &snapshots, progress)?;
     let all = options.snapshots.is_empty() && sealed == 0;
@@ -196,7 +202,7 @@ fn chosen_packs(
 ) -> Result<HashSet<Id>> {
     let mut packs = objects.packs.clone();
     if !options.snapshots.is_empty() {
-        let states = look_at_packs(repository, options, &packs, &HashSet::new(), progress)?;
+        let states = look_at_packs(repository, options, (&packs, &Packs::new()), &HashSet::new(), progress)?;
         let mut walk = MapWalk::new(repository, &Arc::new(states));
         walk_all(repository, &mut walk, snapshots, progress)?;
         // Maps that are not up to date do not name all that they need: then all is looked at.
@@ -228,16 +234,20 @@ fn chosen_packs(
 fn look_at_packs(
     repository: &Arc<Repository>,
     options: &VerifyOptions,
-    packs: &[ListedPack],
+    (packs, known): (&[ListedPack], &Packs),
     chosen: &HashSet<Id>,
     progress: &Progress,
 ) -> Result<Packs> {
-    progress.begin(packs.iter().filter(|pack| chosen.contains(&pack.id)).map(|pack| pack.len_bytes).sum());
+    let to_read = packs.iter().filter(|pack| chosen.contains(&pack.id) && !known.contains_key(&pack.id));
+    progress.begin(to_read.map(|pack| pack.len_bytes).sum());
     let (room, done_bytes) = (Room::new(PACK_ROOM_BYTES), AtomicU64::new(0));
     let at_once = options.workers.clamp(1, MAX_PACKS_AT_ONCE);
     let for_each = options.workers.div_ceil(at_once);
     let states = in_parallel(at_once, packs, |pack| {
         progress.check_cancelled()?;
+        if let Some(state) = known.get(&pack.id) {
+            return Ok(state.clone());
+        }
         if !chosen.contains(&pack.id) {
             return look_at_pack(repository, *pack, Depth::Structure, for_each);
         }

@@ -7,6 +7,7 @@ pub mod index;
 pub mod ledger;
 pub mod names;
 pub mod protocol;
+pub mod repair;
 pub mod session;
 pub mod snapshots;
 pub mod store;
@@ -198,15 +199,15 @@ impl Repository {
         Ok(self.store.list("index/")?.iter().filter_map(|listed| names::parse_flat("index", &listed.name)).collect())
     }
 
-    /// What the index segments say, of whomever they are. Readers prove every chunk themselves.
+    /// What the index segments say, of those who are trusted: the cache is the same for readers and writers.
     pub fn index_for_reading(&self) -> Result<Index> {
-        self.cache.load(&self.index_ids()?, |id| self.fetch_index(id, false))
+        self.cache.load(&self.index_ids()?, |id| self.fetch_index(id))
     }
 
     /// W3: the index for a writer, with a segment for those of these packs that no trusted segment names: a writer that died
     /// before it wrote its own, or whose word is not trusted.
     pub fn index_of_packs(&self, packs: &[ListedPack]) -> Result<Index> {
-        let mut index = self.cache.load(&self.index_ids()?, |id| self.fetch_index(id, true))?;
+        let mut index = self.cache.load(&self.index_ids()?, |id| self.fetch_index(id))?;
         let mut segment = SegmentBuilder::default();
         for pack in packs.iter().filter(|pack| !index.knows_pack(&pack.id)) {
             // A damaged pack is nothing to build on; verify reports it.
@@ -223,8 +224,8 @@ impl Repository {
         Ok(index)
     }
 
-    /// The body of an index segment, unless it is gone or does not count (or, `trusted`, is of somebody not to be trusted).
-    fn fetch_index(&self, id: Id, trusted: bool) -> Result<Option<Vec<u8>>> {
+    /// The body of an index segment, unless it is gone, does not count, or is of somebody not to be trusted.
+    fn fetch_index(&self, id: Id) -> Result<Option<Vec<u8>>> {
         let name = names::index(id);
         let bytes = match self.store.get(&name, MAX_INDEX_BYTES) {
             Ok(bytes) => bytes,
@@ -233,7 +234,7 @@ impl Repository {
         };
         let Ok(signed) = self.ring.verify(ObjectKind::Index, &name, &bytes) else { return Ok(None) };
         let own = signed.signer.signing == self.ring.certificate().signing;
-        let counts = !trusted || own || signed.signer.role.reads_maps();
+        let counts = (own || signed.signer.role.reads_maps()) && index::parse_rows(signed.body).is_some();
         Ok(counts.then(|| signed.body.to_vec()))
     }
 
