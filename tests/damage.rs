@@ -383,3 +383,30 @@ fn an_index_of_a_host_that_only_writes_is_not_believed() {
     let index = repository.index_of_packs(&[]).expect("an index");
     assert!(index.find(&chunk).expect("a look").is_empty());
 }
+
+#[test]
+fn a_slot_that_changed_since_it_was_verified_is_named() {
+    let sandbox = Sandbox::new();
+    let run = |args: &[&str]| {
+        let mut command = sandbox.command(args);
+        Run::of(&command.env("TINTYPE_PASSWORD", "secret").output().expect("run tintype"))
+    };
+    run(&["init", "good"]).ok();
+    let verify = |repository: &str| run(&["verify", "-r", repository, "--cache-dir", "cache"]);
+    verify("good").ok();
+    let mut named = 0;
+    for slot in sandbox.tool("ls", ["good/keys"]).lines() {
+        sandbox.tool("rm", ["-rf", "bad"]);
+        sandbox.tool("cp", ["-a", "good", "bad"]);
+        let slot = format!("keys/{slot}");
+        hurt(&sandbox.path("bad"), &slot, &slot, Harm::Flip(0.9));
+        let run = verify("bad");
+        // Without the one slot that the password opens, nothing can be opened.
+        assert!(matches!(run.code, Some(4 | 12)), "{run:?}");
+        if run.code == Some(4) {
+            assert!(run.stdout.contains(&slot), "{run:?}");
+            named += 1;
+        }
+    }
+    assert_eq!(named, 1);
+}

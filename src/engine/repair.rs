@@ -140,19 +140,36 @@ fn salvage(
     let stays = whole.iter().filter(|state| !excluded.contains(&state.pack.id));
     let good = stays.flat_map(|state| &state.chunks).filter(|chunk| chunk.good);
     let elsewhere: HashSet<ShortId> = good.map(|chunk| chunk.id).collect();
-    let session = session(repository, options)?;
-    for state in damaged {
-        progress.check_cancelled()?;
-        let salvaged = salvage_pack(repository, session.as_ref(), state.pack, &elsewhere)?;
-        done.salvaged.chunks += salvaged.chunks;
-        done.salvaged.bytes += salvaged.bytes;
-    }
-    session.map_or(Ok(()), WriteSession::close)
+    done.salvaged = in_session(repository, options, |session| {
+        let mut sum = Salvaged::default();
+        for state in damaged {
+            progress.check_cancelled()?;
+            let salvaged = salvage_pack(repository, session, state.pack, &elsewhere)?;
+            sum.chunks += salvaged.chunks;
+            sum.bytes += salvaged.bytes;
+        }
+        Ok(sum)
+    })?;
+    Ok(())
 }
 
-/// A session to store with; none for a dry run.
-fn session(repository: &Arc<Repository>, options: &RepairOptions<'_>) -> Result<Option<WriteSession>> {
-    if options.dry_run { Ok(None) } else { WriteSession::begin(repository, "repair").map(Some) }
+/// Does the work with a session to store with, or with none for a dry run.
+fn in_session<R>(
+    repository: &Arc<Repository>,
+    options: &RepairOptions<'_>,
+    work: impl FnOnce(Option<&WriteSession>) -> Result<R>,
+) -> Result<R> {
+    if options.dry_run {
+        return work(None);
+    }
+    let session = WriteSession::begin(repository, "repair")?;
+    match work(Some(&session)) {
+        Ok(result) => session.close().map(|()| result),
+        Err(cause) => {
+            session.abandon();
+            Err(cause)
+        }
+    }
 }
 
 /// Commits whole snapshots of this holder whose session has no end that counts. While a prune is not finished this is left
@@ -191,27 +208,23 @@ fn fetch_lost(
     if hit.is_empty() || (options.from.is_none() && options.disks.is_empty()) {
         return Ok(0);
     }
-    let session = session(repository, options)?;
-    let fetch = Fetch {
-        repository,
-        session: session.as_ref(),
-        copy: copy_of(repository, options).map(Repository::chunk_reader),
-    };
-    let mut tried: HashMap<ChunkId, bool> = HashMap::new();
-    for hit in hit {
-        let stored = similar_disks(options.from, hit)?;
-        let disks = stored.iter().map(|disk| disk as &dyn BlockSource).chain(options.disks.iter().copied());
-        let disks: Vec<&dyn BlockSource> = disks.collect();
-        for lost in &hit.lost {
-            progress.check_cancelled()?;
-            if !tried.get(&lost.id).copied().unwrap_or(false) {
-                let found = fetch.fetch(hit, lost, &disks)?;
-                tried.insert(lost.id, found);
+    in_session(repository, options, |session| {
+        let copy = copy_of(repository, options).map(Repository::chunk_reader);
+        let fetch = Fetch { repository, session, copy };
+        let mut tried: HashMap<ChunkId, bool> = HashMap::new();
+        for hit in hit {
+            let stored = similar_disks(options.from, hit)?;
+            let disks = stored.iter().map(|disk| disk as &dyn BlockSource).chain(options.disks.iter().copied());
+            let disks: Vec<&dyn BlockSource> = disks.collect();
+            for lost in &hit.lost {
+                progress.check_cancelled()?;
+                if !tried.get(&lost.id).copied().unwrap_or(false) {
+                    tried.insert(lost.id, fetch.fetch(hit, lost, &disks)?);
+                }
             }
         }
-    }
-    session.map_or(Ok(()), WriteSession::close)?;
-    Ok(tried.values().filter(|found| **found).count() as u64)
+        Ok(tried.values().filter(|found| **found).count() as u64)
+    })
 }
 
 /// The other repository, if it is a copy of this one.

@@ -102,6 +102,8 @@ pub struct Verified {
     pub foreign: Vec<String>,
     /// Packs that were found whole at the depth that was asked for.
     pub whole: Vec<Id>,
+    /// The hash of each key slot, in hexadecimal digits.
+    pub slots: BTreeMap<Id, String>,
     /// What is in the packs.
     pub states: Arc<Packs>,
 }
@@ -122,8 +124,11 @@ pub fn verify(repository: &Arc<Repository>, options: &VerifyOptions, progress: &
         return Err(Error::new(Kind::Denied, message));
     }
     let verified = look_until_quiet(repository, options, progress)?;
-    let damaged = verified.findings.iter().map(|finding| finding.object.clone()).collect();
-    let entry = ledger::Entry { time: time::now(), depth: options.depth, packs: verified.whole.clone(), damaged };
+    let damaged: Vec<String> = verified.findings.iter().map(|finding| finding.object.clone()).collect();
+    let mut slots = verified.slots.clone();
+    slots.retain(|id, _| !damaged.contains(&names::key(*id)));
+    let entry =
+        ledger::Entry { time: time::now(), depth: options.depth, packs: verified.whole.clone(), damaged, slots };
     if let Err(cause) = repository.record(&entry) {
         progress.note(format!("what was verified could not be noted in the ledger: {}", in_words(&cause)));
     }
@@ -323,6 +328,7 @@ fn summary(
         orphaned: used.map(|used| listed(&|id| !used.contains(id))).unwrap_or_default(),
         unindexed: listed(&|id| !objects.indexed.contains(id)),
         foreign: objects.foreign.clone(),
+        slots: objects.slots.clone(),
         whole,
         ..Verified::default()
     }

@@ -2,7 +2,7 @@
 //!
 //! It saves work and proves nothing: what it says of a pack is what its signer saw then.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -25,23 +25,34 @@ pub struct Entry {
     /// The names of the objects that were not.
     #[serde(default)]
     pub damaged: Vec<String>,
+    /// The hash of each key slot: who cannot open it has no other way to tell whether it is whole.
+    #[serde(default)]
+    pub slots: BTreeMap<Id, String>,
 }
 
 impl Repository {
-    /// When each pack was last found whole, at this depth or a deeper one.
+    /// What the ledger says, of those whose word counts.
     ///
     /// The word of a holder who may only write counts for its own eyes only: a stolen host must not keep packs from being
     /// verified. A time that is yet to come says nothing.
-    pub fn last_verified(&self, depth: Depth) -> Result<HashMap<Id, Timestamp>> {
-        let mut last = HashMap::new();
+    pub fn ledger(&self) -> Result<Vec<(Timestamp, Entry)>> {
+        let mut entries = Vec::new();
         for listed in self.store().list("ledger/")? {
             let Some((body, signer)) = self.protocol().read(ObjectKind::Ledger, &listed.name)? else { continue };
             let own = signer.signing == self.ring().certificate().signing;
             let Ok(entry) = serde_json::from_slice::<Entry>(&body) else { continue };
             let Some(at) = time::parse(&entry.time).filter(|at| *at <= Timestamp::now()) else { continue };
-            if entry.depth < depth || !(own || signer.role.reads_maps()) {
-                continue;
+            if own || signer.role.reads_maps() {
+                entries.push((at, entry));
             }
+        }
+        Ok(entries)
+    }
+
+    /// When each pack was last found whole, at this depth or a deeper one.
+    pub fn last_verified(&self, depth: Depth) -> Result<HashMap<Id, Timestamp>> {
+        let mut last = HashMap::new();
+        for (at, entry) in self.ledger()?.into_iter().filter(|(_, entry)| entry.depth >= depth) {
             for pack in entry.packs {
                 let kept = last.entry(pack).or_insert(at);
                 *kept = at.max(*kept);

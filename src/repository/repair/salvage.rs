@@ -4,7 +4,7 @@ use std::collections::HashSet;
 
 use tintype_formats::tin::chunk::{ChunkHeader, ChunkKind, HEADER_BYTES};
 use tintype_formats::tin::id::Id;
-use tintype_formats::tin::pack::{self, PackBuilder};
+use tintype_formats::tin::pack::{self, PackBuilder, PackHeader};
 use tintype_formats::tin::seal::SegmentRecord;
 
 use crate::error::Result;
@@ -13,6 +13,9 @@ use crate::repository::session::WriteSession;
 use crate::repository::verify::Depth;
 use crate::repository::verify::packs::{Parts, Prover, ShortId, short, take_apart};
 use crate::repository::{Repository, names};
+
+/// The longest header that is mended, in bytes: a second's work. Packs as backups write them have less than 300.
+const MAX_MENDED_HEADER_BYTES: usize = 2048;
 
 /// What was copied.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -36,7 +39,10 @@ pub fn salvage_pack(
     let Ok(bytes) = repository.store().get(&names::pack(pack.id), pack::MAX_BYTES) else {
         return Ok(Salvaged::default());
     };
-    let parts = take_apart(repository, pack, &bytes);
+    let mut parts = take_apart(repository, pack, &bytes);
+    if parts.header.is_none() {
+        parts.header = header_with_one_byte_mended(repository, pack, &bytes, &parts);
+    }
     let Some(kind) = parts.header.as_ref().map(|header| header.kind) else { return Ok(Salvaged::default()) };
     let chunks = whole_chunks(repository, &parts, kind, &bytes, elsewhere);
     let salvaged = Salvaged {
@@ -57,6 +63,29 @@ pub fn salvage_pack(
         session.put_copied(kind, builder, author)?;
     }
     Ok(salvaged)
+}
+
+/// Tries every value of every byte: the header's hash says which one is right.
+///
+/// All keys of a pack are in its header, and one flipped bit of it would be the loss of every chunk.
+fn header_with_one_byte_mended(
+    repository: &Repository,
+    pack: ListedPack,
+    bytes: &[u8],
+    parts: &Parts,
+) -> Option<PackHeader> {
+    let (first, _) = parts.chunks.first()?;
+    let mut header = bytes.get(..*first as usize).filter(|header| header.len() <= MAX_MENDED_HEADER_BYTES)?.to_vec();
+    for index in 0..header.len() {
+        for change in 1..=u8::MAX {
+            header[index] ^= change;
+            if let Ok(found) = PackHeader::parse(&header, repository.config().id, pack.id) {
+                return Some(found);
+            }
+            header[index] ^= change;
+        }
+    }
+    None
 }
 
 fn whole_chunks(

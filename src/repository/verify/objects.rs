@@ -27,6 +27,8 @@ pub struct Objects {
     pub indexed: HashSet<Id>,
     /// Snapshots that are not visible because their session has no end: their writer works or died, or the end was lost.
     pub unfinished: Vec<Id>,
+    /// The hash of each key slot.
+    pub slots: BTreeMap<Id, String>,
     /// Names that are no object's.
     pub foreign: Vec<String>,
     /// What is not as it should be.
@@ -38,6 +40,7 @@ pub struct Objects {
 /// What one object says that others must fit to.
 enum Said {
     Nothing,
+    Slot(Id, String),
     Quarantined(Id),
     Indexed(Vec<Id>),
     Manifest {
@@ -79,6 +82,7 @@ pub fn look_at_objects(repository: &Repository, workers: usize) -> Result<Object
         known.take(said, &mut objects);
     }
     known.compare(repository, &mut objects)?;
+    compare_slots(repository, &mut objects)?;
     objects.findings.sort_by(|one, other| one.object.cmp(&other.object));
     Ok(objects)
 }
@@ -130,10 +134,22 @@ fn read(repository: &Repository, named: Named, listed: &Listed) -> Result<Said> 
 
 fn read_slot(repository: &Repository, name: &str, bytes: &[u8]) -> Said {
     match SlotInfo::parse(bytes) {
-        Ok(info) if info.repository == repository.config().id => Said::Nothing,
+        Ok(info) if info.repository == repository.config().id => match names::parse_flat("keys", name) {
+            Some(id) => Said::Slot(id, blake3::hash(bytes).to_string()),
+            None => Said::Nothing,
+        },
         Ok(info) => Said::Wrong(Finding::damaged(name, format!("it is of repository {}", info.repository))),
         Err(cause) => Said::Wrong(Finding::damaged(name, in_words(&cause))),
     }
+}
+
+/// Finds slots that are not what they were when somebody verified them.
+fn compare_slots(repository: &Repository, objects: &mut Objects) -> Result<()> {
+    let before: HashMap<Id, String> = repository.ledger()?.into_iter().flat_map(|(_, entry)| entry.slots).collect();
+    let changed = objects.slots.iter().filter(|(id, hash)| before.get(id).is_some_and(|before| before != *hash));
+    let detail = "its bytes are not those that it had when it was verified before";
+    objects.findings.extend(changed.map(|(id, _)| Finding::damaged(names::key(*id), detail)));
+    Ok(())
 }
 
 fn is_trusted(repository: &Repository, signer: &Certificate) -> bool {
@@ -160,6 +176,7 @@ impl Known {
     fn take(&mut self, said: Said, objects: &mut Objects) {
         match said {
             Said::Nothing | Said::Gone => {}
+            Said::Slot(id, hash) => _ = objects.slots.insert(id, hash),
             Said::Quarantined(pack) => _ = objects.quarantined.insert(pack),
             Said::Indexed(packs) => objects.indexed.extend(packs),
             Said::Manifest { id, session, hash, signer } => self.manifests.push((id, session, hash, signer)),
