@@ -8,6 +8,7 @@ mod compare;
 mod completions;
 mod convert;
 mod create_args;
+mod diff;
 mod digest;
 mod escape;
 mod failure;
@@ -23,12 +24,14 @@ mod measure;
 mod output;
 mod profile;
 mod prune;
+mod repair;
 mod repository_args;
 mod snapshots;
 mod source_args;
 mod stats;
 mod units;
 mod usage;
+mod verify;
 
 use std::process::ExitCode;
 
@@ -74,6 +77,7 @@ enum Command {
     Compare(compare::Args),
     Completions(completions::Args),
     Convert(convert::Args),
+    Diff(diff::Args),
     Digest(digest::Args),
     Forget(forget::Args),
     Formats(formats::Args),
@@ -83,8 +87,10 @@ enum Command {
     Map(map::Args),
     Measure(measure::Args),
     Prune(prune::Args),
+    Repair(repair::Args),
     Snapshots(snapshots::Args),
     Stats(stats::Args),
+    Verify(verify::Args),
 }
 
 /// How a command ended, when it did not fail.
@@ -134,6 +140,7 @@ fn run(command: Command, global: Global) -> Result<Outcome, Failure> {
         Command::Compare(args) => compare::run(&args, global),
         Command::Completions(args) => completions::run(&args, global),
         Command::Convert(args) => convert::run(&args, global),
+        Command::Diff(args) => diff::run(&args, global),
         Command::Digest(args) => digest::run(&args, global),
         Command::Forget(args) => forget::run(&args, global),
         Command::Formats(args) => formats::run(&args, global),
@@ -143,7 +150,9 @@ fn run(command: Command, global: Global) -> Result<Outcome, Failure> {
         Command::Map(args) => map::run(&args, global),
         Command::Measure(args) => measure::run(&args, global),
         Command::Prune(args) => prune::run(&args, global),
+        Command::Repair(args) => repair::run(&args, global),
         Command::Snapshots(args) => snapshots::run(&args, global),
         Command::Stats(args) => stats::run(&args, global),
+        Command::Verify(args) => verify::run(&args, global),
     }
 }

@@ -17,6 +17,19 @@ use super::store::{StoreError, StoreErrorKind};
 use super::{Repository, names};
 use crate::error::Result;
 
+/// The packs of a repository, where nothing is looked for elsewhere.
+pub struct StorePacks<'a>(pub &'a Repository);
+
+impl PackSource for StorePacks<'_> {
+    fn read(&self, pack: Id, offset: u64, buffer: &mut [u8]) -> ImageResult<()> {
+        self.0.store().get_range(&names::pack(pack), offset, buffer).map_err(store_to_image)
+    }
+
+    fn find_again(&self, _: &ChunkId, _: &Location) -> ImageResult<Vec<Location>> {
+        Ok(Vec::new())
+    }
+}
+
 /// The packs of a repository, and the index where a map's word is not good any more.
 struct RepositoryPacks {
     repository: Arc<Repository>,
@@ -25,7 +38,7 @@ struct RepositoryPacks {
 
 impl PackSource for RepositoryPacks {
     fn read(&self, pack: Id, offset: u64, buffer: &mut [u8]) -> ImageResult<()> {
-        self.repository.store().get_range(&names::pack(pack), offset, buffer).map_err(store_to_image)
+        StorePacks(&self.repository).read(pack, offset, buffer)
     }
 
     fn find_again(&self, id: &ChunkId, stale: &Location) -> ImageResult<Vec<Location>> {

@@ -4,14 +4,17 @@
 
 pub mod disk;
 pub mod index;
+pub mod ledger;
 pub mod names;
 pub mod policy;
 pub mod protocol;
 pub mod prune;
+pub mod repair;
 pub mod session;
 pub mod snapshots;
 pub mod store;
 pub mod time;
+pub mod verify;
 
 use std::collections::HashSet;
 use std::path::PathBuf;
@@ -272,6 +275,7 @@ impl Repository {
         let Ok(signed) = self.ring.verify(ObjectKind::Index, &name, &bytes) else { return Ok(None) };
         let own = signed.signer.signing == self.ring.certificate().signing;
         let counts = !trusted || own || signed.signer.role.reads_maps();
+        let counts = counts && index::parse_rows(signed.body).is_some();
         Ok(counts.then(|| signed.body.to_vec()))
     }
 

@@ -6,9 +6,10 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use tintype_formats::error::{ImageError, Result as ImageResult};
 use tintype_formats::tin::chunk::{ChunkKind, Packed};
 use tintype_formats::tin::id::{ChunkId, Id};
-use tintype_formats::tin::keys::KeyRing;
+use tintype_formats::tin::keys::Certificate;
 use tintype_formats::tin::manifest::{self, Manifest};
 use tintype_formats::tin::map::Location;
+use tintype_formats::tin::pack::PackBuilder;
 use tintype_formats::tin::pack_stream::{FinishedPack, PackStream, PackTarget, Place};
 use tintype_formats::tin::seal::{Purpose, SegmentKey, SegmentRecord};
 use tintype_formats::tin::write::{ChunkSink, Reserved};
@@ -109,6 +110,23 @@ impl WriteSession {
         }
     }
 
+    /// Puts a pack of chunks that were copied as they are stored; `author` sealed them.
+    pub fn put_copied(&self, kind: ChunkKind, builder: PackBuilder, author: &Certificate) -> Result<()> {
+        let id = builder.id();
+        let (bytes, chunks) = builder.finish(self.repository.ring(), author)?;
+        self.target.put_pack(kind, FinishedPack { id, sequence: 0, bytes, chunks }, author)
+    }
+
+    /// Completes what is stored, and ends the session without a snapshot.
+    pub fn close(self) -> Result<()> {
+        self.data.flush()?;
+        self.maps.flush()?;
+        self.target.write_segment()?;
+        self.repository.store().sync()?;
+        self.abandon();
+        Ok(())
+    }
+
     /// Gives the session up; what it stored is found by the next one.
     pub fn abandon(self) {
         // Whoever waits for it is told at once; if that fails, a prune fences it.
@@ -178,6 +196,27 @@ impl SessionTarget {
         self.fresh.remove_all(ids.into_iter());
         Ok(())
     }
+
+    /// W4: puts a pack, and notes its chunks for the index.
+    fn put_pack(&self, kind: ChunkKind, pack: FinishedPack, author: &Certificate) -> Result<()> {
+        if self.pretends {
+            return Ok(());
+        }
+        put_own(self.repository.store(), &names::pack(pack.id), &pack.bytes)?;
+        self.own.lock().unwrap_or_else(PoisonError::into_inner).insert(pack.id);
+        let row = PackRow {
+            id: pack.id,
+            author: author.signing,
+            role: Some(author.role),
+            kind: kind.number(),
+            length_bytes: pack.bytes.len() as u32,
+        };
+        let mut segment = self.segment.lock().unwrap_or_else(PoisonError::into_inner);
+        segment.add_pack(row, &pack.chunks);
+        let full = segment.len() >= SEGMENT_CHUNKS;
+        drop(segment);
+        if full { self.write_segment() } else { Ok(()) }
+    }
 }
 
 impl PackTarget for SessionTarget {
@@ -191,24 +230,7 @@ impl PackTarget for SessionTarget {
     }
 
     fn put(&self, kind: ChunkKind, pack: FinishedPack) -> ImageResult<()> {
-        if self.pretends {
-            return Ok(());
-        }
-        let ring: &KeyRing = self.repository.ring();
-        put_own(self.repository.store(), &names::pack(pack.id), &pack.bytes).map_err(to_image)?;
-        self.own.lock().unwrap_or_else(PoisonError::into_inner).insert(pack.id);
-        let row = PackRow {
-            id: pack.id,
-            author: ring.certificate().signing,
-            role: Some(ring.role()),
-            kind: kind.number(),
-            length_bytes: pack.bytes.len() as u32,
-        };
-        let mut segment = self.segment.lock().unwrap_or_else(PoisonError::into_inner);
-        segment.add_pack(row, &pack.chunks);
-        let full = segment.len() >= SEGMENT_CHUNKS;
-        drop(segment);
-        if full { self.write_segment().map_err(to_image) } else { Ok(()) }
+        self.put_pack(kind, pack, self.repository.ring().certificate()).map_err(to_image)
     }
 }
 

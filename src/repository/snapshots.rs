@@ -209,7 +209,13 @@ impl Repository {
         let name = names::tombstone(id);
         let object = self.ring().sign(ObjectKind::Tombstone, &name, &body)?;
         match self.store().put(&name, &object) {
-            Err(cause) if cause.kind() == StoreErrorKind::AlreadyExists => {}
+            Err(cause) if cause.kind() == StoreErrorKind::AlreadyExists => {
+                if self.protocol().read(ObjectKind::Tombstone, &name)?.is_none() {
+                    let message =
+                        format!("forget snapshot {id}: \"{name}\" is there, and is damaged; repair removes it");
+                    return Err(Error::new(Kind::Io, message));
+                }
+            }
             other => other?,
         }
         Ok(self.store().sync()?)
