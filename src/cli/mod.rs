@@ -10,8 +10,10 @@ mod convert;
 mod create_args;
 mod digest;
 mod escape;
+mod export;
 mod failure;
 mod formats;
+mod import;
 mod info;
 mod init;
 mod job;
@@ -71,7 +73,9 @@ enum Command {
     Completions(completions::Args),
     Convert(convert::Args),
     Digest(digest::Args),
+    Export(export::Args),
     Formats(formats::Args),
+    Import(import::Args),
     Info(info::Args),
     Init(init::Args),
     Man(man::Args),
@@ -128,7 +132,9 @@ fn run(command: Command, global: Global) -> Result<Outcome, Failure> {
         Command::Completions(args) => completions::run(&args, global),
         Command::Convert(args) => convert::run(&args, global),
         Command::Digest(args) => digest::run(&args, global),
+        Command::Export(args) => export::run(&args, global),
         Command::Formats(args) => formats::run(&args, global),
+        Command::Import(args) => import::run(&args, global),
         Command::Info(args) => info::run(&args, global),
         Command::Init(args) => init::run(&args, global),
         Command::Man(args) => man::run(&args, global),

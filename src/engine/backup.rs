@@ -76,6 +76,17 @@ pub fn backup(
     options: &BackupOptions,
     progress: &Progress,
 ) -> Result<BackedUp> {
+    backup_as(repository, disks, options, &|_| {}, progress)
+}
+
+/// Like [`backup`]; `amend` has the last word on what the manifest says.
+pub fn backup_as(
+    repository: &Arc<Repository>,
+    disks: &mut [BackupDisk<'_>],
+    options: &BackupOptions,
+    amend: &dyn Fn(&mut Manifest),
+    progress: &Progress,
+) -> Result<BackedUp> {
     let parent = repository.newest(&options.name)?;
     let session = match options.dry_run {
         true => WriteSession::pretend(repository)?,
@@ -97,7 +108,7 @@ pub fn backup(
     if options.dry_run {
         return Ok(BackedUp { snapshot: None, parent, disks: records });
     }
-    let manifest = Manifest {
+    let mut manifest = Manifest {
         schema: Manifest::SCHEMA,
         features: Vec::new(),
         name: options.name.clone(),
@@ -110,6 +121,7 @@ pub fn backup(
         disks: records,
         machine: None,
     };
+    amend(&mut manifest);
     progress.check_cancelled()?;
     let snapshot = session.commit(&manifest)?;
     Ok(BackedUp { snapshot: Some(snapshot), parent, disks: manifest.disks })

@@ -10,6 +10,7 @@ pub mod session;
 pub mod snapshots;
 pub mod store;
 pub mod time;
+pub mod transfer;
 
 use std::path::PathBuf;
 use std::sync::Arc;

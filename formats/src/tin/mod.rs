@@ -15,11 +15,15 @@
 //! they are dropped, and never printed.
 
 mod certificate;
+mod check;
 pub mod chunk;
+mod create;
+pub mod file;
 pub mod id;
 pub mod keys;
 pub mod manifest;
 pub mod map;
+pub mod open;
 pub mod pack;
 pub mod pack_stream;
 mod parts;
@@ -29,4 +33,32 @@ pub mod signed;
 pub mod slot;
 #[cfg(test)]
 mod tests;
+pub mod walk;
 pub mod write;
+
+use crate::registry::{Create, Format, OptionHelp};
+
+/// The `.tin` format: a snapshot, or a single disk, in one file (`SPEC.md`).
+pub static FORMAT: Format = Format {
+    name: "tin",
+    title: "TIN (Tintype image)",
+    extensions: &["tin"],
+    reads: "version 1; one disk, or exported snapshots with several; encrypted ones with a password",
+    folder_entry: None,
+    probe: |input| input.head.starts_with(file::MAGIC),
+    open: open::open,
+    create: Some(Create {
+        begin: create::begin,
+        measure: create::measure,
+        subformats: &["plain"],
+        options: &[OptionHelp {
+            name: "chunk_size",
+            values: "64k to 4M, a power of two; default 256k",
+            help: "How much of the disk is compressed and stored as one piece",
+        }],
+        compressions: &["zstd"],
+        parents: false,
+        records_sectors: true,
+        streamable: &["plain"],
+    }),
+};
