@@ -48,7 +48,7 @@ pub struct Args {
 struct Report {
     r#type: &'static str,
     snapshot: Option<Id>,
-    name: String,
+    file: String,
     copied: bool,
     stored_bytes: u64,
     elapsed_s: f64,
@@ -139,9 +139,9 @@ fn take_over(old: &Manifest, new: &mut Manifest) {
 fn report(args: &Args, done: Imported, began: Instant, global: Global) -> Result<Outcome, Failure> {
     let elapsed_s = began.elapsed().as_secs_f64();
     let Imported { snapshot, copied, stored_bytes } = done;
-    let name = args.file.display().to_string();
+    let file = args.file.display().to_string();
     if global.json {
-        output::print_json_line(&Report { r#type: "import", snapshot, name, copied, stored_bytes, elapsed_s })?;
+        output::print_json_line(&Report { r#type: "import", snapshot, file, copied, stored_bytes, elapsed_s })?;
     } else {
         let id = snapshot.map(|id| id.to_string()).unwrap_or_default();
         let (how, size) = (if copied { "packs copied" } else { "stored anew" }, units::size(stored_bytes));

@@ -274,6 +274,22 @@ def public_root(repository):
     return public_of(Ed25519PrivateKey.from_private_bytes(blake3_derive("tintype public root 1", repository)))
 
 
+def public_keys(repository):
+    """The keys of what is not encrypted: anybody can make them."""
+    derived = {name: blake3_derive(f"tintype public {name} 1", repository) for name in
+               ["root", "signing", "host", "id", "data", "map"]}
+    pair = lambda name: {"private": derived[name].hex(), "public": exchange(derived[name]).hex()}
+    exchange = lambda private: public_of(X25519PrivateKey.from_private_bytes(private))
+    root = Ed25519PrivateKey.from_private_bytes(derived["root"])
+    signing = public_of(Ed25519PrivateKey.from_private_bytes(derived["signing"]))
+    certificate = b"\4\6public" + signing + exchange(derived["host"])
+    certificate += root.sign(b"tintype certificate 1\0" + repository + certificate)
+    ring = {"role": "admin", "root": public_of(root).hex(), "id_key": derived["id"].hex(), "data": [pair("data")],
+            "map": [pair("map")], "host_private": derived["host"].hex(), "signing_seed": derived["signing"].hex(),
+            "certificate": certificate.hex()}
+    return Keys(ring, repository, "admin")
+
+
 # Signed objects and packs: §2, §6, §7
 
 
@@ -476,9 +492,12 @@ class Reader:
         self.store = Folder(path) if os.path.isdir(path) else TinFile(path)
         passphrase = os.environ.get("TINTYPE_PASSWORD")
         secret = passphrase.encode() if passphrase else None
-        rings = [ring for ring in (open_slot(slot, secret) for slot in self.store.slots()) if ring]
-        need(rings, "the passphrase opens no key slot")
-        self.keys = rings[0]
+        if isinstance(self.store, TinFile) and not self.store.slots():
+            self.keys = public_keys(self.store.repository)
+        else:
+            rings = [ring for ring in (open_slot(slot, secret) for slot in self.store.slots()) if ring]
+            need(rings, "the password opens no key slot")
+            self.keys = rings[0]
         self.store.start(self.keys)
         self.opened = {}
 

@@ -80,7 +80,11 @@ impl Header {
             .split_last_chunk::<HASH_BYTES>()
             .ok_or_else(|| ImageError::truncated(READ_HEADER, format!("it has {} bytes", bytes.len())))?;
         let mut parts = Parts::new(READ_HEADER, content);
-        let slots = usize::from(prefix(&mut parts)?.0);
+        let (slots, length) = prefix(&mut parts)?;
+        if length != bytes.len() {
+            return Err(corrupt(format!("it says that it is {length} bytes long, and has {}", bytes.len())));
+        }
+        let slots = usize::from(slots);
         if blake3::hash(content).as_bytes() != hash {
             return Err(corrupt("its hash does not match".to_owned()));
         }
