@@ -15,6 +15,13 @@ use tintype_formats::registry::{self, FORMATS};
 #[serde(deny_unknown_fields)]
 struct Manifest {
     image: Vec<Entry>,
+    repository: Vec<Archive>,
+}
+
+/// An archive with a repository: tests/repository_fixtures.rs reads those.
+#[derive(Deserialize)]
+struct Archive {
+    path: String,
 }
 
 /// What the head of `MANIFEST.toml` explains.
@@ -47,9 +54,13 @@ fn folder() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures")
 }
 
-fn manifest() -> Vec<Entry> {
+fn whole_manifest() -> Manifest {
     let text = fs::read_to_string(folder().join("MANIFEST.toml")).expect("the manifest");
-    toml_edit::de::from_str::<Manifest>(&text).expect("the manifest").image
+    toml_edit::de::from_str(&text).expect("the manifest")
+}
+
+fn manifest() -> Vec<Entry> {
+    whole_manifest().image
 }
 
 /// A folder with copies of all fixtures, unpacked; nothing where the tool for that is missing.
@@ -107,8 +118,9 @@ fn warnings(run: &Run) -> Vec<&str> {
 
 #[test]
 fn every_file_is_in_the_manifest() {
-    let entries = manifest();
+    let Manifest { image: entries, repository: archives } = whole_manifest();
     let mut listed: BTreeSet<String> = ["make", "MANIFEST.toml"].map(str::to_owned).into();
+    listed.extend(archives.into_iter().map(|archive| archive.path));
     for entry in &entries {
         assert!(!entry.made_by.is_empty() && !entry.how.is_empty(), "{}: nothing says how it was made", entry.path);
         assert!(entry.sha256.is_some() != entry.error.is_some(), "{}: either a digest or an error", entry.path);

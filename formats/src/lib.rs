@@ -39,6 +39,7 @@ pub mod qed;
 pub mod raw;
 pub mod reference_gate;
 pub mod registry;
+pub mod secrets;
 pub mod sink;
 pub mod source;
 mod stored;

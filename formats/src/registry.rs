@@ -24,6 +24,7 @@ pub static FORMATS: &[&Format] = &[
     &crate::dmg::FORMAT,
     &crate::ova::FORMAT,
     &crate::gce::FORMAT,
+    &crate::tin::FORMAT,
     &crate::raw::FORMAT,
 ];
 

@@ -11,9 +11,11 @@ mod create_args;
 mod diff;
 mod digest;
 mod escape;
+mod export;
 mod failure;
 mod forget;
 mod formats;
+mod import;
 mod info;
 mod info_stored;
 mod init;
@@ -79,8 +81,10 @@ enum Command {
     Convert(convert::Args),
     Diff(diff::Args),
     Digest(digest::Args),
+    Export(export::Args),
     Forget(forget::Args),
     Formats(formats::Args),
+    Import(import::Args),
     Info(info::Args),
     Init(init::Args),
     Man(man::Args),
@@ -142,8 +146,10 @@ fn run(command: Command, global: Global) -> Result<Outcome, Failure> {
         Command::Convert(args) => convert::run(&args, global),
         Command::Diff(args) => diff::run(&args, global),
         Command::Digest(args) => digest::run(&args, global),
+        Command::Export(args) => export::run(&args, global),
         Command::Forget(args) => forget::run(&args, global),
         Command::Formats(args) => formats::run(&args, global),
+        Command::Import(args) => import::run(&args, global),
         Command::Info(args) => info::run(&args, global),
         Command::Init(args) => init::run(&args, global),
         Command::Man(args) => man::run(&args, global),

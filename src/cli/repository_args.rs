@@ -6,7 +6,9 @@ use std::process::Command;
 use std::sync::Arc;
 
 use clap::Args;
+use tintype_formats::secrets::{SecretSource, Secrets};
 use tintype_formats::tin::slot::Secret;
+use tintype_formats::{ErrorKind, ImageError};
 
 use super::failure::Failure;
 use crate::error::{Error, Kind, OnPath as _, Result};
@@ -58,6 +60,16 @@ impl SecretArgs {
         Ok(Repository::open(store, self.cache_folder(), self.is_said(), &mut || self.secret("password: "))?)
     }
 
+    /// The secret in this file, and no other.
+    pub fn with_password_file(&self, path: &Path) -> SecretArgs {
+        SecretArgs { password_file: Some(path.to_owned()), cache_dir: self.cache_dir.clone(), ..SecretArgs::default() }
+    }
+
+    /// The same secret for encrypted images, asked for only where there is one.
+    pub fn for_images(&self) -> Secrets {
+        Secrets::from_source(Arc::new(ImageSecret(self.clone())))
+    }
+
     /// The folder for the index; none if there is no home.
     pub fn cache_folder(&self) -> Option<PathBuf> {
         let named = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
@@ -88,6 +100,18 @@ impl SecretArgs {
             return passphrase(password.into_encoded_bytes(), PASSWORD_VARIABLE);
         }
         ask(prompt)
+    }
+}
+
+struct ImageSecret(SecretArgs);
+
+impl SecretSource for ImageSecret {
+    fn secret(&self, file_name: &str) -> Result<Secret, ImageError> {
+        let prompt = format!("password of {}: ", file_name.escape_debug());
+        self.0.secret(&prompt).map_err(|cause| {
+            let kind = if cause.kind() == Kind::WrongKey { ErrorKind::WrongKey } else { ErrorKind::Io };
+            ImageError::new(kind, "find out the password of an encrypted image", cause.to_string()).caused_by(cause)
+        })
     }
 }
 
@@ -124,7 +148,7 @@ fn output_of(command: &str) -> Result<Vec<u8>> {
 pub fn ask(prompt: &str) -> Result<Secret> {
     let terminal = std::fs::File::options().read(true).write(true).open("/dev/tty");
     let Some(terminal) = terminal.ok().filter(IsTerminal::is_terminal) else {
-        let message = "the repository needs a password, and there is no terminal to ask for it";
+        let message = "a password is needed, and there is no terminal to ask for it";
         return Err(Error::new(Kind::WrongKey, message));
     };
     let doing = |cause| Error::io("ask for the password", cause);

@@ -110,6 +110,7 @@ impl SourceArgs {
             disk: address.disk.clone(),
             snapshot: address.snapshot.clone(),
             references: self.references.policy(),
+            secrets: self.secrets.for_images(),
         };
         sources::open_disk(&address.path, &options, parent).map_err(|error| self.references.explain(error))
     }
@@ -142,6 +143,9 @@ pub struct ImageArgs {
     /// Format of the image; detected from the content for files, raw for devices
     #[arg(long, short, value_name = "FORMAT", env = "TINTYPE_FORMAT")]
     format: Option<String>,
+    /// What opens it, if it is encrypted.
+    #[command(flatten)]
+    pub secrets: SecretArgs,
 }
 
 impl ImageArgs {
@@ -154,7 +158,13 @@ impl ImageArgs {
             let message = format!("{command} looks into image files; \"tintype verify\" looks into repositories");
             return Err(Failure::usage(message));
         }
-        Ok(sources::open_image(&self.address.path, self.format.as_deref(), self.address.disk.as_deref(), force_share)?)
+        Ok(sources::open_image(
+            &self.address.path,
+            self.format.as_deref(),
+            self.address.disk.as_deref(),
+            force_share,
+            self.secrets.for_images(),
+        )?)
     }
 }
 

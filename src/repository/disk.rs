@@ -99,14 +99,18 @@ pub struct SnapshotDisk {
 impl SnapshotDisk {
     /// Opens a disk of a snapshot.
     pub fn open(repository: &Arc<Repository>, record: &DiskRecord) -> Result<SnapshotDisk> {
-        let mapped = repository.mapped(&repository.chunk_reader(), record);
+        Ok(Self::of(repository.mapped(&repository.chunk_reader(), record), record))
+    }
+
+    /// A disk whose mapping is known.
+    pub fn of(mapped: MappedDisk, record: &DiskRecord) -> SnapshotDisk {
         let geometry = Geometry {
             size_bytes: record.size_bytes,
             logical_sector_bytes: record.logical_sector_bytes,
             physical_sector_bytes: record.physical_sector_bytes,
             unit_bytes: mapped.shape().chunk_bytes,
         };
-        Ok(SnapshotDisk { mapped, geometry })
+        SnapshotDisk { mapped, geometry }
     }
 }
 

@@ -14,6 +14,7 @@ pub mod session;
 pub mod snapshots;
 pub mod store;
 pub mod time;
+pub mod transfer;
 pub mod verify;
 
 use std::collections::HashSet;

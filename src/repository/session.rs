@@ -4,18 +4,19 @@ use std::collections::HashSet;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use tintype_formats::error::{ImageError, Result as ImageResult};
-use tintype_formats::tin::chunk::{ChunkKind, Packed};
+use tintype_formats::tin::chunk::{ChunkHeader, ChunkKind, Packed};
 use tintype_formats::tin::id::{ChunkId, Id};
 use tintype_formats::tin::keys::Certificate;
 use tintype_formats::tin::manifest::{self, Manifest};
 use tintype_formats::tin::map::Location;
-use tintype_formats::tin::pack::PackBuilder;
+use tintype_formats::tin::pack::{self, PackBuilder, PackTable};
 use tintype_formats::tin::pack_stream::{FinishedPack, PackStream, PackTarget, Place};
 use tintype_formats::tin::seal::{Purpose, SegmentKey, SegmentRecord};
 use tintype_formats::tin::write::{ChunkSink, Reserved};
 
 use super::index::{FreshChunks, Index, PackRow, SegmentBuilder};
-use super::protocol::{End, put_own};
+use super::protocol::{End, ListedPack, put_own};
+use super::store::StoreErrorKind;
 use super::{Repository, names};
 use crate::error::{Error, Kind, Result};
 
@@ -127,6 +128,25 @@ impl WriteSession {
         Ok(())
     }
 
+    /// Takes a whole pack that was sealed for this repository before, with the table that it has.
+    pub fn adopt(&self, id: Id, bytes: &[u8], table: &PackTable) -> Result<()> {
+        let store = self.repository.store();
+        match store.put(&names::pack(id), bytes) {
+            // Of this session, after an answer that was lost, or of another import: a name stands for the same bytes.
+            Err(cause) if cause.kind() == StoreErrorKind::AlreadyExists => {
+                let found = store.get(&names::pack(id), pack::MAX_BYTES)?;
+                if found != bytes {
+                    let message = format!("import pack {id}: the repository has other bytes of that name");
+                    return Err(Error::new(Kind::Io, message));
+                }
+            }
+            Err(cause) if cause.kind() == StoreErrorKind::Unclear => put_own(store, &names::pack(id), bytes)?,
+            other => other?,
+        }
+        let row = super::row_of(ListedPack { id, len_bytes: bytes.len() as u64 }, table);
+        self.target.note_pack(row, &table.chunks)
+    }
+
     /// Gives the session up; what it stored is found by the next one.
     pub fn abandon(self) {
         // Whoever waits for it is told at once; if that fails, a prune fences it.
@@ -183,6 +203,16 @@ impl SessionTarget {
             || self.own.lock().unwrap_or_else(PoisonError::into_inner).contains(&location.pack)
     }
 
+    /// Remembers a pack that is in the store, for the index segment.
+    fn note_pack(&self, row: PackRow, chunks: &[(u32, ChunkHeader)]) -> Result<()> {
+        self.own.lock().unwrap_or_else(PoisonError::into_inner).insert(row.id);
+        let mut segment = self.segment.lock().unwrap_or_else(PoisonError::into_inner);
+        segment.add_pack(row, chunks);
+        let full = segment.len() >= SEGMENT_CHUNKS;
+        drop(segment);
+        if full { self.write_segment() } else { Ok(()) }
+    }
+
     /// W5: writes the index segment of what was put so far, and is durable.
     fn write_segment(&self) -> Result<()> {
         let segment = std::mem::take(&mut *self.segment.lock().unwrap_or_else(PoisonError::into_inner));
@@ -203,7 +233,6 @@ impl SessionTarget {
             return Ok(());
         }
         put_own(self.repository.store(), &names::pack(pack.id), &pack.bytes)?;
-        self.own.lock().unwrap_or_else(PoisonError::into_inner).insert(pack.id);
         let row = PackRow {
             id: pack.id,
             author: author.signing,
@@ -211,11 +240,7 @@ impl SessionTarget {
             kind: kind.number(),
             length_bytes: pack.bytes.len() as u32,
         };
-        let mut segment = self.segment.lock().unwrap_or_else(PoisonError::into_inner);
-        segment.add_pack(row, &pack.chunks);
-        let full = segment.len() >= SEGMENT_CHUNKS;
-        drop(segment);
-        if full { self.write_segment() } else { Ok(()) }
+        self.note_pack(row, &pack.chunks)
     }
 }
 

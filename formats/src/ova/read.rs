@@ -168,7 +168,7 @@ impl Package {
         };
         let name = format!("{} in {}", file.href, self.file.name);
         let identity = stored.files.first().and_then(|first| first.identity);
-        let image = (format.open)(OpenFile { file: content, name, identity })?;
+        let image = (format.open)(OpenFile { file: content, name, identity, ..self.file.clone() })?;
         if !image.disks().is_empty() {
             let detail = format!("it is a package of disks itself ({})", format.title);
             return Err(ImageError::unsupported(OPEN_DISK, detail));

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::id::{ChunkId, Id};
 use super::keys::{Certificate, KeyRing};
 use super::map::Location;
-use super::seal::{Purpose, SegmentRecord};
+use super::seal::{Purpose, SegmentKey, SegmentRecord};
 use super::signed::ObjectKind;
 use super::write::Statistics;
 use crate::error::{ErrorKind, ImageError, Result};
@@ -133,8 +133,17 @@ fn associated(repository: Id, snapshot: Id, session: Id) -> Vec<u8> {
 
 /// Seals and signs a manifest: the whole object.
 pub fn seal(ring: &KeyRing, snapshot: Id, session: Id, manifest: &Manifest) -> Result<Vec<u8>> {
+    seal_in(ring, ring.new_segment(Purpose::Manifest)?, (snapshot, session), manifest)
+}
+
+/// Like [`seal`], in a segment that nothing else is sealed in.
+pub fn seal_in(
+    ring: &KeyRing,
+    (record, key): (SegmentRecord, SegmentKey),
+    (snapshot, session): (Id, Id),
+    manifest: &Manifest,
+) -> Result<Vec<u8>> {
     const DOING: &str = "write a manifest";
-    let (record, key) = ring.new_segment(Purpose::Manifest)?;
     let mut text = serde_json::to_vec(manifest)
         .map_err(|cause| ImageError::unsupported(DOING, "it cannot be written as JSON").caused_by(cause))?;
     key.seal(0, &associated(ring.repository(), snapshot, session), &mut text)?;

@@ -40,12 +40,14 @@ pub enum ObjectKind {
     Quarantine = 11,
     /// What was verified.
     Ledger = 12,
+    /// Where a `.tin` file has its packs and its manifest.
+    Directory = 13,
 }
 
 impl ObjectKind {
     fn from_number(number: u16) -> Option<Self> {
         use ObjectKind::*;
-        const KINDS: [ObjectKind; 12] = [
+        const KINDS: [ObjectKind; 13] = [
             Repository,
             PackTable,
             Index,
@@ -58,6 +60,7 @@ impl ObjectKind {
             Done,
             Quarantine,
             Ledger,
+            Directory,
         ];
         KINDS.into_iter().find(|kind| *kind as u16 == number)
     }
@@ -70,7 +73,7 @@ impl ObjectKind {
             Repository | Tombstone | Condemned | Verdict | Done | Quarantine => {
                 matches!(role, Role::Maintain | Role::Admin)
             }
-            PackTable | Index | Manifest | SessionBegin | SessionEnd | Ledger => true,
+            PackTable | Index | Manifest | SessionBegin | SessionEnd | Ledger | Directory => true,
         }
     }
 }
@@ -113,7 +116,7 @@ impl<'a> Unchecked<'a> {
             return Err(ImageError::unsupported(READ, format!("its version is {version}, known is {VERSION}")));
         }
         let kind = ObjectKind::from_number(number)
-            .ok_or_else(|| ImageError::corrupt(READ, format!("its kind is {number}, and there are 1 to 12")))?;
+            .ok_or_else(|| ImageError::corrupt(READ, format!("its kind is {number}, and there are 1 to 13")))?;
         let length_bytes = parts.u32()? as usize;
         Ok((kind, Id(parts.array()?), length_bytes))
     }

@@ -34,7 +34,7 @@ impl ReferenceGate for Folder {
         let found = found.and_then(|index| Some((index, self.0.iter().nth(index)?)));
         let (index, (name, file)) = found.ok_or_else(|| ImageError::reference_denied("open a file", "not found"))?;
         let identity = Some(FileIdentity { device: 1, inode: index as u64 });
-        let file = OpenFile { file: file.clone(), name: name.clone(), identity };
+        let file = OpenFile { file: file.clone(), name: name.clone(), identity, secrets: Default::default() };
         Ok(Referenced { file, gate: Arc::new(self.clone()) })
     }
 }

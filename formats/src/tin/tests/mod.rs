@@ -1,5 +1,6 @@
 //! Keys, slots, segments and signatures: what opens what, and that nothing else does.
 
+mod file;
 mod keys;
 mod seal;
 mod signed;
