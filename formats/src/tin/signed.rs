@@ -40,12 +40,18 @@ pub enum ObjectKind {
     Quarantine = 11,
     /// What was verified.
     Ledger = 12,
+    /// Whose a key slot is.
+    Holder = 13,
+    /// The mark of a key slot that was taken away.
+    Removed = 14,
+    /// New keys to seal to, for every holder.
+    Rotation = 15,
 }
 
 impl ObjectKind {
     fn from_number(number: u16) -> Option<Self> {
         use ObjectKind::*;
-        const KINDS: [ObjectKind; 12] = [
+        const KINDS: [ObjectKind; 15] = [
             Repository,
             PackTable,
             Index,
@@ -58,19 +64,23 @@ impl ObjectKind {
             Done,
             Quarantine,
             Ledger,
+            Holder,
+            Removed,
+            Rotation,
         ];
         KINDS.into_iter().find(|kind| *kind as u16 == number)
     }
 
-    /// Whether a holder of this role may sign such an object. Who may sign a session's end also depends on which end it is:
-    /// the caller sees to that.
+    /// Whether a holder of this role may sign such an object. Who may sign a session's end also depends on which end it is, and
+    /// whose slot a holder's object may be: the caller sees to that.
     pub fn signed_by(self, role: Role) -> bool {
         use ObjectKind::*;
         match self {
             Repository | Tombstone | Condemned | Verdict | Done | Quarantine => {
                 matches!(role, Role::Maintain | Role::Admin)
             }
-            PackTable | Index | Manifest | SessionBegin | SessionEnd | Ledger => true,
+            Removed | Rotation => role == Role::Admin,
+            PackTable | Index | Manifest | SessionBegin | SessionEnd | Ledger | Holder => true,
         }
     }
 }
@@ -113,7 +123,7 @@ impl<'a> Unchecked<'a> {
             return Err(ImageError::unsupported(READ, format!("its version is {version}, known is {VERSION}")));
         }
         let kind = ObjectKind::from_number(number)
-            .ok_or_else(|| ImageError::corrupt(READ, format!("its kind is {number}, and there are 1 to 12")))?;
+            .ok_or_else(|| ImageError::corrupt(READ, format!("its kind is {number}, and there are 1 to 15")))?;
         let length_bytes = parts.u32()? as usize;
         Ok((kind, Id(parts.array()?), length_bytes))
     }
