@@ -15,6 +15,7 @@ mod formats;
 mod info;
 mod init;
 mod job;
+mod key;
 mod man;
 mod map;
 mod measure;
@@ -23,6 +24,7 @@ mod profile;
 mod repository_args;
 mod snapshots;
 mod source_args;
+mod tag;
 mod units;
 mod usage;
 
@@ -74,10 +76,13 @@ enum Command {
     Formats(formats::Args),
     Info(info::Args),
     Init(init::Args),
+    #[command(subcommand)]
+    Key(key::Command),
     Man(man::Args),
     Map(map::Args),
     Measure(measure::Args),
     Snapshots(snapshots::Args),
+    Tag(tag::Args),
 }
 
 /// How a command ended, when it did not fail.
@@ -131,9 +136,11 @@ fn run(command: Command, global: Global) -> Result<Outcome, Failure> {
         Command::Formats(args) => formats::run(&args, global),
         Command::Info(args) => info::run(&args, global),
         Command::Init(args) => init::run(&args, global),
+        Command::Key(command) => key::run(&command, global),
         Command::Man(args) => man::run(&args, global),
         Command::Map(args) => map::run(&args, global),
         Command::Measure(args) => measure::run(&args, global),
         Command::Snapshots(args) => snapshots::run(&args, global),
+        Command::Tag(args) => tag::run(&args, global),
     }
 }

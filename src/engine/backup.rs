@@ -105,6 +105,7 @@ pub fn backup(
         host: options.host.clone(),
         tags: options.tags.clone(),
         parent,
+        original: None,
         program: PROGRAM.to_owned(),
         consistency: options.consistency.clone(),
         disks: records,

@@ -1,6 +1,6 @@
 //! Snapshots: which there are, which is meant, and how they are forgotten.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
 use serde::Serialize;
@@ -10,6 +10,7 @@ use tintype_formats::tin::manifest::{self, DiskRecord, Manifest};
 use tintype_formats::tin::signed::ObjectKind;
 
 use super::protocol::End;
+use super::session::WriteSession;
 use super::store::StoreErrorKind;
 use super::{Repository, names, time};
 use crate::error::{Error, Kind, Result};
@@ -161,6 +162,23 @@ impl Repository {
             1 => Ok(found.remove(0)),
             several => Err(no_such(wanted, &format!("{several} ids begin so"))),
         }
+    }
+
+    /// Makes a snapshot of the same disks with other tags, and forgets this one; gives the new one's id.
+    pub fn retag(self: &Arc<Self>, before: &Snapshot, tags: BTreeMap<String, String>) -> Result<Id> {
+        self.require_admin("change the tags of a snapshot")?;
+        let original = before.manifest.original.or(Some(before.id));
+        let manifest = Manifest { tags, original, ..before.manifest.clone() };
+        let session = WriteSession::begin(self, "tag")?;
+        // From here on a prune waits for the session. One that was over before may have taken the disks, if the snapshot was
+        // forgotten meanwhile: then it is not brought back.
+        if !self.snapshot_ids()?.contains(&before.id) {
+            session.abandon();
+            return Err(no_such(&before.id.to_string(), "it was forgotten meanwhile"));
+        }
+        let id = session.commit(&manifest)?;
+        self.forget(before.id)?;
+        Ok(id)
     }
 
     /// Forgets a snapshot: from now on it is not visible, and prune takes what only it used.

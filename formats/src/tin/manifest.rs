@@ -38,6 +38,9 @@ pub struct Manifest {
     /// The snapshot that it was compared with.
     #[serde(default)]
     pub parent: Option<Id>,
+    /// The snapshot that this one took the place of when its tags were changed: the first one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub original: Option<Id>,
     /// The program that made it.
     pub program: String,
     /// In which state the disks were: "crash", "frozen", "application" or "unknown".
