@@ -6,7 +6,7 @@ use std::sync::Arc;
 use serde::Serialize;
 use tintype_formats::tin::id::Id;
 use tintype_formats::tin::keys::Certificate;
-use tintype_formats::tin::manifest::{self, DiskRecord, Manifest};
+use tintype_formats::tin::manifest::{self, DiskRecord, Manifest, Original};
 use tintype_formats::tin::signed::ObjectKind;
 
 use super::protocol::End;
@@ -66,6 +66,13 @@ pub fn new_id() -> Result<Id> {
     let mut id = Id::random()?;
     id.0[..6].copy_from_slice(&time::unix_ms().to_be_bytes()[2..]);
     Ok(id)
+}
+
+/// A new id that is listed where this one is: another of the same time.
+fn id_beside(id: Id) -> Result<Id> {
+    let mut new = Id::random()?;
+    new.0[..6].copy_from_slice(&id.0[..6]);
+    Ok(new)
 }
 
 impl Repository {
@@ -167,18 +174,31 @@ impl Repository {
     /// Makes a snapshot of the same disks with other tags, and forgets this one; gives the new one's id.
     pub fn retag(self: &Arc<Self>, before: &Snapshot, tags: BTreeMap<String, String>) -> Result<Id> {
         self.require_admin("change the tags of a snapshot")?;
-        let original = before.manifest.original.or(Some(before.id));
-        let manifest = Manifest { tags, original, ..before.manifest.clone() };
+        let original = before.manifest.original.clone().unwrap_or_else(|| Original::new(before.id, &before.signer));
+        let manifest = Manifest { tags, original: Some(original), ..before.manifest.clone() };
         let session = WriteSession::begin(self, "tag")?;
-        // From here on a prune waits for the session. One that was over before may have taken the disks, if the snapshot was
-        // forgotten meanwhile: then it is not brought back.
-        if !self.snapshot_ids()?.contains(&before.id) {
+        if let Err(cause) = self.check_keeps(before.id) {
             session.abandon();
-            return Err(no_such(&before.id.to_string(), "it was forgotten meanwhile"));
+            return Err(cause);
         }
-        let id = session.commit(&manifest)?;
+        let id = session.commit_as(id_beside(before.id)?, &manifest)?;
         self.forget(before.id)?;
         Ok(id)
+    }
+
+    /// In a session: fails unless all that a snapshot uses stays until the session's end. A prune whose choice was open when
+    /// the session began does not wait for it, and what it chose may have been this snapshot's, if that is forgotten meanwhile.
+    fn check_keeps(&self, id: Id) -> Result<()> {
+        let epochs = self.protocol().epochs()?;
+        if epochs.0.values().any(|epoch| epoch.condemned.is_some() && epoch.verdict.is_none()) {
+            let message =
+                "change the tags of a snapshot: a prune is at work, or was stopped; let it finish (\"tintype prune\")";
+            return Err(Error::new(Kind::Fenced, message));
+        }
+        if !self.snapshot_ids()?.contains(&id) {
+            return Err(no_such(&id.to_string(), "it was forgotten meanwhile"));
+        }
+        Ok(())
     }
 
     /// Forgets a snapshot: from now on it is not visible, and prune takes what only it used.

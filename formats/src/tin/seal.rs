@@ -131,8 +131,17 @@ impl std::fmt::Debug for SegmentKey {
 impl KeyRing {
     /// Begins a segment with a random name and key, sealed to those who may open it.
     pub fn new_segment(&self, purpose: Purpose) -> Result<(SegmentRecord, SegmentKey)> {
+        self.new_segment_also_for(purpose, &[])
+    }
+
+    /// The same, sealed to these host keys as well.
+    pub(super) fn new_segment_also_for(
+        &self,
+        purpose: Purpose,
+        also: &[[u8; 32]],
+    ) -> Result<(SegmentRecord, SegmentKey)> {
         let (id, key) = (Id::random()?, Zeroizing::new(random()?));
-        self.seal_segment(purpose, SegmentKey { id, key }, &mut Ephemeral::random()?)
+        self.seal_segment(purpose, SegmentKey { id, key }, also, &mut Ephemeral::random()?)
     }
 
     /// Begins a segment whose name, key and record follow from `seed`, so that the same seed makes the same bytes. Only
@@ -146,7 +155,7 @@ impl KeyRing {
         let key = Zeroizing::new(blake3::derive_key("tintype derived segment key 1", &material));
         let mut ephemeral = Ephemeral::new("tintype derived segment ephemeral 1", &material);
         let id = Id(std::array::from_fn(|index| id[index]));
-        self.seal_segment(purpose, SegmentKey { id, key }, &mut ephemeral)
+        self.seal_segment(purpose, SegmentKey { id, key }, &[], &mut ephemeral)
     }
 
     /// Opens a segment's key, if a recipient's private key is in the ring.
@@ -173,10 +182,13 @@ impl KeyRing {
         &self,
         purpose: Purpose,
         key: SegmentKey,
+        also: &[[u8; 32]],
         ephemeral: &mut Ephemeral,
     ) -> Result<(SegmentRecord, SegmentKey)> {
         let info = self.segment_info(purpose, key.id);
-        let publics = self.recipients(purpose);
+        let mut publics = self.recipients(purpose);
+        let others: Vec<_> = also.iter().filter(|other| !publics.contains(other)).copied().collect();
+        publics.extend(others);
         let recipients =
             publics.iter().map(|public| seal_key(public, &key.key, &info, ephemeral)).collect::<Result<_>>()?;
         Ok((SegmentRecord { id: key.id, recipients }, key))
