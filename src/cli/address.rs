@@ -109,7 +109,7 @@ mod tests {
     #[test]
     fn a_snapshot_is_a_part_of_the_address() {
         let parse = |text: &str| Address::parse(OsStr::new(text));
-        let whole = |path: &str| Address { path: path.into(), disk: None, snapshot: None };
+        let whole = |path: &str| Address { path: path.into(), stored: None, disk: None, snapshot: None };
         assert_eq!(parse("a.qcow2"), Ok(whole("a.qcow2")));
         let found = parse("/no/such/a.qcow2?snapshot=before=after").unwrap();
         assert_eq!(found, Address { snapshot: Some("before=after".to_owned()), ..whole("/no/such/a.qcow2") });
@@ -127,6 +127,6 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("a?snapshot=b");
         std::fs::write(&path, b"").unwrap();
-        assert_eq!(Address::parse(path.as_os_str()), Ok(Address { path, disk: None, snapshot: None }));
+        assert_eq!(Address::parse(path.as_os_str()), Ok(Address { path, stored: None, disk: None, snapshot: None }));
     }
 }

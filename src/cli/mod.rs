@@ -22,6 +22,7 @@ mod measure;
 mod output;
 mod profile;
 mod repository_args;
+mod restore;
 mod snapshots;
 mod source_args;
 mod tag;
@@ -81,6 +82,7 @@ enum Command {
     Man(man::Args),
     Map(map::Args),
     Measure(measure::Args),
+    Restore(restore::Args),
     Snapshots(snapshots::Args),
     Tag(tag::Args),
 }
@@ -140,6 +142,7 @@ fn run(command: Command, global: Global) -> Result<Outcome, Failure> {
         Command::Man(args) => man::run(&args, global),
         Command::Map(args) => map::run(&args, global),
         Command::Measure(args) => measure::run(&args, global),
+        Command::Restore(args) => restore::run(&args, global),
         Command::Snapshots(args) => snapshots::run(&args, global),
         Command::Tag(args) => tag::run(&args, global),
     }

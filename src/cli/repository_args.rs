@@ -142,6 +142,10 @@ pub fn open_store(path: &Path) -> Result<Box<dyn Store>, Failure> {
         let message = format!("{}: there is no such folder", path.display().to_string().escape_debug());
         return Err(Error::new(Kind::NoRepository, message).into());
     }
+    if !path.is_dir() {
+        let message = format!("{}: it is no folder, and so no repository", path.display().to_string().escape_debug());
+        return Err(Error::new(Kind::NoRepository, message).into());
+    }
     Ok(Box::new(LocalStore::open(path).map_err(Error::from)?))
 }
 

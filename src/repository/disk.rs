@@ -91,6 +91,11 @@ impl SnapshotDisk {
         };
         Ok(SnapshotDisk { mapped, geometry })
     }
+
+    /// Its map, and the chunks that it names.
+    pub fn mapped(&self) -> &MappedDisk {
+        &self.mapped
+    }
 }
 
 impl BlockSource for SnapshotDisk {

@@ -1,6 +1,7 @@
 //! Keys, slots, segments and signatures: what opens what, and that nothing else does.
 
 mod keys;
+mod rotation;
 mod seal;
 mod signed;
 mod slot;
