@@ -65,6 +65,7 @@ impl KeyRing {
         let own_id = key_id(&self.host.public);
         let mut parts = Parts::new(READ, body);
         let count = parts.u32()?;
+        let mut own = None;
         for _ in 0..count {
             let (id, encapsulated, length_bytes) = (parts.array::<16>()?, parts.array::<32>()?, parts.u32()? as usize);
             if length_bytes > MAX_SEALED_BYTES {
@@ -73,11 +74,11 @@ impl KeyRing {
             }
             let sealed = parts.slice(length_bytes)?;
             if id == own_id {
-                return self.take(number, &encapsulated, sealed);
+                own.get_or_insert((encapsulated, sealed));
             }
         }
         parts.end()?;
-        Ok(false)
+        own.map_or(Ok(false), |(encapsulated, sealed)| self.take(number, &encapsulated, sealed))
     }
 
     fn take(&mut self, number: u32, encapsulated: &[u8; 32], sealed: &[u8]) -> Result<bool> {
