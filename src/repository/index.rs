@@ -40,12 +40,8 @@ pub struct Found {
 impl Found {
     /// Whether a writer with these keys may build on the chunk (FORMAT.md §8).
     pub fn is_trusted_by(&self, ring: &KeyRing) -> bool {
-        is_trusted(&self.author, self.role, ring)
+        self.author == ring.certificate().signing || matches!(self.role, Some(Role::Read | Role::Admin))
     }
-}
-
-fn is_trusted(author: &[u8; 32], role: Option<Role>, ring: &KeyRing) -> bool {
-    *author == ring.certificate().signing || matches!(role, Some(Role::Read | Role::Admin))
 }
 
 impl Index {
@@ -57,12 +53,6 @@ impl Index {
     /// Whether a segment says what is in this pack.
     pub fn knows_pack(&self, pack: &Id) -> bool {
         self.packs.contains(pack)
-    }
-
-    /// The packs whose chunks a writer with these keys may build on (FORMAT.md §8), whoever says where they are.
-    pub fn packs_trusted_by(&self, ring: &KeyRing) -> HashSet<Id> {
-        let rows = self.files.iter().flat_map(|file| file.packs());
-        rows.filter(|row| is_trusted(&row.author, row.role, ring)).map(|row| row.id).collect()
     }
 
     /// The places that the segments say for a chunk.

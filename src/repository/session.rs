@@ -67,8 +67,6 @@ impl WriteSession {
             Some(_) => repository.index_of_packs(&packs)?,
             None => repository.index_for_reading()?,
         };
-        // A parent's map may be by somebody who is not trusted, and its hints may lead anywhere.
-        let trusted = index.packs_trusted_by(repository.ring());
         let target = Arc::new(SessionTarget {
             repository: Arc::clone(repository),
             index: RwLock::new(index),
@@ -81,7 +79,7 @@ impl WriteSession {
         Ok(WriteSession {
             repository: Arc::clone(repository),
             id,
-            usable: packs.iter().map(|pack| pack.id).filter(|id| trusted.contains(id)).collect(),
+            usable: packs.iter().map(|pack| pack.id).collect(),
             data: stream(ChunkKind::Data),
             maps: stream(ChunkKind::MapPage),
             target,
