@@ -11,8 +11,10 @@ mod create_args;
 mod digest;
 mod escape;
 mod failure;
+mod forget;
 mod formats;
 mod info;
+mod info_stored;
 mod init;
 mod job;
 mod key;
@@ -21,10 +23,12 @@ mod map;
 mod measure;
 mod output;
 mod profile;
+mod prune;
 mod repository_args;
 mod restore;
 mod snapshots;
 mod source_args;
+mod stats;
 mod tag;
 mod units;
 mod usage;
@@ -74,6 +78,7 @@ enum Command {
     Completions(completions::Args),
     Convert(convert::Args),
     Digest(digest::Args),
+    Forget(forget::Args),
     Formats(formats::Args),
     Info(info::Args),
     Init(init::Args),
@@ -82,8 +87,10 @@ enum Command {
     Man(man::Args),
     Map(map::Args),
     Measure(measure::Args),
+    Prune(prune::Args),
     Restore(restore::Args),
     Snapshots(snapshots::Args),
+    Stats(stats::Args),
     Tag(tag::Args),
 }
 
@@ -135,6 +142,7 @@ fn run(command: Command, global: Global) -> Result<Outcome, Failure> {
         Command::Completions(args) => completions::run(&args, global),
         Command::Convert(args) => convert::run(&args, global),
         Command::Digest(args) => digest::run(&args, global),
+        Command::Forget(args) => forget::run(&args, global),
         Command::Formats(args) => formats::run(&args, global),
         Command::Info(args) => info::run(&args, global),
         Command::Init(args) => init::run(&args, global),
@@ -142,8 +150,10 @@ fn run(command: Command, global: Global) -> Result<Outcome, Failure> {
         Command::Man(args) => man::run(&args, global),
         Command::Map(args) => map::run(&args, global),
         Command::Measure(args) => measure::run(&args, global),
+        Command::Prune(args) => prune::run(&args, global),
         Command::Restore(args) => restore::run(&args, global),
         Command::Snapshots(args) => snapshots::run(&args, global),
+        Command::Stats(args) => stats::run(&args, global),
         Command::Tag(args) => tag::run(&args, global),
     }
 }

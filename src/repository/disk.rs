@@ -30,10 +30,13 @@ impl PackSource for RepositoryPacks {
 
     fn find_again(&self, id: &ChunkId, stale: &Location) -> ImageResult<Vec<Location>> {
         let mut index = self.index.lock().unwrap_or_else(PoisonError::into_inner);
-        for attempt in 0..2 {
-            // What is loaded may be older than a prune that moved the chunk: then it is loaded again.
-            if attempt == 1 || index.is_none() {
-                *index = Some(self.repository.index_for_reading().map_err(to_image)?);
+        for attempt in 0..3 {
+            // What is loaded may be older than a prune that moved the chunk: then it is loaded again. Segments may be lost, or be
+            // deleted by whoever merges them just now: then packs' tables are asked.
+            match attempt {
+                0 if index.is_some() => {}
+                0 | 1 => *index = Some(self.repository.index_for_reading().map_err(to_image)?),
+                _ => *index = Some(self.repository.index_with_tables().map_err(to_image)?),
             }
             let found = index.as_ref().map_or(Ok(Vec::new()), |index| index.find(id)).map_err(to_image)?;
             let places: Vec<_> = found.iter().map(|found| found.location).filter(|place| place != stale).collect();
@@ -45,7 +48,8 @@ impl PackSource for RepositoryPacks {
     }
 }
 
-fn store_to_image(cause: StoreError) -> ImageError {
+/// A failure of the store while a pack was read.
+pub(super) fn store_to_image(cause: StoreError) -> ImageError {
     const DOING: &str = "read a pack";
     let kind = match cause.kind() {
         StoreErrorKind::Truncated => io::ErrorKind::UnexpectedEof,

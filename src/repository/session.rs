@@ -11,7 +11,6 @@ use tintype_formats::tin::manifest::{self, Manifest};
 use tintype_formats::tin::map::Location;
 use tintype_formats::tin::pack_stream::{FinishedPack, PackStream, PackTarget, Place};
 use tintype_formats::tin::seal::{Purpose, SegmentKey, SegmentRecord};
-use tintype_formats::tin::signed::ObjectKind;
 use tintype_formats::tin::write::{ChunkSink, Reserved};
 
 use super::index::{FreshChunks, Index, PackRow, SegmentBuilder};
@@ -63,10 +62,12 @@ impl WriteSession {
         let quarantined = protocol.quarantined()?;
         let mut packs = protocol.packs()?;
         packs.retain(|pack| !excluded.contains(&pack.id) && !quarantined.contains(&pack.id));
-        let index = match id {
-            Some(_) => repository.index_of_packs(&packs)?,
-            None => repository.index_for_reading()?,
-        };
+        let index = repository.index_of_packs(&packs, id.is_some())?;
+        // Whose chunks are not to be built on, and what cannot be read, is as if it were not there: a parent of the same
+        // name may be of a host that can only write.
+        let trusted = index.packs().filter(|row| row.is_trusted_by(repository.ring())).map(|row| row.id);
+        let trusted: HashSet<Id> = trusted.collect();
+        packs.retain(|pack| trusted.contains(&pack.id));
         let target = Arc::new(SessionTarget {
             repository: Arc::clone(repository),
             index: RwLock::new(index),
@@ -176,11 +177,9 @@ impl SessionTarget {
             return Ok(());
         }
         let ids: Vec<ChunkId> = segment.ids().collect();
-        let id = Id::random()?;
-        let body = segment.encode();
-        self.repository.protocol().create(ObjectKind::Index, &names::index(id), &body)?;
+        let (id, body) = self.repository.put_index(segment)?;
         let mut index = self.index.write().unwrap_or_else(PoisonError::into_inner);
-        self.repository.cache().add(&mut index, id, &body)?;
+        self.repository.cache().add(&self.repository.trusted_scope(), &mut index, id, &body)?;
         self.fresh.remove_all(ids.into_iter());
         Ok(())
     }
