@@ -10,6 +10,7 @@ pub mod backup;
 pub mod compare;
 pub mod convert;
 mod copy;
+pub mod delta;
 pub mod diff;
 pub mod digest;
 pub mod map;
