@@ -9,6 +9,7 @@
 pub mod compare;
 pub mod convert;
 mod copy;
+mod data_budget;
 pub mod digest;
 pub mod map;
 mod ordered_window;
