@@ -9,17 +9,20 @@ use tintype_formats::{Image, ImageError, OpenFile};
 
 use super::address::Address;
 use super::failure::Failure;
+use super::repository_args::SecretArgs;
 use super::source_args::ImageArgs;
-use super::{Global, Outcome, escape::printable, output, units};
+use super::{Global, Outcome, escape::printable, info_stored, output, units};
 use crate::sources;
 
-/// Show what an image is: format, size, options, snapshots, the files that it names
+/// Show what an image or a stored snapshot is: format, size, options, snapshots, the files that it names
 ///
 /// No file that the image names is opened.
 #[derive(Debug, ClapArgs)]
 pub struct Args {
     #[command(flatten)]
     image: ImageArgs,
+    #[command(flatten)]
+    secrets: SecretArgs,
 }
 
 #[derive(Serialize)]
@@ -75,6 +78,9 @@ struct Snapshot {
 }
 
 pub fn run(args: &Args, global: Global) -> Result<Outcome, Failure> {
+    if let Some(wanted) = &args.image.address.stored {
+        return info_stored::run(&args.image.address, wanted, &args.secrets, global);
+    }
     // Reading the header of an image that is in use does no harm.
     let (file, image) = args.image.open("info", true)?;
     let address = &args.image.address;

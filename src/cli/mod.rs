@@ -14,6 +14,7 @@ mod failure;
 mod forget;
 mod formats;
 mod info;
+mod info_stored;
 mod init;
 mod job;
 mod man;

@@ -150,6 +150,10 @@ impl ImageArgs {
         if self.address.is_standard_input() {
             return Err(Failure::usage(format!("{command} needs a file or a device, not standard input")));
         }
+        if self.address.stored.is_some() {
+            let message = format!("{command} looks into image files; \"tintype verify\" looks into repositories");
+            return Err(Failure::usage(message));
+        }
         Ok(sources::open_image(&self.address.path, self.format.as_deref(), self.address.disk.as_deref(), force_share)?)
     }
 }

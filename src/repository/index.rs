@@ -50,10 +50,22 @@ pub struct Found {
 }
 
 impl Found {
-    /// Whether a writer with these keys may build on the chunk (FORMAT.md §8).
+    /// Whether a writer with these keys may build on the chunk.
     pub fn is_trusted_by(&self, ring: &KeyRing) -> bool {
-        self.author == ring.certificate().signing || matches!(self.role, Some(Role::Read | Role::Admin))
+        trusts(ring, self.author, self.role)
     }
+}
+
+impl PackRow {
+    /// Whether a writer with these keys may build on the pack's chunks.
+    pub fn is_trusted_by(&self, ring: &KeyRing) -> bool {
+        trusts(ring, self.author, self.role)
+    }
+}
+
+/// Whom a writer believes that a chunk's bytes are those of its id (FORMAT.md §8).
+fn trusts(ring: &KeyRing, author: [u8; 32], role: Option<Role>) -> bool {
+    author == ring.certificate().signing || matches!(role, Some(Role::Read | Role::Admin))
 }
 
 impl Index {

@@ -62,10 +62,12 @@ impl WriteSession {
         let quarantined = protocol.quarantined()?;
         let mut packs = protocol.packs()?;
         packs.retain(|pack| !excluded.contains(&pack.id) && !quarantined.contains(&pack.id));
-        let index = match id {
-            Some(_) => repository.index_of_packs(&packs, true)?,
-            None => repository.index_for_reading()?,
-        };
+        let index = repository.index_of_packs(&packs, id.is_some())?;
+        // Whose chunks are not to be built on, and what cannot be read, is as if it were not there: a parent of the same
+        // name may be of a host that can only write.
+        let trusted = index.packs().filter(|row| row.is_trusted_by(repository.ring())).map(|row| row.id);
+        let trusted: HashSet<Id> = trusted.collect();
+        packs.retain(|pack| trusted.contains(&pack.id));
         let target = Arc::new(SessionTarget {
             repository: Arc::clone(repository),
             index: RwLock::new(index),

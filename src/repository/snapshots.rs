@@ -68,20 +68,29 @@ pub fn new_id() -> Result<Id> {
 }
 
 impl Repository {
+    /// The ids of manifests, ascending, and whether there is something by the name of a tombstone.
+    fn manifest_ids(&self) -> Result<Vec<(Id, bool)>> {
+        let listed = self.store().list("snapshots/")?;
+        let marked: HashSet<Id> = listed.iter().filter_map(|listed| names::parse_tombstone(&listed.name)).collect();
+        let ids = listed.iter().filter_map(|listed| names::parse_flat("snapshots", &listed.name));
+        let mut ids: Vec<(Id, bool)> = ids.map(|id| (id, marked.contains(&id))).collect();
+        ids.sort();
+        Ok(ids)
+    }
+
+    /// Whether a snapshot is forgotten. A tombstone of somebody who may not forget is none.
+    fn is_forgotten(&self, id: Id) -> Result<bool> {
+        Ok(self.protocol().read(ObjectKind::Tombstone, &names::tombstone(id))?.is_some())
+    }
+
     /// The ids of manifests without a tombstone, ascending.
     pub fn snapshot_ids(&self) -> Result<Vec<Id>> {
-        let listed = self.store().list("snapshots/")?;
-        let mut forgotten = HashSet::new();
-        for id in listed.iter().filter_map(|listed| names::parse_tombstone(&listed.name)) {
-            // A tombstone of somebody who may not forget is none.
-            if self.protocol().read(ObjectKind::Tombstone, &names::tombstone(id))?.is_some() {
-                forgotten.insert(id);
+        let mut ids = Vec::new();
+        for (id, is_marked) in self.manifest_ids()? {
+            if !is_marked || !self.is_forgotten(id)? {
+                ids.push(id);
             }
         }
-        let mut ids: Vec<Id> =
-            listed.iter().filter_map(|listed| names::parse_flat("snapshots", &listed.name)).collect();
-        ids.retain(|id| !forgotten.contains(id));
-        ids.sort();
         Ok(ids)
     }
 
@@ -140,9 +149,10 @@ impl Repository {
 
     /// The newest visible snapshot of a name, looked for from the newest on.
     pub fn newest(&self, name: &str) -> Result<Option<Snapshot>> {
-        for id in self.snapshot_ids()?.into_iter().rev() {
+        for (id, is_marked) in self.manifest_ids()?.into_iter().rev() {
             if let Some(Ok(snapshot)) = self.committed(id)?
                 && snapshot.manifest.name == name
+                && !(is_marked && self.is_forgotten(id)?)
             {
                 return Ok(Some(snapshot));
             }
