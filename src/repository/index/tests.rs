@@ -67,7 +67,7 @@ proptest! {
         let cache = Cache::open(None, Id([1; 16])).expect("a cache");
         for _ in 0..2 {
             let index = load(&cache, &Scope::Trusted, &bodies, Some(&live));
-            prop_assert!(bodies.len() <= 8 || index.file_count() == 1);
+            prop_assert!(bodies.len() <= 8 || index.entry_counts().len() == 1);
             for number in 0..60 {
                 let expected: Vec<Id> =
                     content.iter().filter(|(_, numbers)| numbers.contains(&number)).map(|(pack, _)| row(*pack).id).collect();
@@ -160,7 +160,7 @@ fn four_million_chunks_take_sixteen_mebibytes() {
     fs::write("/proc/self/clear_refs", "5").expect("Linux");
     let (before, _) = resident_bytes();
     let index = cache.load(&Scope::Trusted, &sources, None, |_| Ok(None)).expect("an index");
-    assert_eq!(index.file_count(), 1);
+    assert_eq!(index.entry_counts().len(), 1);
     for number in (0..4 << 20).step_by(4099) {
         let found = index.find(&id_of(number)).expect("a lookup");
         let [found] = found.as_slice() else { panic!("chunk {number}: {found:?}") };
