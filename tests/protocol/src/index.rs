@@ -184,6 +184,27 @@ fn chunks_of(packs: Set) -> Set {
     packs.members().fold(Set::EMPTY, |all, pack| all | CONTENT[pack])
 }
 
+/// Lists the segments.
+fn list(state: &mut IndexState, number: usize) {
+    state.compactions -= u8::from(number < PRUNER);
+    let there = (0..SEGMENTS).filter(|&segment| state.segments[segment].is_some());
+    let segments = there.fold(Set::EMPTY, |all, segment| all | Set::one(segment));
+    let step = if segments.is_empty() { 2 } else { 1 };
+    state.lookups[number] = Lookup { step, segments, ..Lookup::default() };
+}
+
+/// Deletes the next of the merged segments; after the last one the compactor is done.
+fn delete(state: &mut IndexState, number: usize) {
+    let lookup = &mut state.lookups[number];
+    match lookup.segments.members().next() {
+        Some(segment) => {
+            state.segments[segment] = None;
+            lookup.segments -= Set::one(segment);
+        }
+        None => *lookup = Lookup::default(),
+    }
+}
+
 /// Reads the next segment, if it is still there and its signer counts.
 fn read(model: &Index, state: &mut IndexState, number: usize) {
     let Some(next) = state.lookups[number].segments.members().next() else { return };
@@ -256,25 +277,10 @@ impl Model for Index {
                 // Pack 1 has no b.
                 put(&mut next, Set(0b11 << CHUNKS));
             }
-            IndexAction::List(number) => {
-                next.compactions -= u8::from(number < PRUNER);
-                let there = (0..SEGMENTS).filter(|&segment| next.segments[segment].is_some());
-                let segments = there.fold(Set::EMPTY, |all, segment| all | Set::one(segment));
-                let step = if segments.is_empty() { 2 } else { 1 };
-                next.lookups[number] = Lookup { step, segments, ..Lookup::default() };
-            }
+            IndexAction::List(number) => list(&mut next, number),
             IndexAction::Read(number) => read(self, &mut next, number),
             IndexAction::Merge(number) => self.merge(&mut next, number),
-            IndexAction::Delete(number) => {
-                let lookup = &mut next.lookups[number];
-                match lookup.segments.members().next() {
-                    Some(segment) => {
-                        next.segments[segment] = None;
-                        lookup.segments -= Set::one(segment);
-                    }
-                    None => *lookup = Lookup::default(),
-                }
-            }
+            IndexAction::Delete(number) => delete(&mut next, number),
             IndexAction::Crash(number) => next.lookups[number] = Lookup::default(),
             IndexAction::Prune(condemned) => self.prune(&mut next, condemned),
             IndexAction::Conclude => self.conclude(&mut next),

@@ -120,18 +120,7 @@ pub fn apply(model: &Protocol, state: &mut State, number: usize, step: Step) {
             writer.listed |= model.second_page(state.present);
             plan(model, state, &mut writer);
         }
-        Step::Put { pack, chunks } => {
-            state.content[pack] = chunks;
-            state.present |= Set::one(pack);
-            writer.missing -= chunks;
-            if !model.keeps(Rule::ResumeByListing) {
-                writer.journal |= chunks;
-            }
-            if model.sizes.budget.cuts > 0 {
-                state.unsynced |= Set::one(pack);
-                (writer.step, writer.listed) = (WriterStep::Syncing, Set::one(pack));
-            }
-        }
+        Step::Put { pack, chunks } => put(model, state, &mut writer, pack, chunks),
         Step::Sync => {
             state.unsynced -= writer.listed;
             (writer.step, writer.listed) = (WriterStep::Putting, Set::EMPTY);
@@ -216,6 +205,20 @@ fn plan(model: &Protocol, state: &mut State, writer: &mut Writer) {
         writer.missing = Set::EMPTY;
     }
     (writer.step, writer.excluded, writer.listed) = (WriterStep::Putting, Set::EMPTY, Set::EMPTY);
+}
+
+/// W4: puts a pack. Where there are power cuts, its name can be seen before it is synced.
+fn put(model: &Protocol, state: &mut State, writer: &mut Writer, pack: usize, chunks: Set) {
+    state.content[pack] = chunks;
+    state.present |= Set::one(pack);
+    writer.missing -= chunks;
+    if !model.keeps(Rule::ResumeByListing) {
+        writer.journal |= chunks;
+    }
+    if model.sizes.budget.cuts > 0 {
+        state.unsynced |= Set::one(pack);
+        (writer.step, writer.listed) = (WriterStep::Syncing, Set::one(pack));
+    }
 }
 
 /// W6: creates the end marker; if another was first, what it says is obeyed.

@@ -20,8 +20,8 @@ fn three_epochs() {
 #[test]
 #[ignore = "minutes"]
 fn duplicates_and_repacks() {
-    let budget = Budget { writes: 2, prunes: 2, forgets: 1, duplicates: 1, repacks: 1, ..Budget::default() };
-    let sizes = Sizes { writers: 2, pruners: 2, packs: 5, budget, ..Sizes::default() };
+    let budget = Budget { writes: 2, prunes: 3, forgets: 1, duplicates: 1, repacks: 1, ..Budget::default() };
+    let sizes = Sizes { pruners: 2, packs: 5, budget, ..Sizes::default() };
     check::holds("large: duplicates and repacks", protocol(sizes));
 }
 
@@ -52,8 +52,8 @@ fn pages_and_damage() {
 #[test]
 #[ignore = "minutes"]
 fn readers() {
-    let budget = Budget { writes: 2, prunes: 2, forgets: 1, reads: 1, repacks: 1, ..Budget::default() };
-    let sizes = Sizes { pruners: 2, packs: 6, two_pages: true, sessions: 4, budget, ..Sizes::default() };
+    let budget = Budget { writes: 2, prunes: 2, forgets: 1, reads: 2, repacks: 1, ..Budget::default() };
+    let sizes = Sizes { packs: 6, two_pages: true, sessions: 4, budget, ..Sizes::default() };
     check::holds("large: readers", protocol(sizes));
 }
 
