@@ -310,3 +310,77 @@ fn objects_that_do_not_count_do_not_stand_in_the_way() {
     run(&repository, Duration::ZERO).expect("a prune");
     assert_eq!(plan_packs(&repository), packs);
 }
+
+/// A process that is killed before it can sync anything.
+struct NeverSyncs(SimulatedStore);
+
+impl Store for NeverSyncs {
+    fn put(&self, name: &str, bytes: &[u8]) -> Result<(), StoreError> {
+        self.0.put(name, bytes)
+    }
+
+    fn get(&self, name: &str, max_bytes: u64) -> Result<Vec<u8>, StoreError> {
+        self.0.get(name, max_bytes)
+    }
+
+    fn get_range(&self, name: &str, offset: u64, buffer: &mut [u8]) -> Result<(), StoreError> {
+        self.0.get_range(name, offset, buffer)
+    }
+
+    fn len_bytes(&self, name: &str) -> Result<u64, StoreError> {
+        self.0.len_bytes(name)
+    }
+
+    fn list(&self, prefix: &str) -> Result<Vec<Listed>, StoreError> {
+        self.0.list(prefix)
+    }
+
+    fn delete(&self, name: &str) -> Result<(), StoreError> {
+        self.0.delete(name)
+    }
+
+    fn sync(&self) -> Result<(), StoreError> {
+        Err(StoreError::new(StoreErrorKind::Io, "sync", "", "it was killed"))
+    }
+
+    fn build_on(&self, name: &str) {
+        self.0.build_on(name);
+    }
+
+    fn shown(&self) -> String {
+        self.0.shown()
+    }
+}
+
+#[test]
+fn what_a_killed_backup_stored_is_durable_when_the_next_one_is_committed() {
+    for seed in 0..12 {
+        let simulation = Simulation::new(seed, Faults::default());
+        let (_, mut expected, mut required) = used(&simulation);
+        let killed = Box::new(NeverSyncs(simulation.client()));
+        let killed = Repository::open(killed, None, false, &mut || panic!("it is not encrypted")).expect("it opens");
+        store(&killed, "vm", 30).expect_err("it was killed");
+        let (id, digest) = store(&open(&simulation), "vm", 30).expect("a backup");
+        expected.insert(id, digest);
+        required.push(id);
+        check(&open(&simulation.after_power_cut()), &expected, &required, &format!("seed {seed}"));
+    }
+}
+
+#[test]
+fn a_snapshot_whose_chunks_were_pruned_stays_forgotten() {
+    for seed in 0..12 {
+        let simulation = Simulation::new(seed, Faults::default());
+        let (_, mut expected, mut required) = used(&simulation);
+        let (id, digest) = store(&open(&simulation), "other", 40).expect("a backup");
+        expected.insert(id, digest);
+        let killed = Box::new(NeverSyncs(simulation.client()));
+        let killed = Repository::open(killed, None, false, &mut || panic!("it is not encrypted")).expect("it opens");
+        killed.forget(id).expect_err("it was killed");
+        run(&open(&simulation), Duration::ZERO).expect("a prune");
+        let (id, digest) = store(&open(&simulation), "vm", 41).expect("a backup");
+        expected.insert(id, digest);
+        required.push(id);
+        check(&open(&simulation.after_power_cut()), &expected, &required, &format!("seed {seed}"));
+    }
+}
