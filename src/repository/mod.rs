@@ -222,6 +222,7 @@ impl Repository {
         for pack in packs.iter().filter(|pack| !index.knows_pack(&pack.id)) {
             // A damaged pack is nothing to build on; verify reports it.
             if let Ok(table) = self.pack_table(*pack) {
+                self.store.adopt(&names::pack(pack.id));
                 segment.add_pack(row_of(*pack, &table), &table.chunks);
             }
         }
@@ -243,6 +244,8 @@ impl Repository {
 
     /// Puts an index segment.
     pub fn put_index(&self, segment: SegmentBuilder) -> Result<(Id, Vec<u8>)> {
+        // Whoever finds a pack in an index segment may build on it: it is durable before.
+        self.store.sync()?;
         let id = Id::random()?;
         let body = segment.encode();
         self.protocol().create(ObjectKind::Index, &names::index(id), &body)?;

@@ -201,6 +201,8 @@ impl Prune<'_> {
         let mut verdict = condemned.to_vec();
         verdict.retain(|id| survey.packs.get(id).is_none_or(|pack| pack.used_bytes == 0));
         self.watch.check()?;
+        // Tombstones that were obeyed must not be undone by a power cut when the verdict is not.
+        self.repository.store().sync()?;
         protocol.decide(number, &verdict)
     }
 

@@ -165,7 +165,7 @@ impl SessionTarget {
             || self.own.lock().unwrap_or_else(PoisonError::into_inner).contains(&location.pack)
     }
 
-    /// W5: writes the index segment of what was put so far.
+    /// W5: writes the index segment of what was put so far, and is durable.
     fn write_segment(&self) -> Result<()> {
         let segment = std::mem::take(&mut *self.segment.lock().unwrap_or_else(PoisonError::into_inner));
         if segment.is_empty() {

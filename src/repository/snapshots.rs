@@ -80,7 +80,13 @@ impl Repository {
 
     /// Whether a snapshot is forgotten. A tombstone of somebody who may not forget is none.
     fn is_forgotten(&self, id: Id) -> Result<bool> {
-        Ok(self.protocol().read(ObjectKind::Tombstone, &names::tombstone(id))?.is_some())
+        let name = names::tombstone(id);
+        let is_there = self.protocol().read(ObjectKind::Tombstone, &name)?.is_some();
+        if is_there {
+            // A prune that obeys it syncs it first.
+            self.store().adopt(&name);
+        }
+        Ok(is_there)
     }
 
     /// The ids of manifests without a tombstone, ascending.
