@@ -343,8 +343,8 @@ impl Store for NeverSyncs {
         Err(StoreError::new(StoreErrorKind::Io, "sync", "", "it was killed"))
     }
 
-    fn build_on(&self, name: &str) {
-        self.0.build_on(name);
+    fn adopt(&self, name: &str) {
+        self.0.adopt(name);
     }
 
     fn shown(&self) -> String {
