@@ -26,7 +26,7 @@ impl Address {
         let whole = Address::of_text(text)?;
         let bytes = text.as_bytes();
         let Some(mark) = bytes.iter().rposition(|byte| *byte == b'?') else { return Ok(whole) };
-        if whole.path.symlink_metadata().is_ok() {
+        if Path::new(text).symlink_metadata().is_ok() {
             return Ok(whole);
         }
         let path = PathBuf::from(OsStr::from_bytes(&bytes[..mark]));
@@ -109,7 +109,7 @@ mod tests {
     #[test]
     fn a_snapshot_is_a_part_of_the_address() {
         let parse = |text: &str| Address::parse(OsStr::new(text));
-        let whole = |path: &str| Address { path: path.into(), disk: None, snapshot: None };
+        let whole = |path: &str| Address { path: path.into(), stored: None, disk: None, snapshot: None };
         assert_eq!(parse("a.qcow2"), Ok(whole("a.qcow2")));
         let found = parse("/no/such/a.qcow2?snapshot=before=after").unwrap();
         assert_eq!(found, Address { snapshot: Some("before=after".to_owned()), ..whole("/no/such/a.qcow2") });
@@ -123,10 +123,22 @@ mod tests {
     }
 
     #[test]
+    fn a_stored_snapshot_is_an_address() {
+        let parse = |text: &str| Address::parse(OsStr::new(text));
+        let found = parse("/no/such/repo::web@01a2?disk=sda").unwrap();
+        assert_eq!((found.path.as_path(), found.stored.as_deref()), (Path::new("/no/such/repo"), Some("web@01a2")));
+        assert_eq!(
+            (found.disk.as_deref(), found.to_string().as_str()),
+            (Some("sda"), "/no/such/repo::web@01a2?disk=sda")
+        );
+        assert!(parse("/no/such/repo::").is_err());
+    }
+
+    #[test]
     fn a_file_of_that_name_wins() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("a?snapshot=b");
         std::fs::write(&path, b"").unwrap();
-        assert_eq!(Address::parse(path.as_os_str()), Ok(Address { path, disk: None, snapshot: None }));
+        assert_eq!(Address::parse(path.as_os_str()), Ok(Address { path, stored: None, disk: None, snapshot: None }));
     }
 }
