@@ -8,13 +8,16 @@ mod compare;
 mod completions;
 mod convert;
 mod create_args;
+mod diff;
 mod digest;
 mod escape;
 mod export;
 mod failure;
+mod forget;
 mod formats;
 mod import;
 mod info;
+mod info_stored;
 mod init;
 mod job;
 mod man;
@@ -22,11 +25,15 @@ mod map;
 mod measure;
 mod output;
 mod profile;
+mod prune;
+mod repair;
 mod repository_args;
 mod snapshots;
 mod source_args;
+mod stats;
 mod units;
 mod usage;
+mod verify;
 
 use std::process::ExitCode;
 
@@ -72,8 +79,10 @@ enum Command {
     Compare(compare::Args),
     Completions(completions::Args),
     Convert(convert::Args),
+    Diff(diff::Args),
     Digest(digest::Args),
     Export(export::Args),
+    Forget(forget::Args),
     Formats(formats::Args),
     Import(import::Args),
     Info(info::Args),
@@ -81,7 +90,11 @@ enum Command {
     Man(man::Args),
     Map(map::Args),
     Measure(measure::Args),
+    Prune(prune::Args),
+    Repair(repair::Args),
     Snapshots(snapshots::Args),
+    Stats(stats::Args),
+    Verify(verify::Args),
 }
 
 /// How a command ended, when it did not fail.
@@ -131,8 +144,10 @@ fn run(command: Command, global: Global) -> Result<Outcome, Failure> {
         Command::Compare(args) => compare::run(&args, global),
         Command::Completions(args) => completions::run(&args, global),
         Command::Convert(args) => convert::run(&args, global),
+        Command::Diff(args) => diff::run(&args, global),
         Command::Digest(args) => digest::run(&args, global),
         Command::Export(args) => export::run(&args, global),
+        Command::Forget(args) => forget::run(&args, global),
         Command::Formats(args) => formats::run(&args, global),
         Command::Import(args) => import::run(&args, global),
         Command::Info(args) => info::run(&args, global),
@@ -140,6 +155,10 @@ fn run(command: Command, global: Global) -> Result<Outcome, Failure> {
         Command::Man(args) => man::run(&args, global),
         Command::Map(args) => map::run(&args, global),
         Command::Measure(args) => measure::run(&args, global),
+        Command::Prune(args) => prune::run(&args, global),
+        Command::Repair(args) => repair::run(&args, global),
         Command::Snapshots(args) => snapshots::run(&args, global),
+        Command::Stats(args) => stats::run(&args, global),
+        Command::Verify(args) => verify::run(&args, global),
     }
 }

@@ -143,8 +143,9 @@ pub struct ImageArgs {
     /// Format of the image; detected from the content for files, raw for devices
     #[arg(long, short, value_name = "FORMAT", env = "TINTYPE_FORMAT")]
     format: Option<String>,
+    /// What opens it, if it is encrypted.
     #[command(flatten)]
-    secrets: SecretArgs,
+    pub secrets: SecretArgs,
 }
 
 impl ImageArgs {
@@ -152,6 +153,10 @@ impl ImageArgs {
     pub fn open(&self, command: &str, force_share: bool) -> Result<(OpenFile, Box<dyn Image>), Failure> {
         if self.address.is_standard_input() {
             return Err(Failure::usage(format!("{command} needs a file or a device, not standard input")));
+        }
+        if self.address.stored.is_some() {
+            let message = format!("{command} looks into image files; \"tintype verify\" looks into repositories");
+            return Err(Failure::usage(message));
         }
         Ok(sources::open_image(
             &self.address.path,

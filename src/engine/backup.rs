@@ -18,7 +18,7 @@ use super::copy::{CopyOptions, copy};
 use super::pipeline::Pipeline;
 use super::plan::{DiskPlan, Feed, PipePlan, PlanOptions};
 use super::rate_limit::RateLimit;
-use crate::error::{OnPath as _, Result};
+use crate::error::{Kind, OnPath as _, Result};
 use crate::repository::session::WriteSession;
 use crate::repository::snapshots::Snapshot;
 use crate::repository::{PROGRAM, Repository, time};
@@ -69,6 +69,9 @@ pub struct BackedUp {
     pub disks: Vec<DiskRecord>,
 }
 
+/// How often a backup begins again because a prune did not wait for it.
+const ATTEMPTS: usize = 3;
+
 /// Stores the disks as one snapshot.
 pub fn backup(
     repository: &Arc<Repository>,
@@ -81,6 +84,24 @@ pub fn backup(
 
 /// Like [`backup`]; `amend` has the last word on what the manifest says.
 pub fn backup_as(
+    repository: &Arc<Repository>,
+    disks: &mut [BackupDisk<'_>],
+    options: &BackupOptions,
+    amend: &dyn Fn(&mut Manifest),
+    progress: &Progress,
+) -> Result<BackedUp> {
+    // A pipe can be read only once.
+    let again = disks.iter().all(|disk| matches!(disk.input, Input::Disk(_)));
+    for _ in 1..if again { ATTEMPTS } else { 1 } {
+        match back_up_once(repository, disks, options, amend, progress) {
+            Err(cause) if cause.kind() == Kind::Fenced => progress.note(format!("{cause}; it begins again")),
+            other => return other,
+        }
+    }
+    back_up_once(repository, disks, options, amend, progress)
+}
+
+fn back_up_once(
     repository: &Arc<Repository>,
     disks: &mut [BackupDisk<'_>],
     options: &BackupOptions,

@@ -17,6 +17,19 @@ use super::store::{StoreError, StoreErrorKind};
 use super::{Repository, names};
 use crate::error::Result;
 
+/// The packs of a repository, where nothing is looked for elsewhere.
+pub struct StorePacks<'a>(pub &'a Repository);
+
+impl PackSource for StorePacks<'_> {
+    fn read(&self, pack: Id, offset: u64, buffer: &mut [u8]) -> ImageResult<()> {
+        self.0.store().get_range(&names::pack(pack), offset, buffer).map_err(store_to_image)
+    }
+
+    fn find_again(&self, _: &ChunkId, _: &Location) -> ImageResult<Vec<Location>> {
+        Ok(Vec::new())
+    }
+}
+
 /// The packs of a repository, and the index where a map's word is not good any more.
 struct RepositoryPacks {
     repository: Arc<Repository>,
@@ -25,15 +38,18 @@ struct RepositoryPacks {
 
 impl PackSource for RepositoryPacks {
     fn read(&self, pack: Id, offset: u64, buffer: &mut [u8]) -> ImageResult<()> {
-        self.repository.store().get_range(&names::pack(pack), offset, buffer).map_err(store_to_image)
+        StorePacks(&self.repository).read(pack, offset, buffer)
     }
 
     fn find_again(&self, id: &ChunkId, stale: &Location) -> ImageResult<Vec<Location>> {
         let mut index = self.index.lock().unwrap_or_else(PoisonError::into_inner);
-        for attempt in 0..2 {
-            // What is loaded may be older than a prune that moved the chunk: then it is loaded again.
-            if attempt == 1 || index.is_none() {
-                *index = Some(self.repository.index_for_reading().map_err(to_image)?);
+        for attempt in 0..3 {
+            // What is loaded may be older than a prune that moved the chunk: then it is loaded again. Segments may be lost, or be
+            // deleted by whoever merges them just now: then packs' tables are asked.
+            match attempt {
+                0 if index.is_some() => {}
+                0 | 1 => *index = Some(self.repository.index_for_reading().map_err(to_image)?),
+                _ => *index = Some(self.repository.index_with_tables().map_err(to_image)?),
             }
             let found = index.as_ref().map_or(Ok(Vec::new()), |index| index.find(id)).map_err(to_image)?;
             let places: Vec<_> = found.iter().map(|found| found.location).filter(|place| place != stale).collect();
@@ -45,7 +61,8 @@ impl PackSource for RepositoryPacks {
     }
 }
 
-fn store_to_image(cause: StoreError) -> ImageError {
+/// A failure of the store while a pack was read.
+pub(super) fn store_to_image(cause: StoreError) -> ImageError {
     const DOING: &str = "read a pack";
     let kind = match cause.kind() {
         StoreErrorKind::Truncated => io::ErrorKind::UnexpectedEof,

@@ -4,26 +4,32 @@
 
 pub mod disk;
 pub mod index;
+pub mod ledger;
 pub mod names;
+pub mod policy;
 pub mod protocol;
+pub mod prune;
+pub mod repair;
 pub mod session;
 pub mod snapshots;
 pub mod store;
 pub mod time;
 pub mod transfer;
+pub mod verify;
 
+use std::collections::HashSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
-use tintype_formats::ErrorKind;
 use tintype_formats::tin::id::Id;
 use tintype_formats::tin::keys::KeyRing;
 use tintype_formats::tin::pack::{self, PackTable, TRAILER_BYTES};
 use tintype_formats::tin::signed::{ObjectKind, SignedObject};
 use tintype_formats::tin::slot::{self, Cost, Secret, SlotInfo, SlotKind};
+use tintype_formats::{ErrorKind, ImageError};
 
-use self::index::{Cache, Index, PackRow, SegmentBuilder};
+use self::index::{Cache, Index, PackRow, Scope, SegmentBuilder};
 use self::protocol::{ListedPack, Protocol, put_own};
 use self::store::{Store, StoreErrorKind};
 use crate::error::{Error, Kind, Result};
@@ -192,6 +198,14 @@ impl Repository {
         }
     }
 
+    /// Fails if somebody who verifies or prunes must know of something that this program does not.
+    pub fn require_features(&self) -> Result<()> {
+        let Some(feature) = self.config.features.check.first() else { return Ok(()) };
+        let feature = feature.escape_debug();
+        let message = format!("verify or prune: it takes a program that knows of \"{feature}\": use a newer one");
+        Err(Error::new(Kind::Io, message))
+    }
+
     /// The ids of the index segments.
     pub fn index_ids(&self) -> Result<Vec<Id>> {
         Ok(self.store.list("index/")?.iter().filter_map(|listed| names::parse_flat("index", &listed.name)).collect())
@@ -199,31 +213,60 @@ impl Repository {
 
     /// What the index segments say, of whomever they are. Readers prove every chunk themselves.
     pub fn index_for_reading(&self) -> Result<Index> {
-        self.cache.load(&self.index_ids()?, |id| self.fetch_index(id, false))
+        self.cache.load(&Scope::Everybody, &self.index_ids()?, None, |id| self.fetch_index(id, false))
     }
 
     /// W3: the index for a writer, with a segment for those of these packs that no trusted segment names: a writer that died
-    /// before it wrote its own, or whose word is not trusted.
-    pub fn index_of_packs(&self, packs: &[ListedPack]) -> Result<Index> {
-        let mut index = self.cache.load(&self.index_ids()?, |id| self.fetch_index(id, true))?;
+    /// before it wrote its own, or whose word is not trusted. What packs' tables say is put into the store, or not.
+    pub fn index_of_packs(&self, packs: &[ListedPack], publish: bool) -> Result<Index> {
+        let scope = self.trusted_scope();
+        let live: HashSet<Id> = packs.iter().map(|pack| pack.id).collect();
+        let mut index = self.cache.load(&scope, &self.index_ids()?, Some(&live), |id| self.fetch_index(id, true))?;
         let mut segment = SegmentBuilder::default();
         for pack in packs.iter().filter(|pack| !index.knows_pack(&pack.id)) {
             // A damaged pack is nothing to build on; verify reports it.
             if let Ok(table) = self.pack_table(*pack) {
+                self.store.adopt(&names::pack(pack.id));
                 segment.add_pack(row_of(*pack, &table), &table.chunks);
             }
         }
-        if !segment.is_empty() {
-            let id = Id::random()?;
-            let body = segment.encode();
-            self.protocol().create(ObjectKind::Index, &names::index(id), &body)?;
-            self.cache.add(&mut index, id, &body)?;
+        match (segment.is_empty(), publish) {
+            (true, _) => {}
+            (false, false) => index.add_body(&segment.encode())?,
+            (false, true) => {
+                let (id, body) = self.put_index(segment)?;
+                self.cache.add(&scope, &mut index, id, &body)?;
+            }
         }
         Ok(index)
     }
 
+    /// What the packs' own tables say, where no trusted segment says it.
+    pub fn index_with_tables(&self) -> Result<Index> {
+        self.index_of_packs(&self.protocol().packs()?, false)
+    }
+
+    /// Puts an index segment.
+    pub fn put_index(&self, segment: SegmentBuilder) -> Result<(Id, Vec<u8>)> {
+        // Whoever finds a pack in an index segment may build on it: it is durable before.
+        self.store.sync()?;
+        let id = Id::random()?;
+        let body = segment.encode();
+        self.protocol().create(ObjectKind::Index, &names::index(id), &body)?;
+        Ok((id, body))
+    }
+
+    /// Whose segments a writer with these keys builds on.
+    pub fn trusted_scope(&self) -> Scope {
+        let own = self.ring.certificate().signing;
+        match self.ring.role().reads_maps() {
+            true => Scope::Trusted,
+            false => Scope::TrustedAnd(Id(std::array::from_fn(|index| own[index]))),
+        }
+    }
+
     /// The body of an index segment, unless it is gone or does not count (or, `trusted`, is of somebody not to be trusted).
-    fn fetch_index(&self, id: Id, trusted: bool) -> Result<Option<Vec<u8>>> {
+    pub fn fetch_index(&self, id: Id, trusted: bool) -> Result<Option<Vec<u8>>> {
         let name = names::index(id);
         let bytes = match self.store.get(&name, MAX_INDEX_BYTES) {
             Ok(bytes) => bytes,
@@ -233,6 +276,7 @@ impl Repository {
         let Ok(signed) = self.ring.verify(ObjectKind::Index, &name, &bytes) else { return Ok(None) };
         let own = signed.signer.signing == self.ring.certificate().signing;
         let counts = !trusted || own || signed.signer.role.reads_maps();
+        let counts = counts && index::parse_rows(signed.body).is_some();
         Ok(counts.then(|| signed.body.to_vec()))
     }
 
@@ -240,7 +284,9 @@ impl Repository {
     pub fn pack_table(&self, pack: ListedPack) -> Result<PackTable> {
         let name = names::pack(pack.id);
         let mut trailer = [0; TRAILER_BYTES];
-        let trailer_at = pack.len_bytes.saturating_sub(TRAILER_BYTES as u64);
+        let Some(trailer_at) = pack.len_bytes.checked_sub(TRAILER_BYTES as u64) else {
+            return Err(ImageError::truncated("read the trailer of a pack", format!("{name} is too short")).into());
+        };
         self.store.get_range(&name, trailer_at, &mut trailer)?;
         let (offset, length) = pack::table_range(&trailer, pack.len_bytes)?;
         let mut bytes = vec![0; length];

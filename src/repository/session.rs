@@ -6,13 +6,12 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use tintype_formats::error::{ImageError, Result as ImageResult};
 use tintype_formats::tin::chunk::{ChunkHeader, ChunkKind, Packed};
 use tintype_formats::tin::id::{ChunkId, Id};
-use tintype_formats::tin::keys::KeyRing;
+use tintype_formats::tin::keys::Certificate;
 use tintype_formats::tin::manifest::{self, Manifest};
 use tintype_formats::tin::map::Location;
-use tintype_formats::tin::pack::{self, PackTable};
+use tintype_formats::tin::pack::{self, PackBuilder, PackTable};
 use tintype_formats::tin::pack_stream::{FinishedPack, PackStream, PackTarget, Place};
 use tintype_formats::tin::seal::{Purpose, SegmentKey, SegmentRecord};
-use tintype_formats::tin::signed::ObjectKind;
 use tintype_formats::tin::write::{ChunkSink, Reserved};
 
 use super::index::{FreshChunks, Index, PackRow, SegmentBuilder};
@@ -65,10 +64,12 @@ impl WriteSession {
         let quarantined = protocol.quarantined()?;
         let mut packs = protocol.packs()?;
         packs.retain(|pack| !excluded.contains(&pack.id) && !quarantined.contains(&pack.id));
-        let index = match id {
-            Some(_) => repository.index_of_packs(&packs)?,
-            None => repository.index_for_reading()?,
-        };
+        let index = repository.index_of_packs(&packs, id.is_some())?;
+        // Whose chunks are not to be built on, and what cannot be read, is as if it were not there: a parent of the same
+        // name may be of a host that can only write.
+        let trusted = index.packs().filter(|row| row.is_trusted_by(repository.ring())).map(|row| row.id);
+        let trusted: HashSet<Id> = trusted.collect();
+        packs.retain(|pack| trusted.contains(&pack.id));
         let target = Arc::new(SessionTarget {
             repository: Arc::clone(repository),
             index: RwLock::new(index),
@@ -108,6 +109,23 @@ impl WriteSession {
             end if end == commit => Ok(snapshot),
             _ => Err(Error::new(Kind::Fenced, "commit the snapshot: a prune did not wait for this backup")),
         }
+    }
+
+    /// Puts a pack of chunks that were copied as they are stored; `author` sealed them.
+    pub fn put_copied(&self, kind: ChunkKind, builder: PackBuilder, author: &Certificate) -> Result<()> {
+        let id = builder.id();
+        let (bytes, chunks) = builder.finish(self.repository.ring(), author)?;
+        self.target.put_pack(kind, FinishedPack { id, sequence: 0, bytes, chunks }, author)
+    }
+
+    /// Completes what is stored, and ends the session without a snapshot.
+    pub fn close(self) -> Result<()> {
+        self.data.flush()?;
+        self.maps.flush()?;
+        self.target.write_segment()?;
+        self.repository.store().sync()?;
+        self.abandon();
+        Ok(())
     }
 
     /// Takes a whole pack that was sealed for this repository before, with the table that it has.
@@ -195,20 +213,34 @@ impl SessionTarget {
         if full { self.write_segment() } else { Ok(()) }
     }
 
-    /// W5: writes the index segment of what was put so far.
+    /// W5: writes the index segment of what was put so far, and is durable.
     fn write_segment(&self) -> Result<()> {
         let segment = std::mem::take(&mut *self.segment.lock().unwrap_or_else(PoisonError::into_inner));
         if segment.is_empty() {
             return Ok(());
         }
         let ids: Vec<ChunkId> = segment.ids().collect();
-        let id = Id::random()?;
-        let body = segment.encode();
-        self.repository.protocol().create(ObjectKind::Index, &names::index(id), &body)?;
+        let (id, body) = self.repository.put_index(segment)?;
         let mut index = self.index.write().unwrap_or_else(PoisonError::into_inner);
-        self.repository.cache().add(&mut index, id, &body)?;
+        self.repository.cache().add(&self.repository.trusted_scope(), &mut index, id, &body)?;
         self.fresh.remove_all(ids.into_iter());
         Ok(())
+    }
+
+    /// W4: puts a pack, and notes its chunks for the index.
+    fn put_pack(&self, kind: ChunkKind, pack: FinishedPack, author: &Certificate) -> Result<()> {
+        if self.pretends {
+            return Ok(());
+        }
+        put_own(self.repository.store(), &names::pack(pack.id), &pack.bytes)?;
+        let row = PackRow {
+            id: pack.id,
+            author: author.signing,
+            role: Some(author.role),
+            kind: kind.number(),
+            length_bytes: pack.bytes.len() as u32,
+        };
+        self.note_pack(row, &pack.chunks)
     }
 }
 
@@ -223,19 +255,7 @@ impl PackTarget for SessionTarget {
     }
 
     fn put(&self, kind: ChunkKind, pack: FinishedPack) -> ImageResult<()> {
-        if self.pretends {
-            return Ok(());
-        }
-        let ring: &KeyRing = self.repository.ring();
-        put_own(self.repository.store(), &names::pack(pack.id), &pack.bytes).map_err(to_image)?;
-        let row = PackRow {
-            id: pack.id,
-            author: ring.certificate().signing,
-            role: Some(ring.role()),
-            kind: kind.number(),
-            length_bytes: pack.bytes.len() as u32,
-        };
-        self.note_pack(row, &pack.chunks).map_err(to_image)
+        self.put_pack(kind, pack, self.repository.ring().certificate()).map_err(to_image)
     }
 }
 

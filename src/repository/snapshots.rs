@@ -6,7 +6,7 @@ use std::sync::Arc;
 use serde::Serialize;
 use tintype_formats::tin::id::Id;
 use tintype_formats::tin::keys::Certificate;
-use tintype_formats::tin::manifest::{self, DiskRecord, Manifest};
+use tintype_formats::tin::manifest::{self, DiskRecord, Envelope, Manifest};
 use tintype_formats::tin::signed::ObjectKind;
 
 use super::protocol::End;
@@ -68,25 +68,60 @@ pub fn new_id() -> Result<Id> {
 }
 
 impl Repository {
+    /// The ids of manifests, ascending, and whether there is something by the name of a tombstone.
+    fn manifest_ids(&self) -> Result<Vec<(Id, bool)>> {
+        let listed = self.store().list("snapshots/")?;
+        let marked: HashSet<Id> = listed.iter().filter_map(|listed| names::parse_tombstone(&listed.name)).collect();
+        let ids = listed.iter().filter_map(|listed| names::parse_flat("snapshots", &listed.name));
+        let mut ids: Vec<(Id, bool)> = ids.map(|id| (id, marked.contains(&id))).collect();
+        ids.sort();
+        Ok(ids)
+    }
+
+    /// Whether a snapshot is forgotten. A tombstone of somebody who may not forget is none.
+    fn is_forgotten(&self, id: Id) -> Result<bool> {
+        let name = names::tombstone(id);
+        let is_there = self.protocol().read(ObjectKind::Tombstone, &name)?.is_some();
+        if is_there {
+            // A prune that obeys it syncs it first.
+            self.store().adopt(&name);
+        }
+        Ok(is_there)
+    }
+
     /// The ids of manifests without a tombstone, ascending.
     pub fn snapshot_ids(&self) -> Result<Vec<Id>> {
-        let listed = self.store().list("snapshots/")?;
-        let mut forgotten = HashSet::new();
-        for id in listed.iter().filter_map(|listed| names::parse_tombstone(&listed.name)) {
-            // A tombstone of somebody who may not forget is none.
-            if self.protocol().read(ObjectKind::Tombstone, &names::tombstone(id))?.is_some() {
-                forgotten.insert(id);
+        let mut ids = Vec::new();
+        for (id, is_marked) in self.manifest_ids()? {
+            if !is_marked || !self.is_forgotten(id)? {
+                ids.push(id);
             }
         }
-        let mut ids: Vec<Id> =
-            listed.iter().filter_map(|listed| names::parse_flat("snapshots", &listed.name)).collect();
-        ids.retain(|id| !forgotten.contains(id));
-        ids.sort();
         Ok(ids)
     }
 
     /// Reads a manifest if its snapshot is committed; the error is of the manifest, not of the store.
     pub fn committed(&self, id: Id) -> Result<Option<Result<Snapshot>>> {
+        self.read_manifest(id, |commit, envelope| {
+            let end = self.protocol().session_end(envelope.session)?;
+            Ok(end.is_some_and(|(end, signer)| end == commit && signer.signing == envelope.signer.signing))
+        })
+    }
+
+    /// P6: like [`committed`](Self::committed), but also if there is an end of its session that does not count: it may have been
+    /// its commit, and is damaged.
+    pub fn kept(&self, id: Id) -> Result<Option<Result<Snapshot>>> {
+        self.read_manifest(id, |commit, envelope| match self.protocol().session_end(envelope.session)? {
+            Some((end, signer)) => Ok(end == commit && signer.signing == envelope.signer.signing),
+            None => self.protocol().has_ended(envelope.session),
+        })
+    }
+
+    fn read_manifest(
+        &self,
+        id: Id,
+        counts: impl FnOnce(End, &Envelope) -> Result<bool>,
+    ) -> Result<Option<Result<Snapshot>>> {
         let bytes = match self.store().get(&names::snapshot(id), manifest::MAX_BYTES) {
             Ok(bytes) => bytes,
             Err(cause) if cause.kind() == StoreErrorKind::NotFound => return Ok(None),
@@ -97,8 +132,7 @@ impl Repository {
             Err(cause) => return Ok(Some(Err(cause.into()))),
         };
         let commit = End::Commit { snapshot: id, manifest: *blake3::hash(&bytes).as_bytes() };
-        let end = self.protocol().session_end(envelope.session)?;
-        if end.is_none_or(|(end, signer)| end != commit || signer.signing != envelope.signer.signing) {
+        if !counts(commit, &envelope)? {
             return Ok(None);
         }
         let (session, signer) = (envelope.session, envelope.signer);
@@ -121,9 +155,10 @@ impl Repository {
 
     /// The newest visible snapshot of a name, looked for from the newest on.
     pub fn newest(&self, name: &str) -> Result<Option<Snapshot>> {
-        for id in self.snapshot_ids()?.into_iter().rev() {
+        for (id, is_marked) in self.manifest_ids()?.into_iter().rev() {
             if let Some(Ok(snapshot)) = self.committed(id)?
                 && snapshot.manifest.name == name
+                && !(is_marked && self.is_forgotten(id)?)
             {
                 return Ok(Some(snapshot));
             }
@@ -174,7 +209,13 @@ impl Repository {
         let name = names::tombstone(id);
         let object = self.ring().sign(ObjectKind::Tombstone, &name, &body)?;
         match self.store().put(&name, &object) {
-            Err(cause) if cause.kind() == StoreErrorKind::AlreadyExists => {}
+            Err(cause) if cause.kind() == StoreErrorKind::AlreadyExists => {
+                if self.protocol().read(ObjectKind::Tombstone, &name)?.is_none() {
+                    let message =
+                        format!("forget snapshot {id}: \"{name}\" is there, and is damaged; repair removes it");
+                    return Err(Error::new(Kind::Io, message));
+                }
+            }
             other => other?,
         }
         Ok(self.store().sync()?)

@@ -40,6 +40,8 @@ impl Sandbox {
         for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("TINTYPE_")) {
             command.env_remove(name);
         }
+        // Where the index of a repository would go, so that no test leaves anything behind.
+        command.env("XDG_CACHE_HOME", self.0.path().join("cache"));
         command
     }
 
