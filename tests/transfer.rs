@@ -160,7 +160,8 @@ fn damage_is_neither_exported_nor_imported() {
     damaged[first_chunk + 200] ^= 1;
     fs::write(shop.0.path("damaged.tin"), damaged).expect("write");
     fs::write(shop.0.path("cut.tin"), &whole[..whole.len() - 1]).expect("write");
-    shop.run(&["check", "damaged.tin"]).fails(4, "is damaged");
+    let checked = shop.run(&["check", "damaged.tin"]);
+    assert!(checked.code == Some(4) && checked.stdout.contains("is damaged"), "{checked:?}");
     shop.run(&["digest", "cut.tin"]).fails(1, "cut short");
     fs::remove_dir_all(shop.0.path("repo/packs")).expect("remove");
     shop.run(&["import", "damaged.tin", "-r", "repo"]).fails(1, "damaged");
@@ -168,6 +169,30 @@ fn damage_is_neither_exported_nor_imported() {
     shop.run(&["export", "web", "again.tin", "-r", "repo"]).fails(1, "pack");
     assert!(!shop.0.path("again.tin").exists());
     shop.run(&["import", "a.raw", "-r", "repo"]).fails(1, "does not begin with");
+}
+
+/// Nobody signs a pack's header, and in there are the keys of its chunks: an import that did not open the chunks would take a pack
+/// that nobody can read, and backups would build on it.
+#[test]
+fn a_pack_whose_keys_do_not_open_it_is_not_imported() {
+    let shop = Shop::new();
+    shop.run(&["export", "web", "web.tin", "-r", "repo"]).ok();
+    let mut file = fs::read(shop.0.path("web.tin")).expect("the file");
+    let mut changed = 0;
+    for pack in 0..file.len() - 8 {
+        if &file[pack..pack + 8] == b"TINPACK1" && file[pack + 10] == 1 {
+            let length = u32::from_le_bytes(file[pack + 12..pack + 16].try_into().expect("4 bytes")) as usize;
+            // The end of the sealed key, and the header's hash after it.
+            file[pack + length - 33] ^= 1;
+            let hash = blake3::hash(&file[pack..pack + length - 32]);
+            file[pack + length - 32..pack + length].copy_from_slice(hash.as_bytes());
+            changed += 1;
+        }
+    }
+    assert!(changed > 0);
+    fs::write(shop.0.path("web.tin"), file).expect("write");
+    fs::remove_dir_all(shop.0.path("repo/packs")).expect("remove");
+    shop.run(&["import", "web.tin", "-r", "repo"]).fails(1, "does not open it");
 }
 
 #[test]

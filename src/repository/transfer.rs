@@ -1,19 +1,21 @@
 //! Snapshots out of a repository into `.tin` files, and back: whole packs, as they are stored (formats/src/tin/SPEC.md).
 
-use std::collections::HashSet;
+use std::collections::hash_map::Entry::{Occupied, Vacant};
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use tintype_formats::HostFileMut;
 use tintype_formats::error::{ImageError, Result as ImageResult};
-use tintype_formats::tin::chunk::{ChunkHeader, HEADER_BYTES};
+use tintype_formats::tin::chunk::{self, ChunkHeader, ChunkKind, HEADER_BYTES};
 use tintype_formats::tin::file::{FileBuilder, Header, MAX_SLOTS};
 use tintype_formats::tin::id::{ChunkId, Id};
 use tintype_formats::tin::keys::{KeyRing, Role};
 use tintype_formats::tin::manifest;
-use tintype_formats::tin::map::Location;
+use tintype_formats::tin::map::{Location, Page};
 use tintype_formats::tin::open::TinFile;
-use tintype_formats::tin::pack::{self, PackTable, TRAILER_BYTES};
+use tintype_formats::tin::pack::{self, PackHeader, PackTable, TRAILER_BYTES};
 use tintype_formats::tin::read::PackSource as _;
+use tintype_formats::tin::seal::{Purpose, SegmentKey};
 use tintype_formats::tin::slot::{SlotInfo, SlotKind};
 use tintype_formats::tin::walk::{Step, walk};
 
@@ -141,6 +143,10 @@ impl Repository {
     /// `None` if that cannot be: a prune has condemned one of the packs, and their names never count again, or one is
     /// quarantined. Then the disks are to be stored anew.
     pub fn import(self: &Arc<Self>, file: &TinFile, watch: &Watch<'_>) -> Result<Option<(Id, Transferred)>> {
+        if !self.ring().can_read_data() {
+            let message = "import a file: it takes a key that can read, to see what the file holds";
+            return Err(Error::new(Kind::WrongKey, message));
+        }
         let session = WriteSession::begin(self, "import")?;
         match self.import_packs(&session, file, watch) {
             Ok(Some(done)) => Ok(Some((session.commit(&file.manifest)?, done))),
@@ -174,6 +180,7 @@ impl Repository {
             let mut bytes = vec![0; place.length_bytes as usize];
             file.packs.read(place.id, 0, &mut bytes)?;
             let table = checked_table(self.ring(), place.id, &bytes)?;
+            prove(self.ring(), place.id, &bytes, &table)?;
             session.adopt(place.id, &bytes, &table)?;
             done.packs += 1;
             done.pack_bytes += place.length_bytes;
@@ -193,6 +200,43 @@ fn check_complete(file: &TinFile) -> Result<()> {
             }
             Step::Damaged(cause) => Err(cause),
         })?;
+    }
+    Ok(())
+}
+
+/// Opens every chunk of a pack, and compares its id.
+///
+/// Nobody signs a pack's header, and the keys of its chunks are in there: with other ones the pack would be worthless, and
+/// backups would build on it.
+fn prove(ring: &KeyRing, id: Id, bytes: &[u8], table: &PackTable) -> ImageResult<()> {
+    const DOING: &str = "prove a pack";
+    let header = PackHeader::parse(bytes, ring.repository(), id)?;
+    let purpose = match header.kind {
+        ChunkKind::Data => Purpose::Data,
+        ChunkKind::MapPage => Purpose::Map,
+    };
+    let mut keys: HashMap<Id, SegmentKey> = HashMap::new();
+    let mut plain = Vec::new();
+    for (offset, entry) in &table.chunks {
+        let wrong = |what: &str| ImageError::corrupt(DOING, format!("chunk {} of pack {id} {what}", entry.id()));
+        let key = match keys.entry(entry.segment()) {
+            Vacant(place) => {
+                let record = header.segments.get(&entry.segment()).ok_or_else(|| wrong("has no key"))?;
+                place.insert(ring.open_segment(purpose, record)?)
+            }
+            Occupied(place) => place.into_mut(),
+        };
+        let stored = bytes.get(*offset as usize..).and_then(|rest| rest.get(..entry.chunk_bytes()));
+        let mut stored = stored.ok_or_else(|| wrong("is cut short"))?.to_vec();
+        plain.resize(entry.plain_bytes(), 0);
+        chunk::open(entry, key, &mut stored, &mut plain)?;
+        let found = match header.kind {
+            ChunkKind::Data => ring.chunk_id(&plain),
+            ChunkKind::MapPage => ring.page_id(&plain[..Page::parse(&plain)?.1]),
+        };
+        if entry.kind() != header.kind || found != entry.id() {
+            return Err(wrong("holds other bytes than it says"));
+        }
     }
     Ok(())
 }

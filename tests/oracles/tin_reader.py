@@ -336,13 +336,16 @@ class Pack:
         self.check_table(Bytes(body, what), signer, header, offset)
 
     def check_table(self, table, signer, begin, end):
+        self.chunks = {}
         author = Certificate(table.take(table.number(2)), self.keys.root, self.keys.repository)
         need(author.signing == signer.signing or signer.role in ("maintain", "admin"), f"{table.what}: not its author's")
         for _ in range(table.number(4)):
             offset, header = table.number(4), table.take(104)
             need(offset == begin, f"{table.what}: a gap before a chunk at {offset}")
             need(self.content[offset : offset + 104] == header, f"{table.what}: the table has another chunk at {offset}")
-            begin += 104 + int.from_bytes(header[12:16], "little")
+            length = 104 + int.from_bytes(header[12:16], "little")
+            self.chunks[header[40:72]] = (offset, length)
+            begin += length
         need(begin == end, f"{table.what}: a gap after the last chunk")
         table.end()
 
@@ -531,8 +534,13 @@ class Reader:
 
     def chunk(self, chunk, hint):
         pack, offset, length = hint
-        need(pack in self.store.packs(), f"chunk {chunk.hex()}: its pack {pack.hex()} is not there")
-        return self.pack(pack).chunk(offset, length, chunk)
+        if pack in self.store.packs():
+            return self.pack(pack).chunk(offset, length, chunk)
+        # The hint is stale. An index would be faster, but the packs' tables say the same (§9).
+        for other in map(self.pack, self.store.packs()):
+            if chunk in other.chunks:
+                return other.chunk(*other.chunks[chunk], chunk)
+        raise Wrong(f"chunk {chunk.hex()} is nowhere")
 
     def page(self, chunk, hint, level, count):
         """The entries of a page: a state each, and for data its id and hint."""
