@@ -17,7 +17,7 @@ use super::source_args::ThreadArgs;
 use super::{Global, Outcome, job, output, units};
 use crate::engine::NamedDisk;
 use crate::engine::convert::{ConvertOptions, Input, convert};
-use crate::engine::delta::rewrite;
+use crate::engine::delta::{DeltaOptions, rewrite};
 use crate::error::{Error, Kind, OnPath as _};
 use crate::repository::Repository;
 use crate::repository::disk::SnapshotDisk;
@@ -49,7 +49,7 @@ pub struct Args {
     #[command(flatten)]
     create: CreateArgs,
     /// Compare with what the raw file or device holds, and write only what differs
-    #[arg(long, conflicts_with_all = ["output_format", "profile", "subformat", "options", "salvage", "rate_limit"])]
+    #[arg(long, conflicts_with_all = ["output_format", "profile", "subformat", "options", "salvage"])]
     delta: bool,
     /// Overwrite an existing file, or a device
     #[arg(long, env = "TINTYPE_FORCE", value_parser = clap::builder::FalseyValueParser::new())]
@@ -219,10 +219,11 @@ fn write_delta(
     let range = part.map_or(0..geometry.size_bytes, |part| part.begin..part.begin + part.size_bytes);
     let geometry = Geometry { size_bytes: range.end - range.start, ..geometry };
     let target = open_target(args, path, geometry, global)?;
+    let options = DeltaOptions { workers: workers(args), rate_limit: args.rate_limit };
     let abandon = |error| job::with_aftermath(error, target.abandon());
     let signals = job::catch_signals()?;
     let done = job::run_and_abandon(global, "restoring", signals, &abandon, |progress| {
-        rewrite(disk, repository.ring(), range, &target, workers(args), progress)
+        rewrite(disk, repository.ring(), range, &target, options, progress)
     })?;
     let zeroed_bytes = Some(done.zeroed_bytes);
     Ok(Report {

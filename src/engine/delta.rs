@@ -10,9 +10,19 @@ use tintype_formats::tin::map::Entry;
 use tintype_formats::{BlockSource as _, HostFileMut};
 
 use super::Progress;
+use super::rate_limit::RateLimit;
 use crate::error::{Error, OnPath as _, Result};
 use crate::repository::disk::SnapshotDisk;
 use crate::targets::Target;
+
+/// How to compare and write.
+#[derive(Debug, Clone, Copy)]
+pub struct DeltaOptions {
+    /// How many chunks may be in the works at once.
+    pub workers: usize,
+    /// How many bytes of data a second to compare at most.
+    pub rate_limit: Option<u64>,
+}
 
 /// What a delta came to, in bytes.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -31,13 +41,15 @@ pub fn rewrite(
     ring: &KeyRing,
     range: Range<u64>,
     target: &Target,
-    workers: usize,
+    options: DeltaOptions,
     progress: &Progress,
 ) -> Result<Rewritten> {
     progress.begin(range.end - range.start);
     let file = target.file();
-    let job = Job { disk, ring, range, file: file.as_ref(), written: AtomicU64::new(0), zeroed: AtomicU64::new(0) };
-    let synced = job.run(workers, progress).and_then(|()| {
+    let rate_limit = options.rate_limit.map(RateLimit::new);
+    let (written, zeroed) = (AtomicU64::new(0), AtomicU64::new(0));
+    let job = Job { disk, ring, range, file: file.as_ref(), rate_limit, written, zeroed };
+    let synced = job.run(options.workers, progress).and_then(|()| {
         progress.check_cancelled()?;
         file.sync_data().map_err(|cause| Error::io("make durable what was written", cause))?;
         target.commit()
@@ -60,6 +72,7 @@ struct Job<'a> {
     ring: &'a KeyRing,
     range: Range<u64>,
     file: &'a dyn HostFileMut,
+    rate_limit: Option<RateLimit>,
     written: AtomicU64,
     zeroed: AtomicU64,
 }
@@ -89,7 +102,7 @@ impl Job<'_> {
                 progress.check_cancelled()?;
                 let chunk = index * chunk_bytes..(index + 1) * chunk_bytes;
                 let part = chunk.start.max(self.range.start)..chunk.end.min(self.range.end);
-                self.compare(index, part.clone(), &mut buffers)?;
+                self.compare(index, part.clone(), &mut buffers, progress)?;
                 progress.reach(part.end - self.range.start);
             }
             Ok(())
@@ -109,13 +122,14 @@ impl Job<'_> {
     }
 
     /// Compares one chunk, or the part of it that is wanted, and writes it if it differs.
-    fn compare(&self, index: u64, part: Range<u64>, buffers: &mut Buffers) -> Result<()> {
+    fn compare(&self, index: u64, part: Range<u64>, buffers: &mut Buffers, progress: &Progress) -> Result<()> {
         let (entry, _) = self.disk.mapped().entry(index)?;
         let place = part.start - self.range.start;
         let length_bytes = part.end - part.start;
         buffers.found.resize(length_bytes as usize, 0);
         let is_hole = self.is_hole(place, length_bytes)?;
         if !is_hole {
+            self.rate_limit.as_ref().map_or(Ok(()), |limit| limit.take(length_bytes, progress))?;
             let doing = |cause| Error::io(format!("read the target at {place:#x}"), cause);
             self.file.read_exact_at(place, &mut buffers.found).map_err(doing)?;
         }
