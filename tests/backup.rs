@@ -277,7 +277,13 @@ fn a_source_that_shrinks_is_told_range_by_range() {
     fs::write(&disk, vec![7; (40 * MIB) as usize]).unwrap();
     let args = ["backup", "disk.raw", "--repo", "repo", "--rate-limit", "10M", "--json"];
     let child = command(&sandbox, &args).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
-    std::thread::sleep(Duration::from_millis(1500));
+    // The disk is opened before the session begins.
+    let deadline = Instant::now() + Duration::from_secs(30);
+    while !sandbox.path("repo/sessions").exists() {
+        assert!(Instant::now() < deadline, "the backup does not begin");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    std::thread::sleep(Duration::from_millis(300));
     File::options().write(true).open(&disk).unwrap().set_len(30 * MIB).unwrap();
     let ended = Run::of(&child.unwrap().wait_with_output().unwrap());
     assert_eq!(ended.code, Some(3), "{ended:?}");

@@ -9,7 +9,6 @@ use tintype_formats::{Image, ImageError, OpenFile};
 
 use super::address::Address;
 use super::failure::Failure;
-use super::repository_args::SecretArgs;
 use super::source_args::ImageArgs;
 use super::{Global, Outcome, escape::printable, info_stored, output, units};
 use crate::sources;
@@ -21,8 +20,6 @@ use crate::sources;
 pub struct Args {
     #[command(flatten)]
     image: ImageArgs,
-    #[command(flatten)]
-    secrets: SecretArgs,
 }
 
 #[derive(Serialize)]
@@ -79,7 +76,7 @@ struct Snapshot {
 
 pub fn run(args: &Args, global: Global) -> Result<Outcome, Failure> {
     if let Some(wanted) = &args.image.address.stored {
-        return info_stored::run(&args.image.address, wanted, &args.secrets, global);
+        return info_stored::run(&args.image.address, wanted, &args.image.secrets, global);
     }
     // Reading the header of an image that is in use does no harm.
     let (file, image) = args.image.open("info", true)?;

@@ -10,6 +10,9 @@ pub mod backup;
 pub mod compare;
 pub mod convert;
 mod copy;
+mod data_budget;
+pub mod delta;
+pub mod diff;
 pub mod digest;
 pub mod map;
 mod ordered_window;
@@ -17,6 +20,8 @@ mod pipeline;
 mod plan;
 pub mod progress;
 mod rate_limit;
+pub mod repair;
+pub mod verify;
 mod zero_scan;
 
 use std::path::Path;

@@ -17,6 +17,19 @@ use super::store::{StoreError, StoreErrorKind};
 use super::{Repository, names};
 use crate::error::Result;
 
+/// The packs of a repository, where nothing is looked for elsewhere.
+pub struct StorePacks<'a>(pub &'a Repository);
+
+impl PackSource for StorePacks<'_> {
+    fn read(&self, pack: Id, offset: u64, buffer: &mut [u8]) -> ImageResult<()> {
+        self.0.store().get_range(&names::pack(pack), offset, buffer).map_err(store_to_image)
+    }
+
+    fn find_again(&self, _: &ChunkId, _: &Location) -> ImageResult<Vec<Location>> {
+        Ok(Vec::new())
+    }
+}
+
 /// The packs of a repository, and the index where a map's word is not good any more.
 struct RepositoryPacks {
     repository: Arc<Repository>,
@@ -25,7 +38,7 @@ struct RepositoryPacks {
 
 impl PackSource for RepositoryPacks {
     fn read(&self, pack: Id, offset: u64, buffer: &mut [u8]) -> ImageResult<()> {
-        self.repository.store().get_range(&names::pack(pack), offset, buffer).map_err(store_to_image)
+        StorePacks(&self.repository).read(pack, offset, buffer)
     }
 
     fn find_again(&self, id: &ChunkId, stale: &Location) -> ImageResult<Vec<Location>> {
@@ -86,14 +99,23 @@ pub struct SnapshotDisk {
 impl SnapshotDisk {
     /// Opens a disk of a snapshot.
     pub fn open(repository: &Arc<Repository>, record: &DiskRecord) -> Result<SnapshotDisk> {
-        let mapped = repository.mapped(&repository.chunk_reader(), record);
+        Ok(Self::of(repository.mapped(&repository.chunk_reader(), record), record))
+    }
+
+    /// A disk whose mapping is known.
+    pub fn of(mapped: MappedDisk, record: &DiskRecord) -> SnapshotDisk {
         let geometry = Geometry {
             size_bytes: record.size_bytes,
             logical_sector_bytes: record.logical_sector_bytes,
             physical_sector_bytes: record.physical_sector_bytes,
             unit_bytes: mapped.shape().chunk_bytes,
         };
-        Ok(SnapshotDisk { mapped, geometry })
+        SnapshotDisk { mapped, geometry }
+    }
+
+    /// Its map, and the chunks that it names.
+    pub fn mapped(&self) -> &MappedDisk {
+        &self.mapped
     }
 }
 

@@ -17,7 +17,7 @@ use tintype_formats::tin::keys::{KeyRing, Role};
 use tintype_formats::tin::map::Location;
 
 pub use cache::{Cache, Scope};
-pub use segment::{PackRow, SegmentBuilder, SegmentFile};
+pub use segment::{PackRow, SegmentBuilder, SegmentFile, parse_rows};
 
 use crate::error::Result;
 

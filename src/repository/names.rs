@@ -3,6 +3,7 @@
 use tintype_formats::tin::id::Id;
 pub use tintype_formats::tin::manifest::name as snapshot;
 pub use tintype_formats::tin::pack::name as pack;
+use tintype_formats::tin::signed::ObjectKind;
 
 /// What the repository is.
 pub const REPOSITORY: &str = "repository";
@@ -10,6 +11,27 @@ pub const REPOSITORY: &str = "repository";
 /// A key slot.
 pub fn key(id: Id) -> String {
     format!("keys/{id}")
+}
+
+/// Whose a key slot is.
+pub fn key_holder(slot: Id) -> String {
+    format!("keys/{slot}.holder")
+}
+
+/// The mark of a key slot that was taken away.
+pub fn key_removed(slot: Id) -> String {
+    format!("keys/{slot}.removed")
+}
+
+/// A rotation of the keys.
+pub fn rotation(number: u32) -> String {
+    format!("keys/{number:08}.rotation")
+}
+
+/// The number of the rotation that has this name.
+pub fn parse_rotation(name: &str) -> Option<u32> {
+    let number = name.strip_prefix("keys/")?.strip_suffix(".rotation")?.parse().ok()?;
+    (rotation(number) == name).then_some(number)
 }
 
 /// An index segment.
@@ -78,4 +100,75 @@ pub fn parse_epoch(name: &str) -> Option<(u32, &str)> {
     let (number, part) = name.strip_prefix("epochs/")?.split_once('/')?;
     let number = number.parse().ok().filter(|number| name == epoch(*number, part))?;
     ["condemned", "verdict", "done"].contains(&part).then_some((number, part))
+}
+
+/// What an object is, by its name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Named {
+    /// What the repository is.
+    Repository,
+    /// A key slot.
+    Key,
+    /// A pack.
+    Pack(Id),
+    /// An index segment.
+    Index(Id),
+    /// A manifest.
+    Snapshot(Id),
+    /// A tombstone of this snapshot.
+    Tombstone(Id),
+    /// The begin of this session.
+    Begin(Id),
+    /// The end of this session.
+    End(Id),
+    /// The part of this epoch that such an object is.
+    Epoch(u32, ObjectKind),
+    /// The mark of this pack.
+    Quarantine(Id),
+    /// What was verified.
+    Ledger(Id),
+}
+
+impl Named {
+    /// Reads a name; nothing if it is somebody else's.
+    pub fn parse(name: &str) -> Option<Named> {
+        let epoch = |(number, part)| match part {
+            "condemned" => Named::Epoch(number, ObjectKind::Condemned),
+            "verdict" => Named::Epoch(number, ObjectKind::Verdict),
+            _ => Named::Epoch(number, ObjectKind::Done),
+        };
+        let folder = name.split('/').next().unwrap_or_default();
+        match folder {
+            REPOSITORY if name == REPOSITORY => Some(Named::Repository),
+            "keys" => parse_flat("keys", name).map(|_| Named::Key),
+            "packs" => parse_pack(name).map(Named::Pack),
+            "index" => parse_flat("index", name).map(Named::Index),
+            "snapshots" => parse_flat("snapshots", name)
+                .map(Named::Snapshot)
+                .or_else(|| parse_tombstone(name).map(Named::Tombstone)),
+            "sessions" => {
+                parse_session(name, "begin").map(Named::Begin).or_else(|| parse_session(name, "end").map(Named::End))
+            }
+            "epochs" => parse_epoch(name).map(epoch),
+            "quarantine" => parse_quarantine(name).map(Named::Quarantine),
+            "ledger" => parse_flat("ledger", name).map(Named::Ledger),
+            _ => None,
+        }
+    }
+
+    /// The kind of signed object that it is; packs and key slots are none.
+    pub fn kind(self) -> Option<ObjectKind> {
+        Some(match self {
+            Named::Repository => ObjectKind::Repository,
+            Named::Key | Named::Pack(_) => return None,
+            Named::Index(_) => ObjectKind::Index,
+            Named::Snapshot(_) => ObjectKind::Manifest,
+            Named::Tombstone(_) => ObjectKind::Tombstone,
+            Named::Begin(_) => ObjectKind::SessionBegin,
+            Named::End(_) => ObjectKind::SessionEnd,
+            Named::Epoch(_, kind) => kind,
+            Named::Quarantine(_) => ObjectKind::Quarantine,
+            Named::Ledger(_) => ObjectKind::Ledger,
+        })
+    }
 }

@@ -146,7 +146,8 @@ impl Protocol<'_> {
         }
     }
 
-    /// How a session ended, and by whom; `None` if it has not.
+    /// How a session ended, and by whom; `None` if it has not. An end that does not count is none: whoever may only write
+    /// must not keep others from listing the snapshots.
     pub fn session_end(&self, session: Id) -> Result<Option<(End, Certificate)>> {
         let name = names::session_end(session);
         let Some((body, signer)) = self.read(ObjectKind::SessionEnd, &name)? else { return Ok(None) };
@@ -281,7 +282,7 @@ impl Protocol<'_> {
     }
 
     /// Creates an object that others may create too; durable when it returns. False if another one was first.
-    fn exclusive(&self, name: &str, bytes: &[u8]) -> Result<bool> {
+    pub(super) fn exclusive(&self, name: &str, bytes: &[u8]) -> Result<bool> {
         let mut unclear = false;
         for attempt in 0..TRIES {
             match self.store.put(name, bytes) {

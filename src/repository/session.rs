@@ -4,17 +4,19 @@ use std::collections::HashSet;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use tintype_formats::error::{ImageError, Result as ImageResult};
-use tintype_formats::tin::chunk::{ChunkKind, Packed};
+use tintype_formats::tin::chunk::{ChunkHeader, ChunkKind, Packed};
 use tintype_formats::tin::id::{ChunkId, Id};
-use tintype_formats::tin::keys::KeyRing;
+use tintype_formats::tin::keys::Certificate;
 use tintype_formats::tin::manifest::{self, Manifest};
 use tintype_formats::tin::map::Location;
+use tintype_formats::tin::pack::{self, PackBuilder, PackTable};
 use tintype_formats::tin::pack_stream::{FinishedPack, PackStream, PackTarget, Place};
 use tintype_formats::tin::seal::{Purpose, SegmentKey, SegmentRecord};
 use tintype_formats::tin::write::{ChunkSink, Reserved};
 
 use super::index::{FreshChunks, Index, PackRow, SegmentBuilder};
-use super::protocol::{End, put_own};
+use super::protocol::{End, ListedPack, put_own};
+use super::store::StoreErrorKind;
 use super::{Repository, names};
 use crate::error::{Error, Kind, Result};
 
@@ -90,6 +92,12 @@ impl WriteSession {
     /// W4 to W6: completes what is stored, writes the manifest and commits. A session that was fenced fails with
     /// [`Kind::Fenced`]: all begins again, with a new session.
     pub fn commit(self, manifest: &Manifest) -> Result<Id> {
+        let snapshot = super::snapshots::new_id()?;
+        self.commit_as(snapshot, manifest)
+    }
+
+    /// The same, under an id of the caller's.
+    pub fn commit_as(self, snapshot: Id, manifest: &Manifest) -> Result<Id> {
         let Some(session) = self.id else {
             return Err(Error::new(Kind::Usage, "a session that stores nothing cannot be committed"));
         };
@@ -98,7 +106,6 @@ impl WriteSession {
         self.target.write_segment()?;
         let store = self.repository.store();
         store.sync()?;
-        let snapshot = super::snapshots::new_id()?;
         let object = manifest::seal(self.repository.ring(), snapshot, session, manifest)?;
         put_own(store, &names::snapshot(snapshot), &object)?;
         store.sync()?;
@@ -107,6 +114,42 @@ impl WriteSession {
             end if end == commit => Ok(snapshot),
             _ => Err(Error::new(Kind::Fenced, "commit the snapshot: a prune did not wait for this backup")),
         }
+    }
+
+    /// Puts a pack of chunks that were copied as they are stored; `author` sealed them.
+    pub fn put_copied(&self, kind: ChunkKind, builder: PackBuilder, author: &Certificate) -> Result<()> {
+        let id = builder.id();
+        let (bytes, chunks) = builder.finish(self.repository.ring(), author)?;
+        self.target.put_pack(kind, FinishedPack { id, sequence: 0, bytes, chunks }, author)
+    }
+
+    /// Completes what is stored, and ends the session without a snapshot.
+    pub fn close(self) -> Result<()> {
+        self.data.flush()?;
+        self.maps.flush()?;
+        self.target.write_segment()?;
+        self.repository.store().sync()?;
+        self.abandon();
+        Ok(())
+    }
+
+    /// Takes a whole pack that was sealed for this repository before, with the table that it has.
+    pub fn adopt(&self, id: Id, bytes: &[u8], table: &PackTable) -> Result<()> {
+        let store = self.repository.store();
+        match store.put(&names::pack(id), bytes) {
+            // Of this session, after an answer that was lost, or of another import: a name stands for the same bytes.
+            Err(cause) if cause.kind() == StoreErrorKind::AlreadyExists => {
+                let found = store.get(&names::pack(id), pack::MAX_BYTES)?;
+                if found != bytes {
+                    let message = format!("import pack {id}: the repository has other bytes of that name");
+                    return Err(Error::new(Kind::Io, message));
+                }
+            }
+            Err(cause) if cause.kind() == StoreErrorKind::Unclear => put_own(store, &names::pack(id), bytes)?,
+            other => other?,
+        }
+        let row = super::row_of(ListedPack { id, len_bytes: bytes.len() as u64 }, table);
+        self.target.note_pack(row, &table.chunks)
     }
 
     /// Gives the session up; what it stored is found by the next one.
@@ -165,6 +208,16 @@ impl SessionTarget {
             || self.own.lock().unwrap_or_else(PoisonError::into_inner).contains(&location.pack)
     }
 
+    /// Remembers a pack that is in the store, for the index segment.
+    fn note_pack(&self, row: PackRow, chunks: &[(u32, ChunkHeader)]) -> Result<()> {
+        self.own.lock().unwrap_or_else(PoisonError::into_inner).insert(row.id);
+        let mut segment = self.segment.lock().unwrap_or_else(PoisonError::into_inner);
+        segment.add_pack(row, chunks);
+        let full = segment.len() >= SEGMENT_CHUNKS;
+        drop(segment);
+        if full { self.write_segment() } else { Ok(()) }
+    }
+
     /// W5: writes the index segment of what was put so far, and is durable.
     fn write_segment(&self) -> Result<()> {
         let segment = std::mem::take(&mut *self.segment.lock().unwrap_or_else(PoisonError::into_inner));
@@ -177,6 +230,22 @@ impl SessionTarget {
         self.repository.cache().add(&self.repository.trusted_scope(), &mut index, id, &body)?;
         self.fresh.remove_all(ids.into_iter());
         Ok(())
+    }
+
+    /// W4: puts a pack, and notes its chunks for the index.
+    fn put_pack(&self, kind: ChunkKind, pack: FinishedPack, author: &Certificate) -> Result<()> {
+        if self.pretends {
+            return Ok(());
+        }
+        put_own(self.repository.store(), &names::pack(pack.id), &pack.bytes)?;
+        let row = PackRow {
+            id: pack.id,
+            author: author.signing,
+            role: Some(author.role),
+            kind: kind.number(),
+            length_bytes: pack.bytes.len() as u32,
+        };
+        self.note_pack(row, &pack.chunks)
     }
 }
 
@@ -191,24 +260,7 @@ impl PackTarget for SessionTarget {
     }
 
     fn put(&self, kind: ChunkKind, pack: FinishedPack) -> ImageResult<()> {
-        if self.pretends {
-            return Ok(());
-        }
-        let ring: &KeyRing = self.repository.ring();
-        put_own(self.repository.store(), &names::pack(pack.id), &pack.bytes).map_err(to_image)?;
-        self.own.lock().unwrap_or_else(PoisonError::into_inner).insert(pack.id);
-        let row = PackRow {
-            id: pack.id,
-            author: ring.certificate().signing,
-            role: Some(ring.role()),
-            kind: kind.number(),
-            length_bytes: pack.bytes.len() as u32,
-        };
-        let mut segment = self.segment.lock().unwrap_or_else(PoisonError::into_inner);
-        segment.add_pack(row, &pack.chunks);
-        let full = segment.len() >= SEGMENT_CHUNKS;
-        drop(segment);
-        if full { self.write_segment().map_err(to_image) } else { Ok(()) }
+        self.put_pack(kind, pack, self.repository.ring().certificate()).map_err(to_image)
     }
 }
 

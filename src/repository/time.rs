@@ -1,6 +1,7 @@
 //! Points in time, as manifests have them: for people and for policies, never for safety.
 
-use jiff::{Timestamp, Unit};
+use jiff::tz::TimeZone;
+use jiff::{Span, Timestamp, Unit};
 
 /// Now, in UTC and RFC 3339, to the second.
 pub fn now() -> String {
@@ -16,4 +17,24 @@ pub fn parse(text: &str) -> Option<Timestamp> {
 /// Milliseconds since 1970, as a hint for the order of names.
 pub fn unix_ms() -> u64 {
     Timestamp::now().as_millisecond().max(0) as u64
+}
+
+/// The point in time that is so long ago: "30d", "2 weeks", "12h".
+pub fn ago(length: &str) -> Option<Timestamp> {
+    let span: Span = length.parse().ok()?;
+    let now = Timestamp::now();
+    let then = now.to_zoned(TimeZone::UTC).checked_sub(span).ok()?.timestamp();
+    (then <= now).then_some(then)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lengths_of_time_are_read_as_people_write_them() {
+        let hours = |text: &str| Timestamp::now().duration_since(ago(text).unwrap()).as_hours();
+        assert_eq!([hours("30d"), hours("2 weeks"), hours("12h"), hours("0d")], [720, 336, 12, 0]);
+        assert_eq!([ago("-1d"), ago("soon"), ago("30"), ago("99999999y")], [None; 4]);
+    }
 }

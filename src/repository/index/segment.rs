@@ -245,6 +245,18 @@ impl SegmentFile {
     }
 }
 
+/// The packs that a segment's body names, if it is a body at all.
+pub fn parse_rows(body: &[u8]) -> Option<Vec<PackRow>> {
+    let head = body.get(..HEAD_BYTES)?;
+    let [packs, chunks, bits] = [0, 4, 8].map(|at| u64::from(number(head, at)));
+    let entries_at = HEAD_BYTES as u64 + packs * PACK_BYTES as u64 + (1u64.checked_shl(bits as u32)? + 1) * 4;
+    if bits > u64::from(MAX_FANOUT_BITS) || entries_at + chunks * ENTRY_BYTES as u64 != body.len() as u64 {
+        return None;
+    }
+    let rows = body.get(HEAD_BYTES..)?.chunks_exact(PACK_BYTES).take(packs as usize);
+    Some(rows.map(pack_row).collect())
+}
+
 fn pack_row(bytes: &[u8]) -> PackRow {
     let (mut id, mut author) = ([0; 16], [0; 32]);
     id.copy_from_slice(&bytes[..16]);

@@ -1,0 +1,67 @@
+//! How damaged objects are mended, each by itself.
+//!
+//! Nothing that is whole is ever deleted, and no pack: a damaged one is marked, and what is whole in it is copied.
+
+mod objects;
+mod salvage;
+
+pub use objects::{Mended, mend_object, re_index};
+pub use salvage::{Salvaged, salvage_pack};
+
+use serde::Serialize;
+use tintype_formats::tin::id::Id;
+use tintype_formats::tin::manifest;
+use tintype_formats::tin::signed::ObjectKind;
+
+use super::protocol::End;
+use super::snapshots::{self, Snapshot};
+use super::store::StoreErrorKind;
+use super::{Repository, names, time};
+use crate::error::Result;
+
+/// What a quarantine mark says, for people.
+#[derive(Serialize)]
+struct Mark<'a> {
+    time: String,
+    reason: &'a str,
+}
+
+impl Repository {
+    /// Marks a pack as damaged: from now on no writer builds on it.
+    pub fn quarantine(&self, pack: Id, reason: &str) -> Result<()> {
+        let body = serde_json::to_vec(&Mark { time: time::now(), reason }).unwrap_or_default();
+        self.protocol().create(ObjectKind::Quarantine, &names::quarantine(pack), &body)
+    }
+
+    /// The session of a snapshot that has no end that counts, and what it takes to commit it, if these keys wrote it.
+    pub fn uncommitted(&self, id: Id) -> Result<Option<(Id, Option<(Snapshot, End)>)>> {
+        let bytes = match self.store().get(&names::snapshot(id), manifest::MAX_BYTES) {
+            Ok(bytes) => bytes,
+            Err(cause) if cause.kind() == StoreErrorKind::NotFound => return Ok(None),
+            Err(cause) => return Err(cause.into()),
+        };
+        let Ok(envelope) = manifest::open(self.ring(), id, &bytes) else { return Ok(None) };
+        let (session, signer) = (envelope.session, envelope.signer);
+        if self.protocol().session_end(session)?.is_some() {
+            return Ok(None);
+        }
+        let own = signer.signing == self.ring().certificate().signing;
+        let commit = End::Commit { snapshot: id, manifest: *blake3::hash(&bytes).as_bytes() };
+        let manifest = envelope.manifest.ok().filter(|_| own);
+        let snapshot = manifest.map(|manifest| {
+            let origin = snapshots::origin_of(self.ring(), &signer, &manifest);
+            Snapshot { id, session, signer, origin, manifest }
+        });
+        Ok(Some((session, snapshot.map(|snapshot| (snapshot, commit)))))
+    }
+
+    /// W6 for a snapshot whose writer did not come to it, or whose end was damaged. Only the holder who wrote it can: then it is
+    /// as if the writer had been slow. An end that counts is obeyed.
+    pub fn commit_late(&self, session: Id, commit: End) -> Result<bool> {
+        if self.protocol().session_end(session)?.is_none() {
+            // What is there, if anything, does not count.
+            self.store().delete(&names::session_end(session))?;
+        }
+        Ok(self.protocol().end_session(session, commit)? == commit)
+    }
+}
