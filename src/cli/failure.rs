@@ -57,7 +57,7 @@ impl Failure {
     }
 
     /// The error, its causes, and what became of the target, in one line.
-    fn message(&self) -> String {
+    pub fn message(&self) -> String {
         let mut message = self.error.to_string();
         let mut cause = self.error.source();
         while let Some(error) = cause {

@@ -78,7 +78,7 @@ fn spans_are_counted_from_the_newest() {
     let numbers = |policy: &Policy| kept(policy, &times).into_iter().map(|(number, _)| number).collect::<Vec<_>>();
     assert_eq!(numbers(&within("29d")), [2, 3]);
     assert_eq!(numbers(&within("1m")), [1, 2, 3]);
-    assert_eq!(numbers(&within("10m30d23h")), [1, 2, 3]);
+    assert_eq!(numbers(&within("10m29d23h")), [1, 2, 3]);
     assert_eq!(numbers(&within("1y")), [0, 1, 2, 3]);
     assert_eq!(numbers(&within("9999y")), [0, 1, 2, 3]);
     for wrong in ["", "d", "5", "5x", "5d3", "-1d", "1ä", "0d", "99999999999999999999d"] {
