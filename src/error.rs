@@ -125,7 +125,12 @@ impl From<ImageError> for Error {
             _ => Kind::Image(cause.kind()),
         };
         let message = cause.to_string();
-        Error { kind, path: None, message, aftermath: None, source: cause.into_source() }
+        match cause.into_source().map(|source| source.downcast::<Error>()) {
+            // It came from out here, through an image writer or a layer, and is told as what it was.
+            Some(Ok(own)) => *own,
+            Some(Err(source)) => Error { kind, path: None, message, aftermath: None, source: Some(source) },
+            None => Error { kind, path: None, message, aftermath: None, source: None },
+        }
     }
 }
 

@@ -4,6 +4,8 @@ use std::fs::File;
 use std::io;
 use std::sync::Arc;
 
+use crate::secrets::Secrets;
+
 /// A file or device that can be read at any place, by any number of threads at once.
 pub trait HostFile: Send + Sync {
     /// Returns the length in bytes.
@@ -86,6 +88,8 @@ pub struct OpenFile {
     pub name: String,
     /// Who it is, if the operating system can tell.
     pub identity: Option<FileIdentity>,
+    /// Whom to ask for its password, should it need one.
+    pub secrets: Secrets,
 }
 
 impl std::fmt::Debug for OpenFile {

@@ -15,6 +15,7 @@
 #![forbid(unsafe_code)]
 
 pub mod asif;
+mod bits;
 pub mod bochs;
 pub mod chain;
 pub mod check;
@@ -33,12 +34,14 @@ pub mod limits;
 pub mod local_file;
 pub mod ova;
 pub mod parallels;
+mod pieces;
 pub mod qcow;
 pub mod qcow2;
 pub mod qed;
 pub mod raw;
 pub mod reference_gate;
 pub mod registry;
+pub mod secrets;
 pub mod sink;
 pub mod source;
 mod stored;

@@ -32,6 +32,8 @@ fn header_places(case: &Case) -> Vec<u64> {
         "vhd" => (0..96).chain(512..600).chain((96..1536).step_by(17)).collect(),
         // Without the banner and the comment; then the block map.
         "vdi" => (64..84).chain(340..472).chain((1 << 20)..(1 << 20) + 12).collect(),
+        // The file's header, the first pack's header and the begin of its first chunk.
+        "tin" => (0..72).chain((72..1024).step_by(23)).collect(),
         _ => Vec::new(),
     }
 }
@@ -45,7 +47,7 @@ fn is_unprotected(case: &Case, place: u64) -> bool {
         "vmdk" => matches!(place, 12..20 | 56..64),
         // The metadata table and items have no checksum.
         "vhdx" => place >= 2 << 20,
-        "vhd" => false,
+        "vhd" | "tin" => false,
         // Where map and blocks begin; the sizes of disk, blocks and extra bytes; the map.
         "vdi" => matches!(place, 340..348 | 368..384) || place >= 1 << 20,
         _ => true,

@@ -26,7 +26,7 @@ impl Address {
         let whole = Address::of_text(text)?;
         let bytes = text.as_bytes();
         let Some(mark) = bytes.iter().rposition(|byte| *byte == b'?') else { return Ok(whole) };
-        if whole.path.symlink_metadata().is_ok() {
+        if Path::new(text).symlink_metadata().is_ok() {
             return Ok(whole);
         }
         let path = PathBuf::from(OsStr::from_bytes(&bytes[..mark]));
@@ -120,6 +120,18 @@ mod tests {
         assert!(parse("/no/such/a.ova?disk=2&disk=3").is_err());
         assert!(parse("/no/such/a.qcow2?disk").is_err());
         assert!(parse("/no/such/a.qcow2?snapshot=").is_err());
+    }
+
+    #[test]
+    fn a_stored_snapshot_is_an_address() {
+        let parse = |text: &str| Address::parse(OsStr::new(text));
+        let found = parse("/no/such/repo::web@01a2?disk=sda").unwrap();
+        assert_eq!((found.path.as_path(), found.stored.as_deref()), (Path::new("/no/such/repo"), Some("web@01a2")));
+        assert_eq!(
+            (found.disk.as_deref(), found.to_string().as_str()),
+            (Some("sda"), "/no/such/repo::web@01a2?disk=sda")
+        );
+        assert!(parse("/no/such/repo::").is_err());
     }
 
     #[test]

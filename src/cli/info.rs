@@ -10,10 +10,10 @@ use tintype_formats::{Image, ImageError, OpenFile};
 use super::address::Address;
 use super::failure::Failure;
 use super::source_args::ImageArgs;
-use super::{Global, Outcome, escape::printable, output, units};
+use super::{Global, Outcome, escape::printable, info_stored, output, units};
 use crate::sources;
 
-/// Show what an image is: format, size, options, snapshots, the files that it names
+/// Show what an image or a stored snapshot is: format, size, options, snapshots, the files that it names
 ///
 /// No file that the image names is opened.
 #[derive(Debug, ClapArgs)]
@@ -75,6 +75,9 @@ struct Snapshot {
 }
 
 pub fn run(args: &Args, global: Global) -> Result<Outcome, Failure> {
+    if let Some(wanted) = &args.image.address.stored {
+        return info_stored::run(&args.image.address, wanted, &args.image.secrets, global);
+    }
     // Reading the header of an image that is in use does no harm.
     let (file, image) = args.image.open("info", true)?;
     let address = &args.image.address;

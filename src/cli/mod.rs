@@ -11,20 +11,29 @@ mod create_args;
 mod diff;
 mod digest;
 mod escape;
+mod export;
 mod failure;
+mod forget;
 mod formats;
+mod import;
 mod info;
+mod info_stored;
 mod init;
 mod job;
+mod key;
 mod man;
 mod map;
 mod measure;
 mod output;
 mod profile;
+mod prune;
 mod repair;
 mod repository_args;
+mod restore;
 mod snapshots;
 mod source_args;
+mod stats;
+mod tag;
 mod units;
 mod usage;
 mod verify;
@@ -75,14 +84,23 @@ enum Command {
     Convert(convert::Args),
     Diff(diff::Args),
     Digest(digest::Args),
+    Export(export::Args),
+    Forget(forget::Args),
     Formats(formats::Args),
+    Import(import::Args),
     Info(info::Args),
     Init(init::Args),
+    #[command(subcommand)]
+    Key(key::Command),
     Man(man::Args),
     Map(map::Args),
     Measure(measure::Args),
+    Prune(prune::Args),
     Repair(repair::Args),
+    Restore(restore::Args),
     Snapshots(snapshots::Args),
+    Stats(stats::Args),
+    Tag(tag::Args),
     Verify(verify::Args),
 }
 
@@ -135,14 +153,22 @@ fn run(command: Command, global: Global) -> Result<Outcome, Failure> {
         Command::Convert(args) => convert::run(&args, global),
         Command::Diff(args) => diff::run(&args, global),
         Command::Digest(args) => digest::run(&args, global),
+        Command::Export(args) => export::run(&args, global),
+        Command::Forget(args) => forget::run(&args, global),
         Command::Formats(args) => formats::run(&args, global),
+        Command::Import(args) => import::run(&args, global),
         Command::Info(args) => info::run(&args, global),
         Command::Init(args) => init::run(&args, global),
+        Command::Key(command) => key::run(&command, global),
         Command::Man(args) => man::run(&args, global),
         Command::Map(args) => map::run(&args, global),
         Command::Measure(args) => measure::run(&args, global),
+        Command::Prune(args) => prune::run(&args, global),
         Command::Repair(args) => repair::run(&args, global),
+        Command::Restore(args) => restore::run(&args, global),
         Command::Snapshots(args) => snapshots::run(&args, global),
+        Command::Stats(args) => stats::run(&args, global),
+        Command::Tag(args) => tag::run(&args, global),
         Command::Verify(args) => verify::run(&args, global),
     }
 }

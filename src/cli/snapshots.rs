@@ -13,7 +13,7 @@ use super::{Global, Outcome, output, units};
 use crate::repository::snapshots::{Listing, Snapshot};
 
 /// How many digits of an id are shown: enough to name it for years.
-const SHOWN_DIGITS: usize = 16;
+pub const SHOWN_DIGITS: usize = 16;
 
 /// List the snapshots of a repository
 #[derive(Debug, ClapArgs)]
@@ -96,7 +96,7 @@ fn row(snapshot: &Snapshot) -> Row<'_> {
         name: &manifest.name,
         time: &manifest.time,
         host: &manifest.host,
-        signer: &snapshot.signer.name,
+        signer: &snapshot.origin.name,
         consistency: &manifest.consistency,
         parent: manifest.parent,
         tags: &manifest.tags,
@@ -127,7 +127,7 @@ fn text(listing: &Listing) -> String {
 }
 
 /// Columns, as wide as they have to be.
-fn table<const N: usize>(rows: &[[String; N]]) -> String {
+pub fn table<const N: usize>(rows: &[[String; N]]) -> String {
     let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
     let widths: [usize; N] = std::array::from_fn(width);
     let line = |row: &[String; N]| {

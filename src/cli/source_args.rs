@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use clap::Args;
-use clap::builder::{PathBufValueParser, TypedValueParser};
+use clap::builder::{PathBufValueParser, StringValueParser, TypedValueParser};
 use tintype_formats::{ErrorKind, Image, OpenFile};
 
 use super::address::{self, Address};
@@ -18,7 +18,7 @@ use crate::sources::{self, OpenOptions, OpenedDisk, ReferencePolicy, StandardInp
 #[derive(Debug, Clone, Args)]
 pub struct SourceArgs {
     /// Format of the source; detected from the content for files, raw for devices
-    #[arg(long, short, value_name = "FORMAT", env = "TINTYPE_FORMAT")]
+    #[arg(long, short, value_name = "FORMAT", env = "TINTYPE_FORMAT", value_parser = format_parser())]
     pub format: Option<String>,
     #[command(flatten)]
     pub references: ReferenceArgs,
@@ -38,6 +38,11 @@ pub struct ReferenceArgs {
     /// Read an image although a running machine writes to it: the copy will be torn
     #[arg(long)]
     pub force_share: bool,
+}
+
+/// Reads the name of a format, which has to exist.
+pub fn format_parser() -> impl TypedValueParser<Value = String> {
+    StringValueParser::new().try_map(|name| sources::format_named(Some(&name)).map(|_| name))
 }
 
 /// Reads the name of a folder, which has to be there: allowing what does not exist is a slip of the pen.
@@ -110,6 +115,7 @@ impl SourceArgs {
             disk: address.disk.clone(),
             snapshot: address.snapshot.clone(),
             references: self.references.policy(),
+            secrets: self.secrets.for_images(),
         };
         sources::open_disk(&address.path, &options, parent).map_err(|error| self.references.explain(error))
     }
@@ -140,8 +146,11 @@ pub struct ImageArgs {
     #[arg(value_name = "IMAGE", value_parser = address::parser())]
     pub address: Address,
     /// Format of the image; detected from the content for files, raw for devices
-    #[arg(long, short, value_name = "FORMAT", env = "TINTYPE_FORMAT")]
+    #[arg(long, short, value_name = "FORMAT", env = "TINTYPE_FORMAT", value_parser = format_parser())]
     format: Option<String>,
+    /// What opens it, if it is encrypted.
+    #[command(flatten)]
+    pub secrets: SecretArgs,
 }
 
 impl ImageArgs {
@@ -150,7 +159,17 @@ impl ImageArgs {
         if self.address.is_standard_input() {
             return Err(Failure::usage(format!("{command} needs a file or a device, not standard input")));
         }
-        Ok(sources::open_image(&self.address.path, self.format.as_deref(), self.address.disk.as_deref(), force_share)?)
+        if self.address.stored.is_some() {
+            let message = format!("{command} looks into image files; \"tintype verify\" looks into repositories");
+            return Err(Failure::usage(message));
+        }
+        Ok(sources::open_image(
+            &self.address.path,
+            self.format.as_deref(),
+            self.address.disk.as_deref(),
+            force_share,
+            self.secrets.for_images(),
+        )?)
     }
 }
 

@@ -18,7 +18,7 @@ use super::copy::{CopyOptions, copy};
 use super::pipeline::Pipeline;
 use super::plan::{DiskPlan, Feed, PipePlan, PlanOptions};
 use super::rate_limit::RateLimit;
-use crate::error::{OnPath as _, Result};
+use crate::error::{Kind, OnPath as _, Result};
 use crate::repository::session::WriteSession;
 use crate::repository::snapshots::Snapshot;
 use crate::repository::{PROGRAM, Repository, time};
@@ -69,11 +69,43 @@ pub struct BackedUp {
     pub disks: Vec<DiskRecord>,
 }
 
+/// How often a backup begins again because a prune did not wait for it.
+const ATTEMPTS: usize = 3;
+
 /// Stores the disks as one snapshot.
 pub fn backup(
     repository: &Arc<Repository>,
     disks: &mut [BackupDisk<'_>],
     options: &BackupOptions,
+    progress: &Progress,
+) -> Result<BackedUp> {
+    backup_as(repository, disks, options, &|_| {}, progress)
+}
+
+/// Like [`backup`]; `amend` has the last word on what the manifest says.
+pub fn backup_as(
+    repository: &Arc<Repository>,
+    disks: &mut [BackupDisk<'_>],
+    options: &BackupOptions,
+    amend: &dyn Fn(&mut Manifest),
+    progress: &Progress,
+) -> Result<BackedUp> {
+    // A pipe can be read only once.
+    let again = disks.iter().all(|disk| matches!(disk.input, Input::Disk(_)));
+    for _ in 1..if again { ATTEMPTS } else { 1 } {
+        match back_up_once(repository, disks, options, amend, progress) {
+            Err(cause) if cause.kind() == Kind::Fenced => progress.note(format!("{cause}; it begins again")),
+            other => return other,
+        }
+    }
+    back_up_once(repository, disks, options, amend, progress)
+}
+
+fn back_up_once(
+    repository: &Arc<Repository>,
+    disks: &mut [BackupDisk<'_>],
+    options: &BackupOptions,
+    amend: &dyn Fn(&mut Manifest),
     progress: &Progress,
 ) -> Result<BackedUp> {
     let parent = repository.newest(&options.name)?;
@@ -97,7 +129,7 @@ pub fn backup(
     if options.dry_run {
         return Ok(BackedUp { snapshot: None, parent, disks: records });
     }
-    let manifest = Manifest {
+    let mut manifest = Manifest {
         schema: Manifest::SCHEMA,
         features: Vec::new(),
         name: options.name.clone(),
@@ -105,11 +137,13 @@ pub fn backup(
         host: options.host.clone(),
         tags: options.tags.clone(),
         parent,
+        original: None,
         program: PROGRAM.to_owned(),
         consistency: options.consistency.clone(),
         disks: records,
         machine: None,
     };
+    amend(&mut manifest);
     progress.check_cancelled()?;
     let snapshot = session.commit(&manifest)?;
     Ok(BackedUp { snapshot: Some(snapshot), parent, disks: manifest.disks })

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use tintype_formats::layer::Choice;
 use tintype_formats::local_file::LocalFile;
 use tintype_formats::reference_gate::ReferenceGate;
+use tintype_formats::secrets::Secrets;
 use tintype_formats::sink::{CreateOptions, IdentitySeed};
 use tintype_formats::{BlockSource, Disk, Format, OpenFile};
 
@@ -229,7 +230,12 @@ fn verify(
 /// The disk in the target, which is larger than the disk where the target is a larger device.
 fn open_written(target: &Target, options: &ConvertOptions<'_>) -> Result<Box<dyn BlockSource>> {
     let local = LocalFile::new(target.read_back()?).map_err(|cause| Error::io("open to read back", cause))?;
-    let file = OpenFile { file: Arc::new(local), name: target.path().display().to_string(), identity: None };
+    let file = OpenFile {
+        file: Arc::new(local),
+        name: target.path().display().to_string(),
+        identity: None,
+        secrets: Secrets::default(),
+    };
     let gate = match &options.parent {
         Some((_, gate)) => Arc::clone(gate),
         None => Arc::new(tintype_formats::reference_gate::NoReferences),

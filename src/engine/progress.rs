@@ -5,6 +5,7 @@ use std::sync::PoisonError;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 
 use crate::error::{Error, Result};
+use crate::repository::prune::Watch;
 
 /// The state of a running job. The engine never waits for who watches it.
 #[derive(Debug, Default)]
@@ -60,5 +61,19 @@ impl Progress {
     /// Takes the words left so far.
     pub fn take_notes(&self) -> Vec<String> {
         std::mem::take(&mut self.notes.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+impl Watch for Progress {
+    fn check(&self) -> Result<()> {
+        self.check_cancelled()
+    }
+
+    fn begin(&self, total_bytes: u64) {
+        Progress::begin(self, total_bytes);
+    }
+
+    fn reach(&self, done_bytes: u64) {
+        Progress::reach(self, done_bytes);
     }
 }

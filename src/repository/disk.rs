@@ -43,10 +43,13 @@ impl PackSource for RepositoryPacks {
 
     fn find_again(&self, id: &ChunkId, stale: &Location) -> ImageResult<Vec<Location>> {
         let mut index = self.index.lock().unwrap_or_else(PoisonError::into_inner);
-        for attempt in 0..2 {
-            // What is loaded may be older than a prune that moved the chunk: then it is loaded again.
-            if attempt == 1 || index.is_none() {
-                *index = Some(self.repository.index_for_reading().map_err(to_image)?);
+        for attempt in 0..3 {
+            // What is loaded may be older than a prune that moved the chunk: then it is loaded again. Segments may be lost, or be
+            // deleted by whoever merges them just now: then packs' tables are asked.
+            match attempt {
+                0 if index.is_some() => {}
+                0 | 1 => *index = Some(self.repository.index_for_reading().map_err(to_image)?),
+                _ => *index = Some(self.repository.index_with_tables().map_err(to_image)?),
             }
             let found = index.as_ref().map_or(Ok(Vec::new()), |index| index.find(id)).map_err(to_image)?;
             let places: Vec<_> = found.iter().map(|found| found.location).filter(|place| place != stale).collect();
@@ -58,7 +61,8 @@ impl PackSource for RepositoryPacks {
     }
 }
 
-fn store_to_image(cause: StoreError) -> ImageError {
+/// A failure of the store while a pack was read.
+pub(super) fn store_to_image(cause: StoreError) -> ImageError {
     const DOING: &str = "read a pack";
     let kind = match cause.kind() {
         StoreErrorKind::Truncated => io::ErrorKind::UnexpectedEof,
@@ -95,14 +99,23 @@ pub struct SnapshotDisk {
 impl SnapshotDisk {
     /// Opens a disk of a snapshot.
     pub fn open(repository: &Arc<Repository>, record: &DiskRecord) -> Result<SnapshotDisk> {
-        let mapped = repository.mapped(&repository.chunk_reader(), record);
+        Ok(Self::of(repository.mapped(&repository.chunk_reader(), record), record))
+    }
+
+    /// A disk whose mapping is known.
+    pub fn of(mapped: MappedDisk, record: &DiskRecord) -> SnapshotDisk {
         let geometry = Geometry {
             size_bytes: record.size_bytes,
             logical_sector_bytes: record.logical_sector_bytes,
             physical_sector_bytes: record.physical_sector_bytes,
             unit_bytes: mapped.shape().chunk_bytes,
         };
-        Ok(SnapshotDisk { mapped, geometry })
+        SnapshotDisk { mapped, geometry }
+    }
+
+    /// Its map, and the chunks that it names.
+    pub fn mapped(&self) -> &MappedDisk {
+        &self.mapped
     }
 }
 

@@ -4,18 +4,20 @@
 //! usable. Nothing of it is kept in memory but each file's list of packs and its fanout.
 
 mod cache;
+mod merge;
 mod segment;
+#[cfg(test)]
+mod tests;
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
 
 use tintype_formats::tin::id::{ChunkId, Id};
 use tintype_formats::tin::keys::{KeyRing, Role};
 use tintype_formats::tin::map::Location;
 
-pub use cache::Cache;
-use segment::SegmentFile;
-pub use segment::{PackRow, SegmentBuilder, parse_rows};
+pub use cache::{Cache, Scope};
+pub use segment::{PackRow, SegmentBuilder, SegmentFile, parse_rows};
 
 use crate::error::Result;
 
@@ -23,7 +25,17 @@ use crate::error::Result;
 #[derive(Default)]
 pub struct Index {
     files: Vec<SegmentFile>,
-    packs: HashSet<Id>,
+    /// The packs, each with the number of the first file that names it.
+    packs: HashMap<Id, u32>,
+}
+
+/// Which entry of an index: the number of its file, and its number there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Rank {
+    /// The number of the file.
+    pub file: u32,
+    /// The number of the entry.
+    pub entry: u32,
 }
 
 /// A place of a chunk, and whose word it is that the chunk is there.
@@ -38,38 +50,92 @@ pub struct Found {
 }
 
 impl Found {
-    /// Whether a writer with these keys may build on the chunk (FORMAT.md §8).
+    /// Whether a writer with these keys may build on the chunk.
     pub fn is_trusted_by(&self, ring: &KeyRing) -> bool {
-        self.author == ring.certificate().signing || matches!(self.role, Some(Role::Read | Role::Admin))
+        trusts(ring, self.author, self.role)
     }
+}
+
+impl PackRow {
+    /// Whether a writer with these keys may build on the pack's chunks.
+    pub fn is_trusted_by(&self, ring: &KeyRing) -> bool {
+        trusts(ring, self.author, self.role)
+    }
+}
+
+/// Whom a writer believes that a chunk's bytes are those of its id (FORMAT.md §8).
+fn trusts(ring: &KeyRing, author: [u8; 32], role: Option<Role>) -> bool {
+    author == ring.certificate().signing || matches!(role, Some(Role::Read | Role::Admin))
 }
 
 impl Index {
     fn add(&mut self, file: SegmentFile) {
-        self.packs.extend(file.packs().iter().map(|row| row.id));
+        let number = self.files.len() as u32;
+        for row in file.packs() {
+            self.packs.entry(row.id).or_insert(number);
+        }
         self.files.push(file);
+    }
+
+    /// Adds a segment that is in no file of the cache.
+    pub fn add_body(&mut self, body: &[u8]) -> Result<()> {
+        self.add(SegmentFile::of_body(body)?);
+        Ok(())
     }
 
     /// Whether a segment says what is in this pack.
     pub fn knows_pack(&self, pack: &Id) -> bool {
-        self.packs.contains(pack)
+        self.packs.contains_key(pack)
+    }
+
+    /// The number of the file that says what is in this pack; what others say of it is the same again.
+    pub fn file_of(&self, pack: &Id) -> Option<u32> {
+        self.packs.get(pack).copied()
     }
 
     /// The places that the segments say for a chunk.
     pub fn find(&self, id: &ChunkId) -> Result<Vec<Found>> {
         let mut found = Vec::new();
-        self.files.iter().rev().try_for_each(|file| file.find(id, &mut found))?;
+        self.files.iter().rev().try_for_each(|file| file.find(id, |_, one| found.push(one)))?;
         Ok(found)
     }
 
-    /// How many files are asked for each chunk.
-    pub fn file_count(&self) -> usize {
-        self.files.len()
+    /// The places that the segments say for a chunk, each once, with what entry says so.
+    pub fn find_ranked(&self, id: &ChunkId) -> Result<Vec<(Rank, Found)>> {
+        let mut found = Vec::new();
+        for (number, file) in (0..).zip(&self.files) {
+            file.find(id, |entry, one| {
+                if self.file_of(&one.location.pack) == Some(number) {
+                    found.push((Rank { file: number, entry }, one));
+                }
+            })?;
+        }
+        Ok(found)
     }
 
-    /// Calls `visit` for every entry of every segment.
-    pub fn for_each(&self, visit: &mut dyn FnMut(&ChunkId, &Found)) -> Result<()> {
-        self.files.iter().try_for_each(|file| file.for_each(visit))
+    /// How many entries each file has.
+    pub fn entry_counts(&self) -> Vec<u32> {
+        self.files.iter().map(SegmentFile::chunks).collect()
+    }
+
+    /// What the segments say of packs, each once.
+    pub fn packs(&self) -> impl Iterator<Item = &PackRow> {
+        let numbered = (0..).zip(&self.files);
+        numbered.flat_map(move |(number, file)| {
+            file.packs().iter().filter(move |row| self.file_of(&row.id) == Some(number))
+        })
+    }
+
+    /// Calls `visit` for every entry, each place once.
+    pub fn for_each(&self, visit: &mut dyn FnMut(Rank, &ChunkId, &Found)) -> Result<()> {
+        for (number, file) in (0..).zip(&self.files) {
+            file.for_each(&mut |entry, id, found| {
+                if self.file_of(&found.location.pack) == Some(number) {
+                    visit(Rank { file: number, entry }, id, found);
+                }
+            })?;
+        }
+        Ok(())
     }
 }
 

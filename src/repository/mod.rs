@@ -4,28 +4,33 @@
 
 pub mod disk;
 pub mod index;
+pub mod keys;
 pub mod ledger;
 pub mod names;
+pub mod policy;
 pub mod protocol;
+pub mod prune;
 pub mod repair;
 pub mod session;
 pub mod snapshots;
 pub mod store;
 pub mod time;
+pub mod transfer;
 pub mod verify;
 
+use std::collections::HashSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
-use tintype_formats::ErrorKind;
+use tintype_formats::ImageError;
 use tintype_formats::tin::id::Id;
 use tintype_formats::tin::keys::KeyRing;
 use tintype_formats::tin::pack::{self, PackTable, TRAILER_BYTES};
 use tintype_formats::tin::signed::{ObjectKind, SignedObject};
-use tintype_formats::tin::slot::{self, Cost, Secret, SlotInfo, SlotKind};
+use tintype_formats::tin::slot::{Cost, Secret};
 
-use self::index::{Cache, Index, PackRow, SegmentBuilder};
+use self::index::{Cache, Index, PackRow, Scope, SegmentBuilder};
 use self::protocol::{ListedPack, Protocol, put_own};
 use self::store::{Store, StoreErrorKind};
 use crate::error::{Error, Kind, Result};
@@ -82,6 +87,8 @@ pub struct Features {
 pub struct Repository {
     store: Box<dyn Store>,
     ring: Arc<KeyRing>,
+    /// The key slot that it was opened with.
+    slot: Option<Id>,
     config: Config,
     cache: Cache,
 }
@@ -121,8 +128,7 @@ impl Repository {
             Config { format: FORMAT, id, chunk_bytes: options.chunk_bytes, encryption, features: Features::default() };
         let slots = [(options.secret, options.holder), (options.recovery, "recovery")];
         for (secret, label) in slots.into_iter().take(if options.recovery.is_some() { 2 } else { 1 }) {
-            let slot = slot::seal_slot(&ring, secret, label, options.cost)?;
-            put_own(store.as_ref(), &names::key(Id::random()?), &slot)?;
+            keys::put_slot(store.as_ref(), &ring, &ring, secret, label, options.cost)?;
         }
         store.sync()?;
         // Last: without it, there is no repository.
@@ -131,7 +137,7 @@ impl Repository {
         put_own(store.as_ref(), names::REPOSITORY, &object)?;
         store.sync()?;
         let cache = Cache::open(cache.as_deref(), id)?;
-        Ok(Arc::new(Repository { store, ring: Arc::new(ring), config, cache }))
+        Ok(Arc::new(Repository { store, ring: Arc::new(ring), slot: None, config, cache }))
     }
 
     /// Opens a repository; `secret` is asked for what opens it, if it is encrypted, and refused if it is not.
@@ -154,10 +160,10 @@ impl Repository {
             let message = format!("{shown} is not a repository: the object \"repository\" there is something else");
             return Err(Error::new(Kind::NoRepository, message));
         };
-        let ring = unlock(store.as_ref(), id, secret_is_said, secret)?;
+        let (ring, slot) = keys::unlock(store.as_ref(), id, secret_is_said, secret)?;
         let config = read_config(&ring, &object)?;
         let cache = Cache::open(cache.as_deref(), id)?;
-        Ok(Arc::new(Repository { store, ring: Arc::new(ring), config, cache }))
+        Ok(Arc::new(Repository { store, ring: Arc::new(ring), slot: Some(slot), config, cache }))
     }
 
     /// Where the objects are.
@@ -194,38 +200,75 @@ impl Repository {
         }
     }
 
+    /// Fails if somebody who verifies or prunes must know of something that this program does not.
+    pub fn require_features(&self) -> Result<()> {
+        let Some(feature) = self.config.features.check.first() else { return Ok(()) };
+        let feature = feature.escape_debug();
+        let message = format!("verify or prune: it takes a program that knows of \"{feature}\": use a newer one");
+        Err(Error::new(Kind::Io, message))
+    }
+
     /// The ids of the index segments.
     pub fn index_ids(&self) -> Result<Vec<Id>> {
         Ok(self.store.list("index/")?.iter().filter_map(|listed| names::parse_flat("index", &listed.name)).collect())
     }
 
-    /// What the index segments say, of those who are trusted: the cache is the same for readers and writers.
+    /// What the index segments say, of whomever they are. Readers prove every chunk themselves.
     pub fn index_for_reading(&self) -> Result<Index> {
-        self.cache.load(&self.index_ids()?, |id| self.fetch_index(id))
+        self.cache.load(&Scope::Everybody, &self.index_ids()?, None, |id| self.fetch_index(id, false))
     }
 
     /// W3: the index for a writer, with a segment for those of these packs that no trusted segment names: a writer that died
-    /// before it wrote its own, or whose word is not trusted.
-    pub fn index_of_packs(&self, packs: &[ListedPack]) -> Result<Index> {
-        let mut index = self.cache.load(&self.index_ids()?, |id| self.fetch_index(id))?;
+    /// before it wrote its own, or whose word is not trusted. What packs' tables say is put into the store, or not.
+    pub fn index_of_packs(&self, packs: &[ListedPack], publish: bool) -> Result<Index> {
+        let scope = self.trusted_scope();
+        let live: HashSet<Id> = packs.iter().map(|pack| pack.id).collect();
+        let mut index = self.cache.load(&scope, &self.index_ids()?, Some(&live), |id| self.fetch_index(id, true))?;
         let mut segment = SegmentBuilder::default();
         for pack in packs.iter().filter(|pack| !index.knows_pack(&pack.id)) {
             // A damaged pack is nothing to build on; verify reports it.
             if let Ok(table) = self.pack_table(*pack) {
+                self.store.adopt(&names::pack(pack.id));
                 segment.add_pack(row_of(*pack, &table), &table.chunks);
             }
         }
-        if !segment.is_empty() {
-            let id = Id::random()?;
-            let body = segment.encode();
-            self.protocol().create(ObjectKind::Index, &names::index(id), &body)?;
-            self.cache.add(&mut index, id, &body)?;
+        match (segment.is_empty(), publish) {
+            (true, _) => {}
+            (false, false) => index.add_body(&segment.encode())?,
+            (false, true) => {
+                let (id, body) = self.put_index(segment)?;
+                self.cache.add(&scope, &mut index, id, &body)?;
+            }
         }
         Ok(index)
     }
 
-    /// The body of an index segment, unless it is gone, does not count, or is of somebody not to be trusted.
-    fn fetch_index(&self, id: Id) -> Result<Option<Vec<u8>>> {
+    /// What the packs' own tables say, where no trusted segment says it.
+    pub fn index_with_tables(&self) -> Result<Index> {
+        self.index_of_packs(&self.protocol().packs()?, false)
+    }
+
+    /// Puts an index segment.
+    pub fn put_index(&self, segment: SegmentBuilder) -> Result<(Id, Vec<u8>)> {
+        // Whoever finds a pack in an index segment may build on it: it is durable before.
+        self.store.sync()?;
+        let id = Id::random()?;
+        let body = segment.encode();
+        self.protocol().create(ObjectKind::Index, &names::index(id), &body)?;
+        Ok((id, body))
+    }
+
+    /// Whose segments a writer with these keys builds on.
+    pub fn trusted_scope(&self) -> Scope {
+        let own = self.ring.certificate().signing;
+        match self.ring.role().reads_maps() {
+            true => Scope::Trusted,
+            false => Scope::TrustedAnd(Id(std::array::from_fn(|index| own[index]))),
+        }
+    }
+
+    /// The body of an index segment, unless it is gone or does not count (or, `trusted`, is of somebody not to be trusted).
+    pub fn fetch_index(&self, id: Id, trusted: bool) -> Result<Option<Vec<u8>>> {
         let name = names::index(id);
         let bytes = match self.store.get(&name, MAX_INDEX_BYTES) {
             Ok(bytes) => bytes,
@@ -234,7 +277,8 @@ impl Repository {
         };
         let Ok(signed) = self.ring.verify(ObjectKind::Index, &name, &bytes) else { return Ok(None) };
         let own = signed.signer.signing == self.ring.certificate().signing;
-        let counts = (own || signed.signer.role.reads_maps()) && index::parse_rows(signed.body).is_some();
+        let counts = !trusted || own || signed.signer.role.reads_maps();
+        let counts = counts && index::parse_rows(signed.body).is_some();
         Ok(counts.then(|| signed.body.to_vec()))
     }
 
@@ -242,7 +286,9 @@ impl Repository {
     pub fn pack_table(&self, pack: ListedPack) -> Result<PackTable> {
         let name = names::pack(pack.id);
         let mut trailer = [0; TRAILER_BYTES];
-        let trailer_at = pack.len_bytes.saturating_sub(TRAILER_BYTES as u64);
+        let Some(trailer_at) = pack.len_bytes.checked_sub(TRAILER_BYTES as u64) else {
+            return Err(ImageError::truncated("read the trailer of a pack", format!("{name} is too short")).into());
+        };
         self.store.get_range(&name, trailer_at, &mut trailer)?;
         let (offset, length) = pack::table_range(&trailer, pack.len_bytes)?;
         let mut bytes = vec![0; length];
@@ -260,46 +306,6 @@ pub fn row_of(pack: ListedPack, table: &PackTable) -> PackRow {
         kind: table.chunks.first().map_or(0, |(_, header)| header.kind().number()),
         length_bytes: pack.len_bytes as u32,
     }
-}
-
-/// Opens the first key slot that the secret, or nobody's secret, opens.
-fn unlock(
-    store: &dyn Store,
-    id: Id,
-    secret_is_said: bool,
-    secret: &mut dyn FnMut() -> Result<Secret>,
-) -> Result<KeyRing> {
-    let mut slots = Vec::new();
-    for listed in store.list("keys/")? {
-        if names::parse_flat("keys", &listed.name).is_some() {
-            let bytes = store.get(&listed.name, MAX_SMALL_BYTES)?;
-            if let Ok(info) = SlotInfo::parse(&bytes)
-                && info.repository == id
-            {
-                slots.push((info, bytes));
-            }
-        }
-    }
-    if let Some((_, bytes)) = slots.iter().find(|(info, _)| info.kind == SlotKind::Public) {
-        // Or whoever can write to the store could turn encryption off, and nobody would see.
-        if secret_is_said {
-            let message = "a password was given, and the repository is not encrypted; leave it out if that is meant";
-            return Err(Error::new(Kind::WrongKey, message));
-        }
-        return Ok(slot::open_slot(bytes, None)?);
-    }
-    if slots.is_empty() {
-        return Err(Error::new(Kind::WrongKey, format!("{} has no key slots: nobody can open it", store.shown())));
-    }
-    let secret = secret()?;
-    for (_, bytes) in &slots {
-        match slot::open_slot(bytes, Some(&secret)) {
-            Err(cause) if cause.kind() == ErrorKind::WrongKey => {}
-            other => return Ok(other?),
-        }
-    }
-    let message = format!("the password opens none of the {} key slots of {}", slots.len(), store.shown());
-    Err(Error::new(Kind::WrongKey, message))
 }
 
 fn read_config(ring: &KeyRing, object: &[u8]) -> Result<Config> {

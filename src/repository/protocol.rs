@@ -3,7 +3,8 @@
 use std::collections::{BTreeMap, HashSet};
 use std::time::Duration;
 
-use serde::Serialize;
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
 use tintype_formats::tin::id::Id;
 use tintype_formats::tin::keys::{Certificate, KeyRing, Role};
 use tintype_formats::tin::signed::ObjectKind;
@@ -100,7 +101,7 @@ impl Epochs {
 
     /// The number of the next one.
     pub fn next(&self) -> u32 {
-        self.0.last_key_value().map_or(1, |(number, _)| number + 1)
+        self.0.last_key_value().map_or(1, |(number, _)| number.saturating_add(1))
     }
 }
 
@@ -148,11 +149,36 @@ impl Protocol<'_> {
     /// How a session ended, and by whom; `None` if it has not. An end that does not count is none: whoever may only write
     /// must not keep others from listing the snapshots.
     pub fn session_end(&self, session: Id) -> Result<Option<(End, Certificate)>> {
-        let Some((body, signer)) = self.read(ObjectKind::SessionEnd, &names::session_end(session))? else {
-            return Ok(None);
-        };
+        let name = names::session_end(session);
+        let Some((body, signer)) = self.read(ObjectKind::SessionEnd, &name)? else { return Ok(None) };
         let may_fence = matches!(signer.role, Role::Maintain | Role::Admin);
-        Ok(End::parse(&body).filter(|end| *end != End::Fenced || may_fence).map(|end| (end, signer)))
+        // What does not count must not stand in anybody's way: only its own session does not get another end.
+        let end = End::parse(&body).filter(|end| *end != End::Fenced || may_fence);
+        Ok(end.map(|end| (end, signer)))
+    }
+
+    /// Whether there is an end of this session, of any kind: nobody can give it another.
+    pub fn has_ended(&self, session: Id) -> Result<bool> {
+        self.exists(&names::session_end(session))
+    }
+
+    fn exists(&self, name: &str) -> Result<bool> {
+        match self.store.len_bytes(name) {
+            Ok(_) => Ok(true),
+            Err(cause) if cause.kind() == StoreErrorKind::NotFound => Ok(false),
+            Err(cause) => Err(cause.into()),
+        }
+    }
+
+    /// When a session says that it began; nothing if it does not say so in a way that counts.
+    pub fn session_time(&self, session: Id) -> Result<Option<Timestamp>> {
+        #[derive(Deserialize)]
+        struct Said {
+            time: String,
+        }
+        let found = self.read(ObjectKind::SessionBegin, &names::session_begin(session))?;
+        let said = found.and_then(|(body, _)| serde_json::from_slice::<Said>(&body).ok());
+        Ok(said.and_then(|said| time::parse(&said.time)))
     }
 
     /// The sessions without an end.
@@ -166,20 +192,24 @@ impl Protocol<'_> {
             .collect())
     }
 
-    /// W2, P1: every epoch. What does not count is as if it were not there.
+    /// W2, P1: every epoch. One of whose objects does not count is over, and deletes nothing: their names are taken.
     pub fn epochs(&self) -> Result<Epochs> {
         let mut epochs = Epochs::default();
         for listed in self.store.list("epochs/")? {
             let Some((number, part)) = names::parse_epoch(&listed.name) else { continue };
             let epoch = epochs.0.entry(number).or_default();
             match part {
-                "condemned" => epoch.condemned = self.read_packs(ObjectKind::Condemned, &listed.name)?,
-                "verdict" => epoch.verdict = self.read_packs(ObjectKind::Verdict, &listed.name)?,
-                _ => epoch.done = self.read(ObjectKind::Done, &listed.name)?.is_some(),
+                "condemned" => {
+                    epoch.condemned = self.read_packs(ObjectKind::Condemned, &listed.name)?;
+                    epoch.done |= epoch.condemned.is_none();
+                }
+                "verdict" => {
+                    epoch.verdict = self.read_packs(ObjectKind::Verdict, &listed.name)?;
+                    epoch.done |= epoch.verdict.is_none();
+                }
+                _ => epoch.done = true,
             }
         }
-        // Also without its first part, which may be damaged: the names on a verdict are dead for ever.
-        epochs.0.retain(|_, epoch| *epoch != Epoch::default());
         Ok(epochs)
     }
 
@@ -252,7 +282,7 @@ impl Protocol<'_> {
     }
 
     /// Creates an object that others may create too; durable when it returns. False if another one was first.
-    fn exclusive(&self, name: &str, bytes: &[u8]) -> Result<bool> {
+    pub(super) fn exclusive(&self, name: &str, bytes: &[u8]) -> Result<bool> {
         let mut unclear = false;
         for attempt in 0..TRIES {
             match self.store.put(name, bytes) {

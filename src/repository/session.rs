@@ -4,19 +4,19 @@ use std::collections::HashSet;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use tintype_formats::error::{ImageError, Result as ImageResult};
-use tintype_formats::tin::chunk::{ChunkKind, Packed};
+use tintype_formats::tin::chunk::{ChunkHeader, ChunkKind, Packed};
 use tintype_formats::tin::id::{ChunkId, Id};
 use tintype_formats::tin::keys::Certificate;
 use tintype_formats::tin::manifest::{self, Manifest};
 use tintype_formats::tin::map::Location;
-use tintype_formats::tin::pack::PackBuilder;
+use tintype_formats::tin::pack::{self, PackBuilder, PackTable};
 use tintype_formats::tin::pack_stream::{FinishedPack, PackStream, PackTarget, Place};
 use tintype_formats::tin::seal::{Purpose, SegmentKey, SegmentRecord};
-use tintype_formats::tin::signed::ObjectKind;
 use tintype_formats::tin::write::{ChunkSink, Reserved};
 
 use super::index::{FreshChunks, Index, PackRow, SegmentBuilder};
-use super::protocol::{End, put_own};
+use super::protocol::{End, ListedPack, put_own};
+use super::store::StoreErrorKind;
 use super::{Repository, names};
 use crate::error::{Error, Kind, Result};
 
@@ -64,10 +64,12 @@ impl WriteSession {
         let quarantined = protocol.quarantined()?;
         let mut packs = protocol.packs()?;
         packs.retain(|pack| !excluded.contains(&pack.id) && !quarantined.contains(&pack.id));
-        let index = match id {
-            Some(_) => repository.index_of_packs(&packs)?,
-            None => repository.index_for_reading()?,
-        };
+        let index = repository.index_of_packs(&packs, id.is_some())?;
+        // Whose chunks are not to be built on, and what cannot be read, is as if it were not there: a parent of the same
+        // name may be of a host that can only write.
+        let trusted = index.packs().filter(|row| row.is_trusted_by(repository.ring())).map(|row| row.id);
+        let trusted: HashSet<Id> = trusted.collect();
+        packs.retain(|pack| trusted.contains(&pack.id));
         let target = Arc::new(SessionTarget {
             repository: Arc::clone(repository),
             index: RwLock::new(index),
@@ -90,6 +92,12 @@ impl WriteSession {
     /// W4 to W6: completes what is stored, writes the manifest and commits. A session that was fenced fails with
     /// [`Kind::Fenced`]: all begins again, with a new session.
     pub fn commit(self, manifest: &Manifest) -> Result<Id> {
+        let snapshot = super::snapshots::new_id()?;
+        self.commit_as(snapshot, manifest)
+    }
+
+    /// The same, under an id of the caller's.
+    pub fn commit_as(self, snapshot: Id, manifest: &Manifest) -> Result<Id> {
         let Some(session) = self.id else {
             return Err(Error::new(Kind::Usage, "a session that stores nothing cannot be committed"));
         };
@@ -98,7 +106,6 @@ impl WriteSession {
         self.target.write_segment()?;
         let store = self.repository.store();
         store.sync()?;
-        let snapshot = super::snapshots::new_id()?;
         let object = manifest::seal(self.repository.ring(), snapshot, session, manifest)?;
         put_own(store, &names::snapshot(snapshot), &object)?;
         store.sync()?;
@@ -124,6 +131,25 @@ impl WriteSession {
         self.repository.store().sync()?;
         self.abandon();
         Ok(())
+    }
+
+    /// Takes a whole pack that was sealed for this repository before, with the table that it has.
+    pub fn adopt(&self, id: Id, bytes: &[u8], table: &PackTable) -> Result<()> {
+        let store = self.repository.store();
+        match store.put(&names::pack(id), bytes) {
+            // Of this session, after an answer that was lost, or of another import: a name stands for the same bytes.
+            Err(cause) if cause.kind() == StoreErrorKind::AlreadyExists => {
+                let found = store.get(&names::pack(id), pack::MAX_BYTES)?;
+                if found != bytes {
+                    let message = format!("import pack {id}: the repository has other bytes of that name");
+                    return Err(Error::new(Kind::Io, message));
+                }
+            }
+            Err(cause) if cause.kind() == StoreErrorKind::Unclear => put_own(store, &names::pack(id), bytes)?,
+            other => other?,
+        }
+        let row = super::row_of(ListedPack { id, len_bytes: bytes.len() as u64 }, table);
+        self.target.note_pack(row, &table.chunks)
     }
 
     /// Gives the session up; what it stored is found by the next one.
@@ -182,18 +208,26 @@ impl SessionTarget {
             || self.own.lock().unwrap_or_else(PoisonError::into_inner).contains(&location.pack)
     }
 
-    /// W5: writes the index segment of what was put so far.
+    /// Remembers a pack that is in the store, for the index segment.
+    fn note_pack(&self, row: PackRow, chunks: &[(u32, ChunkHeader)]) -> Result<()> {
+        self.own.lock().unwrap_or_else(PoisonError::into_inner).insert(row.id);
+        let mut segment = self.segment.lock().unwrap_or_else(PoisonError::into_inner);
+        segment.add_pack(row, chunks);
+        let full = segment.len() >= SEGMENT_CHUNKS;
+        drop(segment);
+        if full { self.write_segment() } else { Ok(()) }
+    }
+
+    /// W5: writes the index segment of what was put so far, and is durable.
     fn write_segment(&self) -> Result<()> {
         let segment = std::mem::take(&mut *self.segment.lock().unwrap_or_else(PoisonError::into_inner));
         if segment.is_empty() {
             return Ok(());
         }
         let ids: Vec<ChunkId> = segment.ids().collect();
-        let id = Id::random()?;
-        let body = segment.encode();
-        self.repository.protocol().create(ObjectKind::Index, &names::index(id), &body)?;
+        let (id, body) = self.repository.put_index(segment)?;
         let mut index = self.index.write().unwrap_or_else(PoisonError::into_inner);
-        self.repository.cache().add(&mut index, id, &body)?;
+        self.repository.cache().add(&self.repository.trusted_scope(), &mut index, id, &body)?;
         self.fresh.remove_all(ids.into_iter());
         Ok(())
     }
@@ -204,7 +238,6 @@ impl SessionTarget {
             return Ok(());
         }
         put_own(self.repository.store(), &names::pack(pack.id), &pack.bytes)?;
-        self.own.lock().unwrap_or_else(PoisonError::into_inner).insert(pack.id);
         let row = PackRow {
             id: pack.id,
             author: author.signing,
@@ -212,11 +245,7 @@ impl SessionTarget {
             kind: kind.number(),
             length_bytes: pack.bytes.len() as u32,
         };
-        let mut segment = self.segment.lock().unwrap_or_else(PoisonError::into_inner);
-        segment.add_pack(row, &pack.chunks);
-        let full = segment.len() >= SEGMENT_CHUNKS;
-        drop(segment);
-        if full { self.write_segment() } else { Ok(()) }
+        self.note_pack(row, &pack.chunks)
     }
 }
 

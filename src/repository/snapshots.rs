@@ -1,15 +1,16 @@
 //! Snapshots: which there are, which is meant, and how they are forgotten.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
 use serde::Serialize;
 use tintype_formats::tin::id::Id;
-use tintype_formats::tin::keys::Certificate;
-use tintype_formats::tin::manifest::{self, DiskRecord, Manifest};
+use tintype_formats::tin::keys::{Certificate, KeyRing, Role};
+use tintype_formats::tin::manifest::{self, DiskRecord, Envelope, Manifest, Original};
 use tintype_formats::tin::signed::ObjectKind;
 
 use super::protocol::End;
+use super::session::WriteSession;
 use super::store::StoreErrorKind;
 use super::{Repository, names, time};
 use crate::error::{Error, Kind, Result};
@@ -26,6 +27,8 @@ pub struct Snapshot {
     pub session: Id,
     /// Who made it.
     pub signer: Certificate,
+    /// Who backed the disks up: the signer, unless somebody else changed the tags since.
+    pub origin: Certificate,
     /// What it is.
     pub manifest: Manifest,
 }
@@ -67,26 +70,78 @@ pub fn new_id() -> Result<Id> {
     Ok(id)
 }
 
+/// Who backed a snapshot up. Only who may change tags is believed that it was somebody else.
+pub fn origin_of(ring: &KeyRing, signer: &Certificate, manifest: &Manifest) -> Certificate {
+    let original = manifest.original.as_ref().filter(|_| is_keeper(signer));
+    original.and_then(|original| original.signer(ring).ok()).unwrap_or_else(|| signer.clone())
+}
+
+fn is_keeper(holder: &Certificate) -> bool {
+    matches!(holder.role, Role::Maintain | Role::Admin)
+}
+
+/// A new id that is listed where this one is: another of the same time.
+fn id_beside(id: Id) -> Result<Id> {
+    let mut new = Id::random()?;
+    new.0[..6].copy_from_slice(&id.0[..6]);
+    Ok(new)
+}
+
 impl Repository {
+    /// The ids of manifests, ascending, and whether there is something by the name of a tombstone.
+    fn manifest_ids(&self) -> Result<Vec<(Id, bool)>> {
+        let listed = self.store().list("snapshots/")?;
+        let marked: HashSet<Id> = listed.iter().filter_map(|listed| names::parse_tombstone(&listed.name)).collect();
+        let ids = listed.iter().filter_map(|listed| names::parse_flat("snapshots", &listed.name));
+        let mut ids: Vec<(Id, bool)> = ids.map(|id| (id, marked.contains(&id))).collect();
+        ids.sort();
+        Ok(ids)
+    }
+
+    /// Whether a snapshot is forgotten. A tombstone of somebody who may not forget is none.
+    fn is_forgotten(&self, id: Id) -> Result<bool> {
+        let name = names::tombstone(id);
+        let is_there = self.protocol().read(ObjectKind::Tombstone, &name)?.is_some();
+        if is_there {
+            // A prune that obeys it syncs it first.
+            self.store().adopt(&name);
+        }
+        Ok(is_there)
+    }
+
     /// The ids of manifests without a tombstone, ascending.
     pub fn snapshot_ids(&self) -> Result<Vec<Id>> {
-        let listed = self.store().list("snapshots/")?;
-        let mut forgotten = HashSet::new();
-        for id in listed.iter().filter_map(|listed| names::parse_tombstone(&listed.name)) {
-            // A tombstone of somebody who may not forget is none.
-            if self.protocol().read(ObjectKind::Tombstone, &names::tombstone(id))?.is_some() {
-                forgotten.insert(id);
+        let mut ids = Vec::new();
+        for (id, is_marked) in self.manifest_ids()? {
+            if !is_marked || !self.is_forgotten(id)? {
+                ids.push(id);
             }
         }
-        let mut ids: Vec<Id> =
-            listed.iter().filter_map(|listed| names::parse_flat("snapshots", &listed.name)).collect();
-        ids.retain(|id| !forgotten.contains(id));
-        ids.sort();
         Ok(ids)
     }
 
     /// Reads a manifest if its snapshot is committed; the error is of the manifest, not of the store.
     pub fn committed(&self, id: Id) -> Result<Option<Result<Snapshot>>> {
+        self.read_manifest(id, |commit, envelope| {
+            let end = self.protocol().session_end(envelope.session)?;
+            Ok(end.is_some_and(|(end, signer)| end == commit && signer.signing == envelope.signer.signing))
+        })
+    }
+
+    /// P6: like [`committed`](Self::committed), but also if there is an end of its session that does not count: it may have been
+    /// its commit, and is damaged.
+    pub fn kept(&self, id: Id) -> Result<Option<Result<Snapshot>>> {
+        self.read_manifest(id, |commit, envelope| match self.protocol().session_end(envelope.session)? {
+            Some((end, signer)) => Ok(end == commit && signer.signing == envelope.signer.signing),
+            None => self.protocol().has_ended(envelope.session),
+        })
+    }
+
+    fn read_manifest(
+        &self,
+        id: Id,
+        counts: impl FnOnce(End, &Envelope) -> Result<bool>,
+    ) -> Result<Option<Result<Snapshot>>> {
         let bytes = match self.store().get(&names::snapshot(id), manifest::MAX_BYTES) {
             Ok(bytes) => bytes,
             Err(cause) if cause.kind() == StoreErrorKind::NotFound => return Ok(None),
@@ -97,12 +152,15 @@ impl Repository {
             Err(cause) => return Ok(Some(Err(cause.into()))),
         };
         let commit = End::Commit { snapshot: id, manifest: *blake3::hash(&bytes).as_bytes() };
-        let end = self.protocol().session_end(envelope.session)?;
-        if end.is_none_or(|(end, signer)| end != commit || signer.signing != envelope.signer.signing) {
+        if !counts(commit, &envelope)? {
             return Ok(None);
         }
         let (session, signer) = (envelope.session, envelope.signer);
-        Ok(Some(envelope.manifest.map(|manifest| Snapshot { id, session, signer, manifest }).map_err(Error::from)))
+        let snapshot = |manifest| {
+            let origin = origin_of(self.ring(), &signer, &manifest);
+            Snapshot { id, session, signer, origin, manifest }
+        };
+        Ok(Some(envelope.manifest.map(snapshot).map_err(Error::from)))
     }
 
     /// All visible snapshots.
@@ -121,9 +179,10 @@ impl Repository {
 
     /// The newest visible snapshot of a name, looked for from the newest on.
     pub fn newest(&self, name: &str) -> Result<Option<Snapshot>> {
-        for id in self.snapshot_ids()?.into_iter().rev() {
+        for (id, is_marked) in self.manifest_ids()?.into_iter().rev() {
             if let Some(Ok(snapshot)) = self.committed(id)?
                 && snapshot.manifest.name == name
+                && !(is_marked && self.is_forgotten(id)?)
             {
                 return Ok(Some(snapshot));
             }
@@ -161,6 +220,38 @@ impl Repository {
             1 => Ok(found.remove(0)),
             several => Err(no_such(wanted, &format!("{several} ids begin so"))),
         }
+    }
+
+    /// Makes a snapshot of the same disks with other tags, and forgets this one; gives the new one's id.
+    pub fn retag(self: &Arc<Self>, before: &Snapshot, tags: BTreeMap<String, String>) -> Result<Id> {
+        self.require_admin("change the tags of a snapshot")?;
+        // What is not believed must not become so by being signed again.
+        let original = before.manifest.original.clone().filter(|_| is_keeper(&before.signer));
+        let original = original.unwrap_or_else(|| Original::new(before.id, &before.signer));
+        let manifest = Manifest { tags, original: Some(original), ..before.manifest.clone() };
+        let session = WriteSession::begin(self, "tag")?;
+        if let Err(cause) = self.check_keeps(before.id) {
+            session.abandon();
+            return Err(cause);
+        }
+        let id = session.commit_as(id_beside(before.id)?, &manifest)?;
+        self.forget(before.id)?;
+        Ok(id)
+    }
+
+    /// In a session: fails unless all that a snapshot uses stays until the session's end. A prune whose choice was open when
+    /// the session began does not wait for it, and what it chose may have been this snapshot's, if that is forgotten meanwhile.
+    fn check_keeps(&self, id: Id) -> Result<()> {
+        let epochs = self.protocol().epochs()?;
+        if epochs.0.values().any(|epoch| epoch.condemned.is_some() && epoch.verdict.is_none() && !epoch.done) {
+            let message =
+                "change the tags of a snapshot: a prune is at work, or was stopped; let it finish (\"tintype prune\")";
+            return Err(Error::new(Kind::Fenced, message));
+        }
+        if !self.snapshot_ids()?.contains(&id) {
+            return Err(no_such(&id.to_string(), "it was forgotten meanwhile"));
+        }
+        Ok(())
     }
 
     /// Forgets a snapshot: from now on it is not visible, and prune takes what only it used.

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use tintype_formats::layer::{Choice, ImageInfo};
 use tintype_formats::local_file::LocalFile;
 use tintype_formats::reference_gate::NoReferences;
+use tintype_formats::secrets::Secrets;
 use tintype_formats::{BlockSource, Disk, Format, Image, ImageError, OpenFile, raw, registry};
 
 use super::folder_gate::{FolderGate, ReferencePolicy};
@@ -26,6 +27,8 @@ pub struct OpenOptions {
     pub snapshot: Option<String>,
     /// What images may name.
     pub references: ReferencePolicy,
+    /// Whom to ask for the password of an encrypted image.
+    pub secrets: Secrets,
 }
 
 impl OpenOptions {
@@ -55,7 +58,8 @@ impl OpenedDisk {
 pub fn open_disk(path: &Path, options: &OpenOptions, parent: Option<&Path>) -> Result<OpenedDisk> {
     let format = format_named(options.format.as_deref())?;
     let path = &entry_of_folder(path);
-    let (file, is_device) = open_host_file(path, options.references.force_share)?;
+    let (mut file, is_device) = open_host_file(path, options.references.force_share)?;
+    file.secrets = options.secrets.clone();
     if is_device && format.is_none_or(|format| std::ptr::eq(format, &raw::FORMAT)) {
         return open_device(file, options.choice()).on_path(path);
     }
@@ -71,7 +75,7 @@ pub fn open_disk(path: &Path, options: &OpenOptions, parent: Option<&Path>) -> R
 }
 
 /// Some images are folders: a file of theirs stands for them.
-fn entry_of_folder(path: &Path) -> PathBuf {
+pub fn entry_of_folder(path: &Path) -> PathBuf {
     let entries = registry::FORMATS.iter().filter_map(|format| format.folder_entry).map(|entry| path.join(entry));
     let entry = path.is_dir().then(|| entries.into_iter().find(|entry| entry.is_file())).flatten();
     entry.unwrap_or_else(|| path.to_owned())
@@ -102,10 +106,12 @@ pub fn open_image(
     format: Option<&str>,
     disk: Option<&str>,
     force_share: bool,
+    secrets: Secrets,
 ) -> Result<(OpenFile, Box<dyn Image>)> {
     let format = format_named(format)?;
     let path = &entry_of_folder(path);
-    let (file, is_device) = open_host_file(path, force_share)?;
+    let (mut file, is_device) = open_host_file(path, force_share)?;
+    file.secrets = secrets;
     let format = if is_device { Some(format.unwrap_or(&raw::FORMAT)) } else { format };
     let image = match disk {
         None => registry::open_image(&file, format),
@@ -160,5 +166,10 @@ pub fn into_open_file(file: File, path: &Path) -> Result<OpenFile> {
     let metadata = file.metadata().map_err(|cause| Error::io("look at the file", cause))?;
     let file = LocalFile::new(file).map_err(|cause| Error::io("find out the length", cause))?;
     let name = PathBuf::from(path).display().to_string();
-    Ok(OpenFile { file: Arc::new(file), name, identity: Some(identity::of_metadata(&metadata)) })
+    Ok(OpenFile {
+        file: Arc::new(file),
+        name,
+        identity: Some(identity::of_metadata(&metadata)),
+        secrets: Secrets::default(),
+    })
 }

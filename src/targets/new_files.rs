@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tintype_formats::layer::FileReference;
 use tintype_formats::local_file::LocalFile;
 use tintype_formats::reference_gate::{NoReferences, ReferenceGate, Referenced};
+use tintype_formats::secrets::Secrets;
 use tintype_formats::{ErrorKind, HostFileMut, ImageError, OpenFile};
 
 use super::image_file::ImageFile;
@@ -53,7 +54,7 @@ impl NewFiles {
         let open = |(name, file): &(String, ImageFile)| {
             let file = LocalFile::new(open_uncached(file.temporary_path())?);
             let file = file.map_err(|cause| Error::io("open to read back", cause))?;
-            Ok(OpenFile { file: Arc::new(file), name: name.clone(), identity: None })
+            Ok(OpenFile { file: Arc::new(file), name: name.clone(), identity: None, secrets: Secrets::default() })
         };
         Ok(Arc::new(WrittenGate { files: beside.iter().map(open).collect::<Result<_>>()?, others }))
     }

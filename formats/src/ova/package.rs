@@ -98,7 +98,7 @@ impl ReferenceGate for Archive {
         for name in &reference.names {
             if let Some(member) = self.find(name)? {
                 let (name, identity) = (member.name.clone(), self.file.identity);
-                let file = OpenFile { file: self.open_member(member)?, name, identity };
+                let file = OpenFile { file: self.open_member(member)?, name, identity, ..self.file.clone() };
                 return Ok(Referenced { file, gate: Arc::new(NoReferences) });
             }
         }

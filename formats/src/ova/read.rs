@@ -168,7 +168,7 @@ impl Package {
         };
         let name = format!("{} in {}", file.href, self.file.name);
         let identity = stored.files.first().and_then(|first| first.identity);
-        let image = (format.open)(OpenFile { file: content, name, identity })?;
+        let image = (format.open)(OpenFile { file: content, name, identity, ..self.file.clone() })?;
         if !image.disks().is_empty() {
             let detail = format!("it is a package of disks itself ({})", format.title);
             return Err(ImageError::unsupported(OPEN_DISK, detail));
@@ -266,6 +266,13 @@ impl Image for PackageDiskImage {
 
     fn check(&self, report: &mut CheckReport) -> Result<()> {
         self.inner.check(report)
+    }
+
+    fn check_all_files(&self, gate: &dyn ReferenceGate, report: &mut CheckReport) -> Result<()> {
+        match &self.archive {
+            Some(archive) => self.inner.check_all_files(archive.as_ref(), report),
+            None => self.inner.check_all_files(gate, report),
+        }
     }
 }
 

@@ -20,11 +20,12 @@ pub use model_disk::{ModelDisk, create_image, store_disk, store_disk_in};
 
 use std::sync::Arc;
 
+use crate::secrets::Secrets;
 use crate::{Disk, Format, HostFile, OpenFile, Result};
 
 /// Gives a test file a name, as if it had been opened.
 pub fn open_file(file: Arc<dyn HostFile>) -> OpenFile {
-    OpenFile { file, name: "test".to_owned(), identity: None }
+    OpenFile { file, name: "test".to_owned(), identity: None, secrets: Secrets::default() }
 }
 
 /// Opens a file that needs no other file, as a whole disk.

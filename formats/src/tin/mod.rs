@@ -11,22 +11,58 @@
 //!                                   └─► SignedObject               who made it
 //! ```
 //!
+//! A [`file`] frames packs and a manifest as one image; [`open`] and the rest of the [`FORMAT`] are like those of any other
+//! format, and `SPEC.md` says what is written between and behind the packs.
+//!
 //! Nothing here is read from the store before its lengths are held against the bytes that there are. Secrets are wiped when
 //! they are dropped, and never printed.
 
 mod certificate;
+mod check;
 pub mod chunk;
+mod create;
+pub mod file;
 pub mod id;
 pub mod keys;
 pub mod manifest;
 pub mod map;
+pub mod open;
 pub mod pack;
 pub mod pack_stream;
 mod parts;
 pub mod read;
+pub mod rotation;
 pub mod seal;
 pub mod signed;
 pub mod slot;
 #[cfg(test)]
 mod tests;
+pub mod walk;
 pub mod write;
+
+use crate::registry::{Create, Format, OptionHelp};
+
+/// The `.tin` format: a snapshot, or a single disk, in one file (`SPEC.md`).
+pub static FORMAT: Format = Format {
+    name: "tin",
+    title: "TIN (Tintype image)",
+    extensions: &["tin"],
+    reads: "version 1; one disk, or exported snapshots with several; encrypted ones with a password",
+    folder_entry: None,
+    probe: |input| input.head.starts_with(file::MAGIC),
+    open: open::open,
+    create: Some(Create {
+        begin: create::begin,
+        measure: create::measure,
+        subformats: &["plain"],
+        options: &[OptionHelp {
+            name: "chunk_size",
+            values: "64k to 4M, a power of two; default 256k",
+            help: "How much of the disk is compressed and stored as one piece",
+        }],
+        compressions: &["zstd"],
+        parents: false,
+        records_sectors: true,
+        streamable: &["plain"],
+    }),
+};

@@ -46,6 +46,11 @@ impl<'a> Parts<'a> {
         self.array().map(u32::from_le_bytes)
     }
 
+    /// The next eight bytes as a number.
+    pub(super) fn u64(&mut self) -> Result<u64> {
+        self.array().map(u64::from_le_bytes)
+    }
+
     /// A name of a length that stands in the byte before it.
     pub(super) fn name(&mut self, what: &str) -> Result<&'a str> {
         let length_bytes = self.u8()?.into();

@@ -118,22 +118,24 @@ impl<S: ChunkSink> DiskWriter<S> {
         let length = plain.len() as u64;
         self.counters.data.fetch_add(length, Relaxed);
         let id = self.ring.chunk_id(plain);
-        if let Some(location) = self.in_parent(index, &id) {
-            return Ok(Content::Known(id, location));
+        match self.in_parent(index, &id) {
+            Some(location) if self.sink.may_use(&location) => return Ok(Content::Known(id, location)),
+            // The same bytes, in a pack that is not to be built on: if a prune moved them, they are found.
+            Some(_) => {}
+            None => _ = self.counters.changed.fetch_add(length, Relaxed),
         }
-        self.counters.changed.fetch_add(length, Relaxed);
         if let Some(location) = self.sink.find(&id)? {
             return Ok(Content::Known(id, location));
         }
         Ok(Content::New(Packed::new(ChunkKind::Data, id, plain, self.level)))
     }
 
-    /// Where the parent has the same bytes at the same place.
+    /// Where the parent says that the same bytes are, which it has at the same place.
     fn in_parent(&self, index: u64, id: &ChunkId) -> Option<Location> {
         let parent = self.parent.as_ref().filter(|parent| index < parent.shape().chunks())?;
         // A parent whose map is damaged is no reason to fail: then the piece is stored again.
         match parent.entry(index) {
-            Ok((Entry::Data(known, location), _)) if known == *id && self.sink.may_use(&location) => Some(location),
+            Ok((Entry::Data(known, location), _)) if known == *id => Some(location),
             _ => None,
         }
     }

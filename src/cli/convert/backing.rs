@@ -25,7 +25,7 @@ impl Backing {
     pub fn open(args: &Args, path: &Path, global: Global) -> Result<Backing, Failure> {
         let policy = args.input.references.policy();
         let format = args.backing_format.clone();
-        let options = OpenOptions { format, disk: None, snapshot: None, references: policy.clone() };
+        let options = OpenOptions { format, references: policy.clone(), ..OpenOptions::default() };
         let opened = sources::open_disk(path, &options, None).map_err(|error| args.input.references.explain(error))?;
         opened.warnings().for_each(|text| output::warn(&text, global));
         Ok(Backing { path: path.to_owned(), opened, policy })

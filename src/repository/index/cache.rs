@@ -5,14 +5,16 @@
 
 use std::collections::HashSet;
 use std::fs::{self, File};
-use std::io::{self, Read, Write};
+use std::io::{self, Read, Seek, Write};
+use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 
 use tempfile::NamedTempFile;
 use tintype_formats::tin::id::Id;
 
-use super::segment::{SegmentBuilder, SegmentFile};
-use super::{Index, PackRow};
+use super::Index;
+use super::merge::merge;
+use super::segment::SegmentFile;
 use crate::error::{Error, OnPath as _, Result};
 
 const MAGIC: &[u8; 8] = b"TINIDX1\n";
@@ -22,6 +24,27 @@ const HEAD_BYTES: usize = 48;
 /// More files than this are merged: every lookup asks each of them.
 const MAX_FILES: usize = 8;
 
+/// Whose segments. What a writer builds on is kept apart from what anybody may have said, in other files.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Scope {
+    /// Everybody's: for readers, who prove each chunk themselves.
+    Everybody,
+    /// Those of holders whom everybody trusts.
+    Trusted,
+    /// Those, and this holder's own.
+    TrustedAnd(Id),
+}
+
+impl Scope {
+    fn folder(&self) -> String {
+        match self {
+            Scope::Everybody => "all".to_owned(),
+            Scope::Trusted => "trusted".to_owned(),
+            Scope::TrustedAnd(holder) => format!("trusted-{holder}"),
+        }
+    }
+}
+
 /// Index segments of one repository on this computer.
 pub struct Cache {
     folder: PathBuf,
@@ -29,7 +52,7 @@ pub struct Cache {
     _temporary: Option<tempfile::TempDir>,
 }
 
-struct Cached {
+pub(super) struct Cached {
     path: PathBuf,
     sources: Vec<Id>,
     segment: SegmentFile,
@@ -49,17 +72,24 @@ impl Cache {
     }
 
     /// The index of exactly these segments, and perhaps of deleted ones. `fetch` gets the body of one that is not there yet;
-    /// it returns nothing for one that does not count.
-    pub fn load(&self, segments: &[Id], mut fetch: impl FnMut(Id) -> Result<Option<Vec<u8>>>) -> Result<Index> {
-        let mut files = self.files()?;
+    /// it returns nothing for one that does not count. Of packs that are not in `live`, nothing needs to be kept.
+    pub fn load(
+        &self,
+        scope: &Scope,
+        segments: &[Id],
+        live: Option<&HashSet<Id>>,
+        mut fetch: impl FnMut(Id) -> Result<Option<Vec<u8>>>,
+    ) -> Result<Index> {
+        let folder = self.folder_of(scope)?;
+        let mut files = files(&folder)?;
         let known: HashSet<Id> = files.iter().flat_map(|file| file.sources.iter().copied()).collect();
         for id in segments.iter().filter(|id| !known.contains(id)) {
             if let Some(body) = fetch(*id)? {
-                files.push(self.write(&[*id], &body)?);
+                files.push(write(&folder, &[*id], &body)?);
             }
         }
         if files.len() > MAX_FILES {
-            files = self.merge(files)?;
+            files = vec![merge_files(&folder, files, segments, live)?];
         }
         let mut index = Index::default();
         files.into_iter().for_each(|file| index.add(file.segment));
@@ -67,63 +97,76 @@ impl Cache {
     }
 
     /// Adds a segment to an index that is in use.
-    pub fn add(&self, index: &mut Index, id: Id, body: &[u8]) -> Result<()> {
-        index.add(self.write(&[id], body)?.segment);
+    pub fn add(&self, scope: &Scope, index: &mut Index, id: Id, body: &[u8]) -> Result<()> {
+        index.add(write(&self.folder_of(scope)?, &[id], body)?.segment);
         Ok(())
     }
 
-    fn files(&self) -> Result<Vec<Cached>> {
-        let entries = fs::read_dir(&self.folder).map_err(|cause| Error::io("list the index", cause));
-        let mut files = Vec::new();
-        for entry in entries.on_path(&self.folder)?.flatten() {
-            match open_file(&entry.path()) {
-                Ok(file) => files.push(file),
-                // Torn, or of another version: it is fetched again. A temporary file of another process keeps its name.
-                Err(_) if entry.file_name().as_encoded_bytes().starts_with(b".") => {}
-                Err(_) => _ = fs::remove_file(entry.path()),
-            }
-        }
-        files.sort_by(|one, other| one.path.cmp(&other.path));
-        Ok(files)
+    fn folder_of(&self, scope: &Scope) -> Result<PathBuf> {
+        let folder = self.folder.join(scope.folder());
+        let made = fs::create_dir_all(&folder).map_err(|cause| Error::io("make a folder for the index", cause));
+        made.on_path(&folder).map(|()| folder)
     }
+}
 
-    fn write(&self, sources: &[Id], body: &[u8]) -> Result<Cached> {
-        let doing = |cause| Error::io("write the index", cause);
-        let mut rest = (sources.len() as u32).to_le_bytes().to_vec();
-        rest.extend_from_slice(&[0; 4]);
-        sources.iter().for_each(|id| rest.extend_from_slice(&id.0));
-        let hash = blake3::Hasher::new().update(&rest).update(body).finalize();
-        let write = || -> io::Result<PathBuf> {
-            let mut file = NamedTempFile::with_prefix_in(".new-", &self.folder)?;
-            for part in [MAGIC, hash.as_bytes().as_slice(), &rest, body] {
-                file.write_all(part)?;
-            }
-            let path = self.folder.join(Id::random().map_err(io::Error::other)?.to_string());
-            file.persist(&path)?;
-            Ok(path)
-        };
-        let path = write().map_err(doing).on_path(&self.folder)?;
-        open_file(&path)
-    }
-
-    /// Makes one file of all. What other processes have open of the old ones stays readable for them.
-    fn merge(&self, files: Vec<Cached>) -> Result<Vec<Cached>> {
-        let mut builder = SegmentBuilder::default();
-        for file in &files {
-            let rows: std::collections::HashMap<Id, &PackRow> =
-                file.segment.packs().iter().map(|row| (row.id, row)).collect();
-            file.segment.packs().iter().for_each(|row| builder.add_pack(row.clone(), &[]));
-            file.segment.for_each(&mut |id, found| {
-                if let Some(row) = rows.get(&found.location.pack) {
-                    builder.add_entry(row, id, found.location.offset, found.location.length);
-                }
-            })?;
+/// The whole files in a folder.
+fn files(folder: &Path) -> Result<Vec<Cached>> {
+    let entries = fs::read_dir(folder).map_err(|cause| Error::io("list the index", cause));
+    let mut files = Vec::new();
+    for entry in entries.on_path(folder)?.flatten() {
+        match open_file(&entry.path()) {
+            Ok(file) => files.push(file),
+            // Torn, or of another version: it is fetched again. A temporary file of another process keeps its name.
+            Err(_) if entry.file_name().as_encoded_bytes().starts_with(b".") => {}
+            Err(_) => _ = fs::remove_file(entry.path()),
         }
-        let sources: Vec<Id> = files.iter().flat_map(|file| file.sources.iter().copied()).collect();
-        let merged = self.write(&sources, &builder.encode())?;
-        files.iter().for_each(|file| _ = fs::remove_file(&file.path));
-        Ok(vec![merged])
     }
+    files.sort_by(|one, other| one.path.cmp(&other.path));
+    Ok(files)
+}
+
+fn write(folder: &Path, sources: &[Id], body: &[u8]) -> Result<Cached> {
+    write_with(folder, sources, |file, offset| {
+        file.write_all_at(body, offset).map_err(|cause| Error::io("write the index", cause))
+    })
+}
+
+/// Writes a file whose body `write_body` puts at an offset of it.
+pub(super) fn write_with(
+    folder: &Path,
+    sources: &[Id],
+    write_body: impl FnOnce(&File, u64) -> Result<()>,
+) -> Result<Cached> {
+    let doing = |cause| Error::io("write the index", cause);
+    let mut head = [MAGIC.as_slice(), &[0; 32], &(sources.len() as u32).to_le_bytes(), &[0; 4]].concat();
+    sources.iter().for_each(|id| head.extend_from_slice(&id.0));
+    let mut file = NamedTempFile::with_prefix_in(".new-", folder).map_err(doing).on_path(folder)?;
+    file.write_all(&head).map_err(doing).on_path(folder)?;
+    write_body(file.as_file(), head.len() as u64)?;
+    let finish = || -> io::Result<PathBuf> {
+        // The hash is of all that was written, and so it comes last.
+        let mut hasher = blake3::Hasher::new();
+        file.seek(io::SeekFrom::Start(HASH_END as u64))?;
+        io::copy(&mut file, &mut hasher)?;
+        file.as_file().write_all_at(hasher.finalize().as_bytes(), MAGIC.len() as u64)?;
+        let path = folder.join(Id::random().map_err(io::Error::other)?.to_string());
+        file.persist(&path)?;
+        Ok(path)
+    };
+    let path = finish().map_err(doing).on_path(folder)?;
+    open_file(&path)
+}
+
+/// Makes one file of all. What other processes have open of the old ones stays readable for them.
+fn merge_files(folder: &Path, files: Vec<Cached>, segments: &[Id], live: Option<&HashSet<Id>>) -> Result<Cached> {
+    // A segment that is gone from the store is never asked for again.
+    let there: HashSet<&Id> = segments.iter().collect();
+    let mut sources: Vec<Id> = files.iter().flat_map(|file| file.sources.iter().copied()).collect();
+    sources.retain(|id| there.contains(id));
+    let bodies: Vec<&SegmentFile> = files.iter().map(|file| &file.segment).collect();
+    let merged = write_with(folder, &sources, |out, offset| merge(&bodies, live, out, offset))?;
+    files.iter().for_each(|file| _ = fs::remove_file(&file.path));
+    Ok(merged)
 }
 
 fn open_file(path: &Path) -> Result<Cached> {

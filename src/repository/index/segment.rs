@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::fs::File;
+use std::io::Write as _;
 use std::os::unix::fs::FileExt;
 
 use tintype_formats::tin::chunk::ChunkHeader;
@@ -12,9 +13,9 @@ use tintype_formats::tin::map::Location;
 use super::Found;
 use crate::error::{Error, Kind, Result};
 
-const HEAD_BYTES: usize = 16;
-const PACK_BYTES: usize = 56;
-const ENTRY_BYTES: usize = 44;
+pub(super) const HEAD_BYTES: usize = 16;
+pub(super) const PACK_BYTES: usize = 56;
+pub(super) const ENTRY_BYTES: usize = 44;
 const MAX_FANOUT_BITS: u32 = 24;
 
 /// About how many chunks there are to an entry of the fanout, as a power of two.
@@ -33,6 +34,17 @@ pub struct PackRow {
     pub kind: u8,
     /// Its length in bytes.
     pub length_bytes: u32,
+}
+
+impl PackRow {
+    pub(super) fn encode(&self) -> [u8; PACK_BYTES] {
+        let mut bytes = [0; PACK_BYTES];
+        bytes[..16].copy_from_slice(&self.id.0);
+        bytes[16..48].copy_from_slice(&self.author);
+        bytes[48..50].copy_from_slice(&[self.role.map_or(0, Role::number), self.kind]);
+        bytes[52..].copy_from_slice(&self.length_bytes.to_le_bytes());
+        bytes
+    }
 }
 
 /// A segment that is being made.
@@ -96,19 +108,14 @@ impl SegmentBuilder {
 
     /// The body of the segment's object.
     pub fn encode(mut self) -> Vec<u8> {
-        self.chunks.sort();
-        let bits = (self.chunks.len() as u64).checked_ilog2().map_or(0, |log| log.saturating_sub(FANOUT_RUN_BITS));
-        let bits = bits.min(MAX_FANOUT_BITS);
+        self.chunks.sort_unstable();
+        self.chunks.dedup();
+        let bits = fanout_bits(self.chunks.len() as u64);
         let mut bytes = Vec::new();
         for number in [self.packs.len() as u32, self.chunks.len() as u32, bits, 0] {
             bytes.extend_from_slice(&number.to_le_bytes());
         }
-        for row in &self.packs {
-            bytes.extend_from_slice(&row.id.0);
-            bytes.extend_from_slice(&row.author);
-            bytes.extend_from_slice(&[row.role.map_or(0, Role::number), row.kind, 0, 0]);
-            bytes.extend_from_slice(&row.length_bytes.to_le_bytes());
-        }
+        self.packs.iter().for_each(|row| bytes.extend_from_slice(&row.encode()));
         let mut below = 0;
         for bucket in 0..=1u64 << bits {
             while below < self.chunks.len() && u64::from(bucket_of(&self.chunks[below], bits)) < bucket {
@@ -121,8 +128,13 @@ impl SegmentBuilder {
     }
 }
 
+/// How many bits the fanout of so many chunks has.
+pub(super) fn fanout_bits(chunks: u64) -> u32 {
+    chunks.checked_ilog2().map_or(0, |log| log.saturating_sub(FANOUT_RUN_BITS)).min(MAX_FANOUT_BITS)
+}
+
 /// The first `bits` bits of an id.
-fn bucket_of(id: &[u8], bits: u32) -> u32 {
+pub(super) fn bucket_of(id: &[u8], bits: u32) -> u32 {
     let first = id.iter().take(4).fold(0u64, |sum, byte| sum << 8 | u64::from(*byte));
     (first >> (32 - bits)) as u32
 }
@@ -169,41 +181,57 @@ impl SegmentFile {
         Ok(SegmentFile { file, entries_at: offset + entries_at, chunks, bits, packs, fanout })
     }
 
+    /// Opens a segment that is no file yet.
+    pub fn of_body(body: &[u8]) -> Result<SegmentFile> {
+        let doing = |cause| Error::io("write a copy of an index segment", cause);
+        let mut file = tempfile::tempfile().map_err(doing)?;
+        file.write_all(body).map_err(doing)?;
+        Self::open(file, 0, body.len() as u64)
+    }
+
     /// The packs that it names.
     pub fn packs(&self) -> &[PackRow] {
         &self.packs
     }
 
-    /// Appends the places that it says for a chunk.
-    pub fn find(&self, id: &ChunkId, found: &mut Vec<Found>) -> Result<()> {
+    /// How many chunks it names.
+    pub fn chunks(&self) -> u32 {
+        self.chunks
+    }
+
+    /// Calls `visit` for each place that it says for a chunk, with the number of the entry.
+    pub fn find(&self, id: &ChunkId, mut visit: impl FnMut(u32, Found)) -> Result<()> {
         let bucket = bucket_of(&id.0, self.bits) as usize;
         let (begin, end) = (self.fanout[bucket], self.fanout[bucket + 1]);
         let entries = self.entries(begin, end)?;
         let entries = entries.as_chunks::<ENTRY_BYTES>().0;
         let first = entries.partition_point(|entry| entry[..32] < id.0[..]);
-        for entry in entries[first..].iter().take_while(|entry| entry[..32] == id.0) {
-            found.extend(self.found(entry));
+        for (number, entry) in
+            (begin + first as u32..).zip(&entries[first..]).take_while(|(_, entry)| entry[..32] == id.0)
+        {
+            self.found(entry).into_iter().for_each(|found| visit(number, found));
         }
         Ok(())
     }
 
-    /// Calls `visit` for every entry, in the order of the ids.
-    pub fn for_each(&self, visit: &mut dyn FnMut(&ChunkId, &Found)) -> Result<()> {
+    /// Calls `visit` for every entry with its number, in the order of the ids.
+    pub fn for_each(&self, visit: &mut dyn FnMut(u32, &ChunkId, &Found)) -> Result<()> {
         const STEP: u32 = 16 << 10;
         for begin in (0..self.chunks).step_by(STEP as usize) {
             let entries = self.entries(begin, self.chunks.min(begin + STEP))?;
-            for entry in entries.as_chunks::<ENTRY_BYTES>().0 {
+            for (number, entry) in (begin..).zip(entries.as_chunks::<ENTRY_BYTES>().0) {
                 let mut id = [0; 32];
                 id.copy_from_slice(&entry[..32]);
                 if let Some(found) = self.found(entry) {
-                    visit(&ChunkId(id), &found);
+                    visit(number, &ChunkId(id), &found);
                 }
             }
         }
         Ok(())
     }
 
-    fn entries(&self, begin: u32, end: u32) -> Result<Vec<u8>> {
+    /// The bytes of some entries.
+    pub(super) fn entries(&self, begin: u32, end: u32) -> Result<Vec<u8>> {
         let mut bytes = vec![0; (end - begin) as usize * ENTRY_BYTES];
         let offset = self.entries_at + u64::from(begin) * ENTRY_BYTES as u64;
         self.file.read_exact_at(&mut bytes, offset).map_err(|cause| Error::io("read an index segment", cause))?;
@@ -237,7 +265,7 @@ fn pack_row(bytes: &[u8]) -> PackRow {
     PackRow { id: Id(id), author, role, kind: bytes[49], length_bytes: number(bytes, 52) }
 }
 
-fn number(bytes: &[u8], at: usize) -> u32 {
+pub(super) fn number(bytes: &[u8], at: usize) -> u32 {
     bytes[at..at + 4].iter().rev().fold(0, |sum, byte| sum << 8 | u32::from(*byte))
 }
 

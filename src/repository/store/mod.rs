@@ -49,7 +49,11 @@ pub trait Store: Send + Sync {
     /// Deletes an object; succeeds if it is not there. Durable after the next [`sync`](Self::sync).
     fn delete(&self, name: &str) -> Result<(), StoreError>;
 
-    /// Makes everything durable that this store object put or deleted before. If it fails, nobody can know what will be
+    /// Makes the next [`sync`](Self::sync) also cover what others did with this name: a name can be seen before it is
+    /// durable, and whoever builds on it must not outlive it.
+    fn adopt(&self, name: &str);
+
+    /// Makes everything durable that this store object put, deleted or adopted before. If it fails, nobody can know what will be
     /// there after a power cut, and every later call of this store object fails; so it does after a put whose content could
     /// not be made durable.
     fn sync(&self) -> Result<(), StoreError>;

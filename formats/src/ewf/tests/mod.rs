@@ -32,7 +32,12 @@ impl Folder {
     }
 
     fn file(&self, name: &str) -> OpenFile {
-        OpenFile { file: Arc::clone(&self.0[name]), name: format!("some/folder/{name}"), identity: None }
+        OpenFile {
+            file: Arc::clone(&self.0[name]),
+            name: format!("some/folder/{name}"),
+            identity: None,
+            secrets: Default::default(),
+        }
     }
 
     fn disk(&self) -> Result<Disk> {

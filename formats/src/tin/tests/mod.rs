@@ -1,6 +1,8 @@
 //! Keys, slots, segments and signatures: what opens what, and that nothing else does.
 
+mod file;
 mod keys;
+mod rotation;
 mod seal;
 mod signed;
 mod slot;

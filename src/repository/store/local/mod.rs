@@ -136,6 +136,10 @@ impl Store for LocalStore {
         placed.map_err(|why| self.not_placed(name, why))
     }
 
+    fn adopt(&self, name: &str) {
+        self.unsynced.touch(split_name(name).0);
+    }
+
     fn get(&self, name: &str, max_bytes: u64) -> Result<Vec<u8>, StoreError> {
         check_name(READ, name)?;
         self.check_usable(READ, name)?;

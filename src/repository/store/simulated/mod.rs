@@ -155,6 +155,10 @@ impl Store for SimulatedStore {
         Ok(())
     }
 
+    fn adopt(&self, name: &str) {
+        self.world().meet(name, self.client);
+    }
+
     fn len_bytes(&self, name: &str) -> Result<u64, StoreError> {
         Ok(self.object(Operation::Length, LENGTH, name)?.len() as u64)
     }

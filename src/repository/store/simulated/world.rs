@@ -195,7 +195,7 @@ impl World {
             self.unsynced.push(change);
             return Ok(());
         }
-        self.meet(&change);
+        change.clients.iter().for_each(|client| self.meet(&change.name, *client));
         match is_put {
             true => Err(StoreError::taken(CREATE, &change.name)),
             false => Ok(()),
@@ -203,9 +203,9 @@ impl World {
     }
 
     /// Whoever finds a name taken, or nothing to delete, builds on what another did: it is to be durable with the rest.
-    fn meet(&mut self, change: &Change) {
-        for earlier in self.unsynced.iter_mut().filter(|earlier| earlier.name == change.name) {
-            earlier.clients.extend(&change.clients);
+    pub(super) fn meet(&mut self, name: &str, client: u64) {
+        for earlier in self.unsynced.iter_mut().filter(|earlier| earlier.name == name) {
+            earlier.clients.extend([client]);
         }
     }
 

@@ -1,0 +1,381 @@
+//! Reading `.tin` files: one disk, or several of one snapshot.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+
+use super::check;
+use super::file::{self, Directory, Frame, Place};
+use super::id::{ChunkId, Id};
+use super::keys::KeyRing;
+use super::manifest::{self, DiskRecord, Manifest};
+use super::map::{Entry, Location, Shape};
+use super::pack::{self, PackTable, TRAILER_BYTES};
+use super::read::{ChunkReader, MappedDisk, PackSource};
+use super::slot::{self, SlotInfo};
+use crate::check::CheckReport;
+use crate::error::{ErrorKind, ImageError, Result};
+use crate::extent::{LayerExtent, LayerKind};
+use crate::host_file::{HostFile, OpenFile};
+use crate::layer::{DiskInfo, FileReference, Image, ImageInfo, ImageLayer, SnapshotInfo};
+use crate::limits::MAX_DISK_BYTES;
+use crate::reference_gate::ReferenceGate;
+use crate::source::Geometry;
+
+const OPEN: &str = "open a .tin file";
+
+/// Chunks that are found again by the packs' tables, where a map's word is not good: 1 TiB of a disk, 96 MiB of memory.
+const MAX_FOUND_AGAIN: usize = 4 << 20;
+
+/// The packs of a file.
+pub struct TinPacks {
+    file: OpenFile,
+    ring: Arc<KeyRing>,
+    /// In the file's order.
+    places: Vec<Place>,
+    by_id: HashMap<Id, usize>,
+    /// Where every chunk is, by the packs' tables; made when it is first needed.
+    tables: OnceLock<Vec<TableEntry>>,
+    making: Mutex<()>,
+}
+
+/// A chunk in a pack's table: the begin of its id, the pack's number, offset and length.
+type TableEntry = ([u8; 8], u32, u32, u32);
+
+impl TinPacks {
+    fn new(file: OpenFile, ring: Arc<KeyRing>, places: Vec<Place>) -> Result<TinPacks> {
+        let by_id: HashMap<Id, usize> = places.iter().enumerate().map(|(index, place)| (place.id, index)).collect();
+        if by_id.len() != places.len() {
+            return Err(ImageError::corrupt(OPEN, "two of its packs have the same id"));
+        }
+        Ok(TinPacks { file, ring, places, by_id, tables: OnceLock::new(), making: Mutex::default() })
+    }
+
+    /// The packs, in the file's order.
+    pub fn places(&self) -> &[Place] {
+        &self.places
+    }
+
+    /// Whether the file has this pack.
+    pub fn has(&self, pack: Id) -> bool {
+        self.by_id.contains_key(&pack)
+    }
+
+    /// The file.
+    pub fn file(&self) -> &dyn HostFile {
+        self.file.file.as_ref()
+    }
+
+    /// The table of a pack.
+    pub fn table(&self, place: &Place) -> Result<PackTable> {
+        let mut trailer = [0; TRAILER_BYTES];
+        self.read(place.id, place.length_bytes.saturating_sub(TRAILER_BYTES as u64), &mut trailer)?;
+        let (offset, length) = pack::table_range(&trailer, place.length_bytes)?;
+        let mut bytes = vec![0; length];
+        self.read(place.id, offset, &mut bytes)?;
+        PackTable::parse(&self.ring, place.id, &bytes, offset)
+    }
+
+    fn tables(&self) -> &[TableEntry] {
+        let _one_at_a_time = self.making.lock().unwrap_or_else(PoisonError::into_inner);
+        self.tables.get_or_init(|| {
+            let mut entries: Vec<TableEntry> = Vec::new();
+            for (number, place) in (0..).zip(&self.places) {
+                // What a damaged table named is not found again.
+                let Ok(table) = self.table(place) else { continue };
+                let room = MAX_FOUND_AGAIN.saturating_sub(entries.len());
+                let entry = |(offset, header): &(u32, super::chunk::ChunkHeader)| {
+                    let begin = std::array::from_fn(|index| header.id().0[index]);
+                    (begin, number, *offset, header.chunk_bytes() as u32)
+                };
+                entries.extend(table.chunks.iter().take(room).map(entry));
+            }
+            entries.sort_unstable();
+            entries
+        })
+    }
+}
+
+impl PackSource for TinPacks {
+    fn read(&self, pack: Id, offset: u64, buffer: &mut [u8]) -> Result<()> {
+        const DOING: &str = "read a pack";
+        let place = self.by_id.get(&pack).and_then(|index| self.places.get(*index));
+        let place = place.ok_or_else(|| ImageError::corrupt(DOING, format!("the file has no pack {pack}")))?;
+        let end = offset.checked_add(buffer.len() as u64).filter(|end| *end <= place.length_bytes);
+        if end.is_none() {
+            let detail = format!("{} bytes at {offset:#x} of pack {pack}: it has {}", buffer.len(), place.length_bytes);
+            return Err(ImageError::truncated(DOING, detail).at_host(place.host_offset));
+        }
+        let host_offset = place.host_offset + offset;
+        self.file
+            .file
+            .read_exact_at(host_offset, buffer)
+            .map_err(|cause| ImageError::io(DOING, cause).at_host(host_offset))
+    }
+
+    fn find_again(&self, id: &ChunkId, _stale: &Location) -> Result<Vec<Location>> {
+        let tables = self.tables();
+        let wanted = &id.0[..8];
+        let first = tables.partition_point(|(begin, ..)| begin[..] < *wanted);
+        let same = tables[first..].iter().take_while(|(begin, ..)| begin[..] == *wanted);
+        let location = |(_, pack, offset, length): &TableEntry| {
+            let place = self.places.get(*pack as usize)?;
+            Some(Location { pack: place.id, offset: *offset, length: *length })
+        };
+        Ok(same.filter_map(location).collect())
+    }
+}
+
+/// An open file: its keys, its packs, and what its manifest says.
+pub struct TinFile {
+    /// What it is a snapshot of.
+    pub manifest: Manifest,
+    /// The snapshot's id.
+    pub snapshot: Id,
+    /// Its packs.
+    pub packs: Arc<TinPacks>,
+    /// Reads its chunks.
+    pub reader: Arc<ChunkReader>,
+    chunk_bytes: u64,
+    encrypted: bool,
+    end: u64,
+}
+
+impl TinFile {
+    /// Opens a file with the password that `file.secrets` gives, if it needs one.
+    pub fn open(file: &OpenFile) -> Result<TinFile> {
+        let frame = Frame::read(file.file.as_ref())?;
+        let ring = Arc::new(unlock(&frame, file)?);
+        Self::open_frame(file, frame, ring)
+    }
+
+    /// Opens a file with keys that are known already, if it is of their repository.
+    pub fn open_with(file: &OpenFile, ring: &Arc<KeyRing>) -> Result<Option<TinFile>> {
+        let frame = Frame::read(file.file.as_ref())?;
+        let is_own = frame.header.repository == ring.repository();
+        is_own.then(|| Self::open_frame(file, frame, Arc::clone(ring))).transpose()
+    }
+
+    fn open_frame(file: &OpenFile, frame: Frame, ring: Arc<KeyRing>) -> Result<TinFile> {
+        let Directory { packs, manifest } = frame.directory(file.file.as_ref(), &ring)?;
+        let object = file::read_manifest(file.file.as_ref(), &manifest)?;
+        let snapshot = manifest.id;
+        let manifest = manifest::open(&ring, snapshot, &object)?.manifest?;
+        for disk in &manifest.disks {
+            check_record(disk)?;
+        }
+        if manifest.disks.is_empty() {
+            return Err(ImageError::corrupt(OPEN, "it holds no disk"));
+        }
+        let end = file.file.len_bytes().map_err(|cause| ImageError::io("find out the file's length", cause))?;
+        let packs = Arc::new(TinPacks::new(file.clone(), Arc::clone(&ring), packs)?);
+        let reader = Arc::new(ChunkReader::new(ring, Arc::clone(&packs) as Arc<dyn PackSource>));
+        let (chunk_bytes, encrypted) = (frame.header.chunk_bytes, !frame.header.slots.is_empty());
+        Ok(TinFile { manifest, snapshot, packs, reader, chunk_bytes, encrypted, end })
+    }
+
+    /// The length of a chunk, in bytes.
+    pub fn chunk_bytes(&self) -> u64 {
+        self.chunk_bytes
+    }
+
+    /// Where the file ends, in bytes.
+    pub fn end(&self) -> u64 {
+        self.end
+    }
+
+    /// The mapping of a disk.
+    pub fn mapped(&self, record: &DiskRecord) -> MappedDisk {
+        MappedDisk::new(Arc::clone(&self.reader), self.shape(record), record.root())
+    }
+
+    /// How the map of a disk is arranged.
+    pub fn shape(&self, record: &DiskRecord) -> Shape {
+        Shape { size_bytes: record.size_bytes, chunk_bytes: self.chunk_bytes }
+    }
+}
+
+/// The keys that a file is for.
+fn unlock(frame: &Frame, file: &OpenFile) -> Result<KeyRing> {
+    let Frame { header, .. } = frame;
+    if header.slots.is_empty() {
+        return KeyRing::public(header.repository);
+    }
+    let secret = file.secrets.ask(&file.name)?;
+    for slot in &header.slots {
+        if SlotInfo::parse(slot)?.repository != header.repository {
+            return Err(ImageError::corrupt(OPEN, "a key slot in it is of another repository"));
+        }
+        match slot::open_slot(slot, Some(&secret)) {
+            Err(cause) if cause.kind() == ErrorKind::WrongKey => {}
+            other => return other,
+        }
+    }
+    Err(ImageError::wrong_key(OPEN, format!("the password opens none of its {} key slots", header.slots.len())))
+}
+
+/// Fails unless the numbers of a disk can be those of a disk.
+fn check_record(disk: &DiskRecord) -> Result<()> {
+    let name = disk.name.escape_debug();
+    if disk.size_bytes > MAX_DISK_BYTES {
+        let detail = format!("disk \"{name}\" has {} bytes, at most {MAX_DISK_BYTES} work", disk.size_bytes);
+        return Err(ImageError::limit_exceeded(OPEN, detail));
+    }
+    let (logical, physical) = (disk.logical_sector_bytes, disk.physical_sector_bytes);
+    if !matches!(logical, 512 | 4096) || !physical.is_power_of_two() || physical < logical {
+        let detail = format!("disk \"{name}\" has sectors of {logical} bytes (physical: {physical})");
+        return Err(ImageError::corrupt(OPEN, detail));
+    }
+    if disk.root.is_none() != (disk.size_bytes == 0) {
+        let detail = format!("disk \"{name}\" has {} bytes, and its map does not fit that", disk.size_bytes);
+        return Err(ImageError::corrupt(OPEN, detail));
+    }
+    Ok(())
+}
+
+fn geometry(record: &DiskRecord, chunk_bytes: u64) -> Geometry {
+    Geometry {
+        size_bytes: record.size_bytes,
+        logical_sector_bytes: record.logical_sector_bytes,
+        physical_sector_bytes: record.physical_sector_bytes,
+        unit_bytes: chunk_bytes,
+    }
+}
+
+/// A file, or one of its disks.
+struct TinImage {
+    file: Arc<TinFile>,
+    /// Which disk it is; `None` for a file of several.
+    disk: Option<usize>,
+    disks: Vec<DiskInfo>,
+    info: ImageInfo,
+}
+
+pub(super) fn open(file: OpenFile) -> Result<Box<dyn Image>> {
+    let file = Arc::new(TinFile::open(&file)?);
+    let only = (file.manifest.disks.len() == 1).then_some(0);
+    Ok(Box::new(TinImage::new(file, only)))
+}
+
+impl TinImage {
+    fn new(file: Arc<TinFile>, disk: Option<usize>) -> TinImage {
+        let record = disk.and_then(|index| file.manifest.disks.get(index));
+        let info = describe(&file, record);
+        let entry = |record: &DiskRecord| DiskInfo {
+            name: record.name.clone(),
+            size_bytes: Some(record.size_bytes),
+            format: Some(super::FORMAT.name),
+        };
+        let disks = if disk.is_none() { file.manifest.disks.iter().map(entry).collect() } else { Vec::new() };
+        TinImage { disk, disks, info, file }
+    }
+
+    fn record(&self) -> Result<&DiskRecord> {
+        let record = self.disk.and_then(|index| self.file.manifest.disks.get(index));
+        record.ok_or_else(|| ImageError::no_such_disk("it has several disks", &self.disks))
+    }
+}
+
+fn describe(file: &TinFile, record: Option<&DiskRecord>) -> ImageInfo {
+    let Manifest { name, time, host, program, consistency, .. } = &file.manifest;
+    let mut details = vec![
+        ("encrypted", file.encrypted.into()),
+        ("chunk_size_bytes", file.chunk_bytes.into()),
+        ("packs", (file.packs.places().len() as u64).into()),
+        ("snapshot", file.snapshot.to_string().into()),
+        ("snapshot_name", name.clone().into()),
+        ("time", time.clone().into()),
+        ("host", host.clone().into()),
+        ("program", program.clone().into()),
+        ("consistency", consistency.clone().into()),
+    ];
+    let mut warnings = Vec::new();
+    if let Some(record) = record {
+        details.push(("disk", record.name.clone().into()));
+        details.extend(record.root.map(|root| ("merkle_root", root.id.to_string().into())));
+        if !record.unreadable.is_empty() {
+            let count = record.unreadable.len();
+            warnings.push(format!("{count} ranges could not be read when the disk was stored, and are zeros here"));
+        }
+    }
+    let geometry = match record {
+        Some(record) => geometry(record, file.chunk_bytes),
+        None => Geometry::of_512_byte_sectors(0, file.chunk_bytes),
+    };
+    ImageInfo { format: super::FORMAT.name, geometry, identity: None, details, warnings }
+}
+
+impl Image for TinImage {
+    fn info(&self) -> &ImageInfo {
+        &self.info
+    }
+
+    fn parent(&self) -> Option<&FileReference> {
+        None
+    }
+
+    fn snapshots(&self) -> &[SnapshotInfo] {
+        &[]
+    }
+
+    fn layer(&self, snapshot: Option<&str>, _gate: &dyn ReferenceGate) -> Result<Box<dyn ImageLayer>> {
+        if let Some(name) = snapshot {
+            return Err(ImageError::no_such_snapshot(name, &[]));
+        }
+        let record = self.record()?;
+        Ok(Box::new(TinLayer { geometry: self.info.geometry, mapped: self.file.mapped(record) }))
+    }
+
+    fn disks(&self) -> &[DiskInfo] {
+        &self.disks
+    }
+
+    fn open_disk(&self, index: usize, _gate: &dyn ReferenceGate) -> Result<Box<dyn Image>> {
+        if index >= self.disks.len() {
+            return Err(ImageError::no_such_disk(format!("there is no disk {}", index + 1), &self.disks));
+        }
+        Ok(Box::new(TinImage::new(Arc::clone(&self.file), Some(index))))
+    }
+
+    fn check(&self, report: &mut CheckReport) -> Result<()> {
+        let disks = &self.file.manifest.disks;
+        let chosen = match self.disk {
+            Some(index) => disks.get(index).map(std::slice::from_ref).unwrap_or_default(),
+            None => disks.as_slice(),
+        };
+        check::check(&self.file, chosen, report)
+    }
+}
+
+struct TinLayer {
+    geometry: Geometry,
+    mapped: MappedDisk,
+}
+
+impl ImageLayer for TinLayer {
+    fn geometry(&self) -> Geometry {
+        self.geometry
+    }
+
+    fn extent_at(&self, guest_offset: u64, max_bytes: u64) -> Result<LayerExtent> {
+        let max_bytes = self.geometry.clamp(guest_offset, max_bytes)?;
+        let chunk_bytes = self.mapped.shape().chunk_bytes;
+        let (entry, run) =
+            self.mapped.entry(guest_offset / chunk_bytes).map_err(|cause| cause.at_guest(guest_offset))?;
+        let kind = match entry {
+            Entry::Hole => LayerKind::Absent,
+            Entry::Zero => LayerKind::Zero,
+            Entry::Data(..) => LayerKind::Encoded,
+        };
+        let run_bytes = run.saturating_mul(chunk_bytes) - guest_offset % chunk_bytes;
+        Ok(LayerExtent { length_bytes: run_bytes.min(max_bytes), kind })
+    }
+
+    fn read_at(&self, guest_offset: u64, buffer: &mut [u8]) -> Result<()> {
+        self.geometry.check_range(guest_offset, buffer.len() as u64)?;
+        self.mapped.read_at(guest_offset, buffer)
+    }
+
+    fn host_files(&self) -> &[OpenFile] {
+        &[]
+    }
+}

@@ -1,0 +1,81 @@
+//! `tintype export`
+
+use std::path::PathBuf;
+use std::time::Instant;
+
+use clap::Args as ClapArgs;
+use serde::Serialize;
+use tintype_formats::tin::id::Id;
+
+use super::failure::Failure;
+use super::repository_args::RepositoryArgs;
+use super::{Global, Outcome, job, output, units};
+use crate::error::OnPath as _;
+use crate::targets::{Target, TargetOptions};
+
+/// Write a snapshot into one .tin file
+///
+/// The file is an image like any other (convert, map, compare, import), with all disks of the snapshot. It stays encrypted, and
+/// opens with the passwords of the repository that can read. Packs are copied whole, so it may be larger than what it holds.
+#[derive(Debug, ClapArgs)]
+pub struct Args {
+    /// The snapshot: NAME for the newest of that name, NAME@ID, or ID
+    #[arg(value_name = "SNAPSHOT")]
+    snapshot: String,
+    /// The new file, or "-" for standard output
+    #[arg(value_name = "FILE")]
+    file: PathBuf,
+    /// Replace the file if it exists
+    #[arg(long)]
+    force: bool,
+    #[command(flatten)]
+    repository: RepositoryArgs,
+}
+
+#[derive(Serialize)]
+struct Report {
+    r#type: &'static str,
+    snapshot: Id,
+    name: String,
+    packs: u64,
+    pack_bytes: u64,
+    elapsed_s: f64,
+}
+
+pub fn run(args: &Args, global: Global) -> Result<Outcome, Failure> {
+    let began = Instant::now();
+    if global.json && args.file.as_os_str() == "-" {
+        return Err(Failure::usage("with the file on standard output there is no --json"));
+    }
+    let repository = args.repository.open()?;
+    let snapshot = repository.resolve(&args.snapshot)?;
+    let signals = job::catch_signals()?;
+    let options = TargetOptions { force: args.force, ..TargetOptions::default() };
+    let target = Target::open(&args.file, 0, &[], &options)?;
+    if target.is_in_place() {
+        return Err(Failure::usage("a .tin file cannot be written to a device"));
+    }
+    let abandon = |error| job::with_aftermath(error, target.abandon());
+    let exported = job::run_and_abandon(global, "exporting", signals, &abandon, |progress| {
+        let watch = |done_bytes, total_bytes| {
+            progress.begin(total_bytes);
+            progress.reach(done_bytes);
+            progress.check_cancelled()
+        };
+        let exported = repository.export(&snapshot, target.file(), &watch)?;
+        progress.check_cancelled()?;
+        target.commit().on_path(&args.file)?;
+        Ok(exported)
+    })?;
+    let (packs, pack_bytes) = (exported.packs, exported.pack_bytes);
+    let elapsed_s = began.elapsed().as_secs_f64();
+    let name = snapshot.manifest.name;
+    if global.json {
+        let report = Report { r#type: "export", snapshot: snapshot.id, name, packs, pack_bytes, elapsed_s };
+        output::print_json_line(&report)?;
+    } else {
+        let (packs, size) = (units::count(packs, "pack", "packs"), units::size(pack_bytes));
+        output::note(&format!("snapshot {} of {name}: {packs}, {size}, in {elapsed_s:.1} s", snapshot.id), global);
+    }
+    Ok(Outcome::Done)
+}

@@ -1,0 +1,266 @@
+//! `tintype forget`
+
+use std::collections::HashSet;
+
+use clap::Args as ClapArgs;
+use jiff::Timestamp;
+use jiff::tz::TimeZone;
+use serde::Serialize;
+use tintype_formats::tin::id::Id;
+
+use super::backup::parse_tag;
+use super::escape::printable;
+use super::failure::Failure;
+use super::prune::{PruneArgs, Report as PruneReport, run_prune};
+use super::repository_args::RepositoryArgs;
+use super::snapshots::{SHOWN_DIGITS, table};
+use super::{Global, Outcome, output, units};
+use crate::error::{Error, Kind};
+use crate::repository::Repository;
+use crate::repository::policy::{self, Candidate, Count, GroupKey, Policy, Reason, Within};
+use crate::repository::snapshots::Snapshot;
+
+/// Forget snapshots: those named, or those that no rule keeps
+///
+/// Rules are applied to each group of snapshots of the same name, key and disks. What is forgotten cannot be had back; its
+/// space is freed by "tintype prune", or by --prune.
+#[derive(Debug, ClapArgs)]
+pub struct Args {
+    /// The snapshots: NAME@ID, NAME@latest or ID; ids may be cut short
+    #[arg(value_name = "SNAPSHOT", conflicts_with_all = ["name", "tag", "policy"])]
+    snapshots: Vec<String>,
+    /// Look only at snapshots of this name
+    #[arg(long, value_name = "NAME")]
+    name: Option<String>,
+    /// Look only at snapshots with this tag (can be repeated: with all of them)
+    #[arg(long, value_name = "KEY=VALUE", value_parser = parse_tag)]
+    tag: Vec<(String, String)>,
+    #[command(flatten)]
+    policy: PolicyArgs,
+    /// Change nothing; say what would be forgotten
+    #[arg(long)]
+    dry_run: bool,
+    /// Free the space, too
+    #[arg(long)]
+    prune: bool,
+    #[command(flatten)]
+    how: PruneArgs,
+    #[command(flatten)]
+    repository: RepositoryArgs,
+}
+
+/// What to keep; days, weeks, months and years are those of the computer's time zone (TZ).
+#[derive(Debug, Clone, ClapArgs)]
+#[group(id = "policy", multiple = true)]
+#[command(next_help_heading = "What to keep (all that any rule keeps)")]
+struct PolicyArgs {
+    /// The newest N
+    #[arg(long, value_name = "N", default_value = "0", hide_default_value = true)]
+    keep_last: Count,
+    /// The newest of each of the newest N hours that have one ("unlimited" for all, here and below)
+    #[arg(long, value_name = "N", default_value = "0", hide_default_value = true)]
+    keep_hourly: Count,
+    /// The newest of each of the newest N days that have one
+    #[arg(long, value_name = "N", default_value = "0", hide_default_value = true)]
+    keep_daily: Count,
+    /// The newest of each of the newest N weeks that have one
+    #[arg(long, value_name = "N", default_value = "0", hide_default_value = true)]
+    keep_weekly: Count,
+    /// The newest of each of the newest N months that have one
+    #[arg(long, value_name = "N", default_value = "0", hide_default_value = true)]
+    keep_monthly: Count,
+    /// The newest of each of the newest N years that have one
+    #[arg(long, value_name = "N", default_value = "0", hide_default_value = true)]
+    keep_yearly: Count,
+    /// All that are at most so much older than the newest: 30d, 12h, 8w, 1y6m
+    #[arg(long, value_name = "TIME")]
+    keep_within: Option<Within>,
+    /// All with this tag (can be repeated: with any of them)
+    #[arg(long, value_name = "KEY=VALUE", value_parser = parse_tag)]
+    keep_tag: Vec<(String, String)>,
+}
+
+impl PolicyArgs {
+    fn policy(&self) -> Policy {
+        Policy {
+            last: self.keep_last,
+            hourly: self.keep_hourly,
+            daily: self.keep_daily,
+            weekly: self.keep_weekly,
+            monthly: self.keep_monthly,
+            yearly: self.keep_yearly,
+            within: self.keep_within,
+            tags: self.keep_tag.clone(),
+        }
+    }
+}
+
+#[derive(Serialize)]
+struct Report {
+    r#type: &'static str,
+    dry_run: bool,
+    groups: Vec<Group>,
+    forgotten: Vec<Id>,
+    prune: Option<PruneReport>,
+}
+
+/// Snapshots that were judged together.
+#[derive(Serialize)]
+struct Group {
+    name: String,
+    signer: String,
+    disks: Vec<String>,
+    keep: Vec<Row>,
+    forget: Vec<Row>,
+}
+
+#[derive(Serialize)]
+struct Row {
+    id: Id,
+    time: String,
+    reasons: Vec<Reason>,
+}
+
+pub fn run(args: &Args, global: Global) -> Result<Outcome, Failure> {
+    let repository = args.repository.open()?;
+    repository.require_admin("forget snapshots")?;
+    let policy = args.policy.policy();
+    let (groups, doomed) = match args.snapshots.as_slice() {
+        [] if policy.is_empty() => {
+            return Err(Failure::usage(
+                "say which snapshots to forget, or which to keep (--keep-last, --keep-daily, …)",
+            ));
+        }
+        [] => by_policy(args, &policy, &repository, global)?,
+        wanted => (Vec::new(), named(&repository, wanted)?),
+    };
+    if !args.dry_run {
+        doomed.iter().try_for_each(|id| repository.forget(*id))?;
+    }
+    if !global.json && !global.quiet {
+        output::print(&text(&groups, &doomed, args.dry_run))?;
+    }
+    let mut report = Report { r#type: "forget", dry_run: args.dry_run, groups, forgotten: doomed, prune: None };
+    let mut outcome = Outcome::Done;
+    if args.prune {
+        let without: HashSet<Id> = report.forgotten.iter().copied().collect();
+        let (pruned, how) = run_prune(&repository, &args.how, args.dry_run, without, global)?;
+        (report.prune, outcome) = (Some(pruned), how);
+    }
+    if global.json {
+        output::print_json_line(&report)?;
+    }
+    Ok(outcome)
+}
+
+/// What the policy keeps and does not.
+fn by_policy(
+    args: &Args,
+    policy: &Policy,
+    repository: &Repository,
+    global: Global,
+) -> Result<(Vec<Group>, Vec<Id>), Failure> {
+    let mut listing = repository.snapshots()?;
+    for (id, cause) in &listing.damaged {
+        output::warn(&format!("snapshot {id} is left as it is: {cause}"), global);
+    }
+    let wanted = |snapshot: &Snapshot| {
+        let tags = &snapshot.manifest.tags;
+        let named = args.name.as_ref().is_none_or(|name| snapshot.manifest.name == *name);
+        named && args.tag.iter().all(|(key, value)| tags.get(key) == Some(value))
+    };
+    listing.snapshots.retain(wanted);
+    let (zone, now) = (TimeZone::system(), Timestamp::now());
+    let mut groups = Vec::new();
+    for (key, snapshots) in policy::groups(&listing.snapshots) {
+        let group = judge(policy, key, &snapshots, &zone, now);
+        if group.keep.is_empty() {
+            let name = group.name.escape_debug();
+            return Err(Failure::usage(format!(
+                "the rules keep none of the {} of \"{name}\"; if that is meant, name them",
+                units::count(snapshots.len() as u64, "snapshot", "snapshots")
+            )));
+        }
+        groups.push(group);
+    }
+    let doomed = groups.iter().flat_map(|group| group.forget.iter().map(|row| row.id)).collect();
+    Ok((groups, doomed))
+}
+
+fn judge(policy: &Policy, key: GroupKey, snapshots: &[&Snapshot], zone: &TimeZone, now: Timestamp) -> Group {
+    let candidates: Vec<Candidate<'_>> = snapshots.iter().map(|snapshot| Candidate::of(snapshot)).collect();
+    let time_of = |id: Id| {
+        let found = snapshots.iter().find(|snapshot| snapshot.id == id);
+        found.map_or_else(String::new, |snapshot| snapshot.manifest.time.clone())
+    };
+    let judged = policy::judge(policy, &candidates, zone, now);
+    let rows = judged.into_iter().map(|(id, reasons)| Row { id, time: time_of(id), reasons });
+    let (keep, forget) = rows.partition(|row| !row.reasons.is_empty());
+    Group { name: key.name, signer: key.signer.0, disks: key.disks, keep, forget }
+}
+
+/// The snapshots that are named, each of which must be exactly one. A whole id names also one that cannot be read.
+fn named(repository: &Repository, wanted: &[String]) -> Result<Vec<Id>, Failure> {
+    let ids = repository.snapshot_ids()?;
+    let listing = repository.snapshots()?;
+    let mut doomed = Vec::new();
+    for wanted in wanted {
+        let whole = wanted.parse::<Id>().ok().filter(|id| ids.contains(id));
+        let id = whole.map_or_else(|| one_of(&listing.snapshots, wanted), Ok)?;
+        if !doomed.contains(&id) {
+            doomed.push(id);
+        }
+    }
+    Ok(doomed)
+}
+
+fn one_of(snapshots: &[Snapshot], wanted: &str) -> Result<Id, Failure> {
+    let no_such = |what: &str| {
+        let message = format!("find the snapshot \"{}\": {what}", wanted.escape_debug());
+        Failure::from(Error::new(Kind::NoSnapshot, message))
+    };
+    let (name, id) = wanted.rsplit_once('@').map_or((None, wanted), |(name, id)| (Some(name), id));
+    let mut found: Vec<&Snapshot> =
+        snapshots.iter().filter(|snapshot| name.is_none_or(|name| snapshot.manifest.name == name)).collect();
+    if name.is_some() && id == "latest" {
+        return found.last().map(|snapshot| snapshot.id).ok_or_else(|| no_such("there is none of that name"));
+    }
+    if name.is_none() && snapshots.iter().any(|snapshot| snapshot.manifest.name == wanted) {
+        return Err(no_such(
+            "it is a name; say which of them, as NAME@ID or NAME@latest, or what to keep, with --name",
+        ));
+    }
+    if id.len() < 4 {
+        return Err(no_such("expected NAME@ID, NAME@latest, or at least 4 digits of an ID"));
+    }
+    found.retain(|snapshot| snapshot.id.to_string().starts_with(&id.to_lowercase()));
+    match found.as_slice() {
+        [] => Err(no_such("there is none of that name or id")),
+        [one] => Ok(one.id),
+        several => Err(no_such(&format!("{} ids begin so", several.len()))),
+    }
+}
+
+fn text(groups: &[Group], doomed: &[Id], dry_run: bool) -> String {
+    let mut text = String::new();
+    for group in groups {
+        text += &format!(
+            "{} ({}; key of {}):\n",
+            printable(&group.name),
+            printable(&group.disks.join(", ")),
+            printable(&group.signer)
+        );
+        let mut rows = vec![["", "id", "time", "because"].map(str::to_owned)];
+        let mut all: Vec<(&Row, &str)> = group.keep.iter().map(|row| (row, "keep")).collect();
+        all.extend(group.forget.iter().map(|row| (row, "forget")));
+        all.sort_by(|(one, _), (other, _)| (&other.time, other.id).cmp(&(&one.time, one.id)));
+        for (row, what) in all {
+            let reasons: Vec<String> = row.reasons.iter().map(Reason::to_string).collect();
+            let id = row.id.to_string()[..SHOWN_DIGITS].to_owned();
+            rows.push([what.to_owned(), id, printable(&row.time), reasons.join(", ")]);
+        }
+        text += &table(&rows);
+    }
+    let count = units::count(doomed.len() as u64, "snapshot", "snapshots");
+    text + &if dry_run { format!("would forget {count}\n") } else { format!("forgot {count}\n") }
+}

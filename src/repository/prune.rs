@@ -1,0 +1,241 @@
+//! Frees what no visible snapshot uses, beside running backups (FORMAT.md §11, P1 to P8; the steps carry its names).
+//!
+//! ```text
+//!   survey   what is used, found by walking the maps      plan     what goes, what is copied
+//!   repack   copies used chunks out of wasteful packs     sessions who is waited for
+//!   compact  few index segments of many
+//! ```
+
+mod compact;
+mod plan;
+mod repack;
+mod sessions;
+mod survey;
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tintype_formats::tin::id::Id;
+
+pub use self::compact::Compacted;
+pub use self::plan::{Amounts, Plan};
+pub use self::sessions::Patience;
+pub use self::survey::{Assumptions, PackUse, Standing, Survey};
+use super::protocol::{Epoch, Epochs};
+use super::store::StoreErrorKind;
+use super::{Repository, names};
+use crate::error::{Error, Kind, Result};
+
+/// How often a prune begins again because another one was faster.
+const ROUNDS: usize = 16;
+
+/// How often a deletion whose answer was lost is repeated.
+const TRIES: usize = 4;
+
+/// Who watches a long job, and may stop it.
+pub trait Watch {
+    /// Fails if the job is to stop.
+    fn check(&self) -> Result<()>;
+
+    /// A phase begins, in which so many bytes are to be passed.
+    fn begin(&self, total_bytes: u64);
+
+    /// So many bytes of the phase are passed.
+    fn reach(&self, done_bytes: u64);
+}
+
+/// How to prune.
+#[derive(Debug, Clone)]
+pub struct PruneOptions {
+    /// How much may be left unused, in thousandths of what is used.
+    pub max_unused_permille: u64,
+    /// For whom to wait.
+    pub patience: Patience,
+    /// Change nothing.
+    pub dry_run: bool,
+    /// Snapshots that are as good as forgotten, in a dry run.
+    pub without: HashSet<Id>,
+}
+
+/// What a prune came to.
+#[derive(Debug, Default)]
+pub struct Pruned {
+    /// Epochs of other prunes that were brought to their end.
+    pub taken_over: Vec<u32>,
+    /// The plan; none if a running session kept it from being made.
+    pub plan: Option<Plan>,
+    /// Packs that were deleted.
+    pub deleted: usize,
+    /// Packs that were condemned, and are needed after all.
+    pub rescued: usize,
+    /// The length of new packs.
+    pub copied_bytes: u64,
+    /// Packs that are damaged, and stay.
+    pub damaged: Vec<Id>,
+    /// Sessions that were fenced.
+    pub fenced: Vec<Id>,
+    /// Sessions that go on: the next prune goes on where this one had to stop.
+    pub waiting: Vec<Id>,
+    /// Index segments.
+    pub index: Compacted,
+}
+
+/// Prunes the repository.
+pub fn prune(repository: &Arc<Repository>, options: &PruneOptions, watch: &dyn Watch) -> Result<Pruned> {
+    repository.require_admin("prune the repository")?;
+    repository.require_features()?;
+    let mut prune = Prune { repository, options, watch, pruned: Pruned::default() };
+    for _ in 0..ROUNDS {
+        if prune.round()? {
+            return prune.finish();
+        }
+    }
+    Err(Error::new(
+        Kind::Io,
+        format!("prune: others were faster {ROUNDS} times; is another prune running all the time?"),
+    ))
+}
+
+struct Prune<'a> {
+    repository: &'a Arc<Repository>,
+    options: &'a PruneOptions,
+    watch: &'a dyn Watch,
+    pruned: Pruned,
+}
+
+impl Prune<'_> {
+    /// One epoch, another's or an own one; false if there is more to do.
+    fn round(&mut self) -> Result<bool> {
+        let protocol = self.repository.protocol();
+        // P1
+        let epochs = protocol.epochs()?;
+        if let Some((number, epoch)) = epochs.open()
+            && !self.options.dry_run
+        {
+            let ended = self.take_over(number, epoch)?;
+            self.pruned.taken_over.extend(ended.then_some(number));
+            return Ok(!ended);
+        }
+        match self.plan_and_copy(&epochs) {
+            Ok(Some(condemned)) => self.run_epoch(epochs.next(), condemned),
+            Ok(None) => Ok(true),
+            // Another prune may have taken away what this one was looking at.
+            Err(cause) if cause.kind() == Kind::Cancelled || protocol.epochs()? == epochs => Err(cause),
+            Err(_) => Ok(false),
+        }
+    }
+
+    /// P2, P3: what is to go, when what is used of it has been copied; nothing if nothing has to.
+    fn plan_and_copy(&mut self, epochs: &Epochs) -> Result<Option<Vec<Id>>> {
+        let dry_run = self.options.dry_run;
+        let open = epochs.open().and_then(|(_, epoch)| epoch.condemned.clone()).unwrap_or_default();
+        let assumptions = Assumptions {
+            condemned: open.into_iter().collect(),
+            dead: epochs.dead(),
+            without: Some(&self.options.without).filter(|_| dry_run),
+            publish: !dry_run,
+        };
+        let survey = Survey::new(self.repository, &assumptions, self.watch)?;
+        let plan = self.pruned.plan.insert(Plan::new(&survey, self.options.max_unused_permille));
+        if dry_run || (plan.garbage.is_empty() && plan.repack.is_empty()) {
+            return Ok(None);
+        }
+        let repacked = repack::repack(self.repository, &survey, &plan.repack, self.watch)?;
+        let condemned = repack::condemned(&plan.garbage, &repacked);
+        self.pruned.copied_bytes = repacked.new_bytes;
+        self.pruned.damaged = repacked.damaged;
+        Ok(Some(condemned).filter(|condemned| !condemned.is_empty()))
+    }
+
+    /// P4 to P8: true when all is done, or has to wait.
+    fn run_epoch(&mut self, number: u32, condemned: Vec<Id>) -> Result<bool> {
+        // P4
+        if !self.repository.protocol().condemn(number, &condemned)? {
+            return Ok(false);
+        }
+        self.judge(number, condemned)?;
+        Ok(true)
+    }
+
+    /// Brings another's epoch to its end; false if a running session keeps it from that.
+    fn take_over(&mut self, number: u32, epoch: &Epoch) -> Result<bool> {
+        match &epoch.verdict {
+            Some(verdict) => self.execute(number, verdict).map(|()| true),
+            None => self.judge(number, epoch.condemned.clone().unwrap_or_default()),
+        }
+    }
+
+    /// P5 to P8; false if a running session keeps it from going on.
+    fn judge(&mut self, number: u32, condemned: Vec<Id>) -> Result<bool> {
+        // P5
+        let waited = sessions::wait(self.repository, self.options.patience, self.watch)?;
+        self.pruned.fenced.extend(waited.fenced);
+        self.pruned.waiting = waited.open;
+        if !self.pruned.waiting.is_empty() {
+            return Ok(false);
+        }
+        let verdict = match self.verdict(number, &condemned) {
+            Ok(verdict) => verdict,
+            // What could not be found may be gone because another pruner has decided, and deletes.
+            Err(cause) => match self.repository.protocol().epochs()?.0.remove(&number) {
+                Some(Epoch { verdict: Some(verdict), .. }) => verdict,
+                Some(Epoch { done: true, .. }) => return Ok(true),
+                _ => return Err(cause),
+            },
+        };
+        self.pruned.rescued += condemned.len().saturating_sub(verdict.len());
+        self.execute(number, &verdict).map(|()| true)
+    }
+
+    /// P6, P7: decides who of the condemned goes.
+    fn verdict(&self, number: u32, condemned: &[Id]) -> Result<Vec<Id>> {
+        let protocol = self.repository.protocol();
+        let assumptions = Assumptions {
+            condemned: condemned.iter().copied().collect(),
+            dead: protocol.epochs()?.dead(),
+            without: None,
+            publish: true,
+        };
+        let survey = Survey::new(self.repository, &assumptions, self.watch)?;
+        let mut verdict = condemned.to_vec();
+        verdict.retain(|id| survey.packs.get(id).is_none_or(|pack| pack.used_bytes == 0));
+        self.watch.check()?;
+        // Tombstones that were obeyed must not be undone by a power cut when the verdict is not.
+        self.repository.store().sync()?;
+        protocol.decide(number, &verdict)
+    }
+
+    /// P8: deletes what the verdict names. From here on there is no stopping: whoever comes next would do the same.
+    fn execute(&mut self, number: u32, verdict: &[Id]) -> Result<()> {
+        let store = self.repository.store();
+        // Perhaps another's, who died before it was durable.
+        store.adopt(&names::epoch(number, "verdict"));
+        store.sync()?;
+        for id in verdict {
+            delete(self.repository, &names::pack(*id))?;
+        }
+        store.sync()?;
+        self.repository.protocol().finish_epoch(number)?;
+        self.pruned.deleted += verdict.len();
+        Ok(())
+    }
+
+    fn finish(mut self) -> Result<Pruned> {
+        if !self.options.dry_run && self.pruned.waiting.is_empty() {
+            self.pruned.index = compact::compact(self.repository, self.pruned.deleted > 0, self.watch)?;
+        }
+        Ok(self.pruned)
+    }
+}
+
+fn delete(repository: &Repository, name: &str) -> Result<()> {
+    for _ in 0..TRIES {
+        match repository.store().delete(name) {
+            Err(cause) if cause.kind() == StoreErrorKind::Unclear => std::thread::sleep(Duration::from_millis(20)),
+            other => return Ok(other?),
+        }
+    }
+    // It is on a verdict: if it is there again, the next prune sees to it.
+    Ok(())
+}

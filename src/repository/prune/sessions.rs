@@ -1,0 +1,81 @@
+//! P5: waits for the sessions that were open when an epoch was condemned, or fences them.
+//!
+//! Clocks decide when to try, never what is safe: who was fenced begins again.
+
+use std::time::{Duration, Instant};
+
+use jiff::Timestamp;
+use tintype_formats::tin::id::Id;
+
+use super::Watch;
+use crate::error::Result;
+use crate::repository::Repository;
+use crate::repository::protocol::End;
+
+/// How long to wait between two looks.
+const PAUSES: [Duration; 3] = [Duration::from_millis(50), Duration::from_millis(250), Duration::from_secs(1)];
+
+/// How patient a prune is.
+#[derive(Debug, Clone, Copy)]
+pub struct Patience {
+    /// How long to wait for sessions that began not long ago.
+    pub wait: Duration,
+    /// A session that began longer ago than this, as far as it says, is not waited for.
+    pub fence_after: Duration,
+}
+
+/// What became of the sessions.
+#[derive(Debug, Default)]
+pub struct Waited {
+    /// Those that were fenced.
+    pub fenced: Vec<Id>,
+    /// Those that go on.
+    pub open: Vec<Id>,
+}
+
+/// Waits for every open session. Later ones need no waiting for: they do not build on what is condemned.
+pub fn wait(repository: &Repository, patience: Patience, watch: &dyn Watch) -> Result<Waited> {
+    let protocol = repository.protocol();
+    let mut waited = Waited::default();
+    for session in protocol.open_sessions()? {
+        if is_old(protocol.session_time(session)?, patience.fence_after) {
+            waited.fenced.extend(fence(repository, session)?.then_some(session));
+        } else {
+            waited.open.push(session);
+        }
+    }
+    let began = Instant::now();
+    let mut pauses = PAUSES.into_iter();
+    let mut pause = Duration::ZERO;
+    loop {
+        let mut open = Vec::new();
+        for session in waited.open {
+            if !protocol.has_ended(session)? {
+                open.push(session);
+            }
+        }
+        waited.open = open;
+        if waited.open.is_empty() || began.elapsed() >= patience.wait {
+            return Ok(waited);
+        }
+        watch.check()?;
+        pause = pauses.next().unwrap_or(pause);
+        std::thread::sleep(pause.min(patience.wait.saturating_sub(began.elapsed())));
+    }
+}
+
+/// Whether a session began so long ago, or says something that cannot be true.
+fn is_old(began: Option<Timestamp>, fence_after: Duration) -> bool {
+    let Some(began) = began else { return true };
+    Timestamp::now().duration_since(began).unsigned_abs() >= fence_after
+}
+
+/// Fences a session; false if it had ended by itself.
+fn fence(repository: &Repository, session: Id) -> Result<bool> {
+    match repository.protocol().end_session(session, End::Fenced) {
+        Ok(end) => Ok(end == End::Fenced),
+        // An end that does not count is an end: nobody can commit any more.
+        Err(_) if repository.protocol().has_ended(session)? => Ok(false),
+        Err(cause) => Err(cause),
+    }
+}

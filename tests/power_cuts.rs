@@ -1,0 +1,143 @@
+//! The power is cut in the middle of everything: the last committed snapshots read whole, and work goes on afterwards.
+//!
+//! `TINTYPE_SEEDS` says how many runs to make (500 if not set).
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
+
+use tintype::engine::backup::{BackupDisk, BackupOptions, backup};
+use tintype::engine::convert::Input;
+use tintype::engine::{NamedDisk, Progress};
+use tintype::error::Result;
+use tintype::repository::disk::SnapshotDisk;
+use tintype::repository::store::simulated::{Faults, Simulation};
+use tintype::repository::{InitOptions, Repository};
+use tintype_formats::testing::{MemoryFile, Random, open_disk, read_all};
+use tintype_formats::tin::id::Id;
+use tintype_formats::tin::slot::Cost;
+
+const CHUNK: u64 = 64 << 10;
+const DISK_CHUNKS: u64 = 24;
+
+/// What the disk holds, and which snapshots of it must be there.
+#[derive(Clone)]
+struct World {
+    content: Vec<u8>,
+    kept: BTreeMap<Id, Vec<u8>>,
+}
+
+impl World {
+    fn change(&mut self, random: &mut Random) {
+        for _ in 0..1 + random.below(4) {
+            let chunk = random.below(DISK_CHUNKS) as usize * CHUNK as usize;
+            let value = random.next_u64().to_le_bytes();
+            self.content[chunk..chunk + 5000].chunks_mut(8).for_each(|part| part.copy_from_slice(&value[..part.len()]));
+        }
+    }
+
+    fn back_up(&mut self, repository: &Arc<Repository>) -> Result<Id> {
+        let file = Arc::new(MemoryFile::from_bytes(&self.content));
+        let disk = open_disk(file, Some(&tintype_formats::raw::FORMAT))?;
+        let input = Input::Disk(NamedDisk { disk: &disk, path: Path::new("disk") });
+        let (path, format) = ("disk".to_owned(), "raw".to_owned());
+        let mut disks = [BackupDisk { name: "disk".to_owned(), input, path, format, sector_bytes: (512, 512) }];
+        let options = BackupOptions {
+            name: "machine".to_owned(),
+            host: "host".to_owned(),
+            tags: BTreeMap::new(),
+            level: Some(1),
+            consistency: "crash".to_owned(),
+            workers: 1,
+            rate_limit: None,
+            dry_run: false,
+        };
+        let id = backup(repository, &mut disks, &options, &Progress::new())?.snapshot.expect("a snapshot");
+        self.kept.insert(id, self.content.clone());
+        Ok(id)
+    }
+
+    fn forget_one(&mut self, repository: &Arc<Repository>, random: &mut Random) -> Result<()> {
+        let ids: Vec<Id> = self.kept.keys().copied().collect();
+        let id = ids[random.below(ids.len() as u64) as usize];
+        let forgotten = repository.forget(id);
+        // Also a forget that failed may have happened.
+        self.kept.remove(&id);
+        forgotten
+    }
+
+    /// Every snapshot that is visible reads whole, and none that was promised is missing.
+    fn check(&self, repository: &Arc<Repository>, seed: u64) {
+        let listing = repository.snapshots().unwrap();
+        assert!(listing.damaged.is_empty(), "seed {seed}: {:?}", listing.damaged);
+        let visible: BTreeMap<Id, _> = listing.snapshots.iter().map(|snapshot| (snapshot.id, snapshot)).collect();
+        for (id, content) in &self.kept {
+            let snapshot = visible.get(id).unwrap_or_else(|| panic!("seed {seed}: snapshot {id} is gone"));
+            let disk = SnapshotDisk::open(repository, snapshot.disk(None).unwrap()).unwrap();
+            assert!(read_all(&disk).unwrap() == *content, "seed {seed}: snapshot {id} has changed");
+        }
+        for snapshot in visible.values() {
+            let disk = SnapshotDisk::open(repository, snapshot.disk(None).unwrap()).unwrap();
+            read_all(&disk).unwrap_or_else(|cause| panic!("seed {seed}: {cause}"));
+        }
+    }
+}
+
+fn open(simulation: &Simulation) -> Result<Arc<Repository>> {
+    Repository::open(Box::new(simulation.client()), None, false, &mut || unreachable!("it is not encrypted"))
+}
+
+/// One step of a random history.
+fn step(world: &mut World, repository: &Arc<Repository>, random: &mut Random) -> Result<()> {
+    match random.below(4) {
+        0 if world.kept.len() > 1 => world.forget_one(repository, random),
+        _ => {
+            world.change(random);
+            world.back_up(repository).map(|_| ())
+        }
+    }
+}
+
+fn run(seed: u64) {
+    let mut random = Random(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1);
+    let simulation = Simulation::new(seed, Faults::default());
+    let options =
+        InitOptions { chunk_bytes: CHUNK, secret: None, recovery: None, holder: "host", cost: Cost::default() };
+    let repository = Repository::init(Box::new(simulation.client()), None, &options).unwrap();
+    let mut world = World { content: vec![0; (DISK_CHUNKS * CHUNK - 512) as usize], kept: BTreeMap::new() };
+    for _ in 0..1 + random.below(3) {
+        step(&mut world, &repository, &mut random).unwrap();
+    }
+    world.check(&repository, seed);
+    simulation.cut_power_at(simulation.counts().operations() + 1 + random.below(60));
+    while !simulation.is_power_cut() {
+        let _ = step(&mut world, &repository, &mut random);
+    }
+    let simulation = simulation.after_power_cut();
+    let repository = open(&simulation).unwrap();
+    world.check(&repository, seed);
+    // The next ones succeed, whatever was left behind.
+    world.change(&mut random);
+    world.back_up(&repository).unwrap();
+    world.check(&repository, seed);
+}
+
+#[test]
+fn a_power_cut_loses_no_committed_snapshot() {
+    let seeds = std::env::var("TINTYPE_SEEDS").map_or(500, |text| text.parse().expect("a number"));
+    let next = std::sync::atomic::AtomicU64::new(0);
+    let workers = std::thread::available_parallelism().map_or(2, usize::from);
+    std::thread::scope(|scope| {
+        for _ in 0..workers {
+            scope.spawn(|| {
+                loop {
+                    let seed = next.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+                    if seed >= seeds {
+                        return;
+                    }
+                    run(seed);
+                }
+            });
+        }
+    });
+}
