@@ -156,7 +156,10 @@ impl<S: ChunkSink> DiskWriter<S> {
                 }
             }
             Content::Known(id, location) => (Entry::Data(id, location), Content::Known(id, location)),
-            reserved @ Content::Reserved(..) => return Ok(piece.content = reserved),
+            reserved @ Content::Reserved(..) => {
+                piece.content = reserved;
+                return Ok(());
+            }
         };
         piece.content = content;
         let mut map = self.map.lock().unwrap_or_else(PoisonError::into_inner);
