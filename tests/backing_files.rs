@@ -50,7 +50,7 @@ fn only_what_differs_is_stored() {
                 }
                 if have("qemu-img") {
                     sandbox.tool("qemu-img", ["check", "-q", "top.qcow2"]);
-                    common::assert_qemu_reads_the_same(&sandbox, "changed.raw", "top.qcow2");
+                    common::assert_qemu_reads_the_same(&sandbox, "changed.raw", "top.qcow2", "qcow2");
                 }
             }
         }

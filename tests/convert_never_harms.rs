@@ -202,3 +202,42 @@ fn json_tells_failures_too() {
     let event: serde_json::Value = serde_json::from_str(run.stderr.trim()).unwrap();
     assert_eq!((event["type"].as_str(), event["exit_code"].as_u64()), (Some("error"), Some(1)));
 }
+
+/// A qcow2 file of a few kibibytes that is a disk of 1 GiB: every entry of the L1 table names the same L2 table, and all of
+/// that one's the same cluster, stored as it is or compressed.
+fn bomb(compressed: bool) -> Vec<u8> {
+    const CLUSTER: u64 = 4096;
+    let entry = if compressed { 1 << 62 | 8 << 58 | (3 * CLUSTER) } else { 1 << 63 | (3 * CLUSTER) };
+    let mut bytes = b"QFI\xfb\0\0\0\x02".to_vec();
+    bytes.extend([0; 12]);
+    bytes.extend(12u32.to_be_bytes());
+    bytes.extend((1u64 << 30).to_be_bytes());
+    bytes.extend([0, 0, 0, 0, 0, 0, 2, 0]);
+    bytes.extend(CLUSTER.to_be_bytes());
+    bytes.resize(CLUSTER as usize, 0);
+    bytes.extend((1u64 << 63 | (2 * CLUSTER)).to_be_bytes().repeat(512));
+    bytes.extend(entry.to_be_bytes().repeat(512));
+    if compressed {
+        // A deflate block that is stored.
+        bytes.extend([1, 0x00, 0x10, 0xff, 0xef]);
+    }
+    bytes.extend([b'x'; CLUSTER as usize]);
+    bytes.resize(bytes.len().next_multiple_of(CLUSTER as usize), 0);
+    bytes
+}
+
+#[test]
+fn a_small_file_does_not_fill_the_disk() {
+    let sandbox = Sandbox::new();
+    for compressed in [false, true] {
+        fs::write(sandbox.path("bomb.qcow2"), bomb(compressed)).unwrap();
+        for target in ["target.raw", "target.qcow2"] {
+            sandbox.run(["convert", "bomb.qcow2", target]).fails(1, "it uses the same bytes several times");
+        }
+        sandbox.run(["digest", "bomb.qcow2"]).fails(1, "it uses the same bytes several times");
+        // So much of it there is.
+        sandbox.run(["convert", "bomb.qcow2", "part.raw", "--size", "1M", "--force"]).ok();
+        assert!(fs::read(sandbox.path("part.raw")).unwrap() == vec![b'x'; 1 << 20]);
+    }
+    assert_eq!(names_in(&sandbox.path("")), ["bomb.qcow2", "part.raw"]);
+}

@@ -30,6 +30,25 @@ fn disk_of(sandbox: &Sandbox, size: u64) -> PathBuf {
     path
 }
 
+/// A format that both tintype and QEMU write.
+struct Common {
+    target: &'static str,
+    /// What QEMU calls it.
+    qemu_name: &'static str,
+    /// Options of `convert`, for each variant; the usual one first.
+    ways: &'static [&'static [&'static str]],
+    /// Whether qemu-img can check it.
+    checked: bool,
+}
+
+const COMMON: &[Common] = &[
+    Common { target: "t.qcow2", qemu_name: "qcow2", ways: QCOW2_WAYS, checked: true },
+    Common { target: "t.vhdx", qemu_name: "vhdx", ways: VHDX_WAYS, checked: true },
+    Common { target: "t.vhd", qemu_name: "vpc", ways: VHD_WAYS, checked: false },
+    Common { target: "t.vmdk", qemu_name: "vmdk", ways: VMDK_WAYS, checked: true },
+    Common { target: "t.vdi", qemu_name: "vdi", ways: VDI_WAYS, checked: true },
+];
+
 const QCOW2_WAYS: &[&[&str]] = &[
     &[],
     &["--compress", "zlib"],
@@ -42,7 +61,55 @@ const QCOW2_WAYS: &[&[&str]] = &[
     &["-o", "cluster_size=4k", "--compress", "zlib:9"],
 ];
 
-const VHDX_WAYS: &[&[&str]] = &[&[], &["-o", "block_size=1M"], &["-o", "block_size=256M"]];
+const VHDX_WAYS: &[&[&str]] = &[&[], &["-o", "block_size=1M"], &["-o", "block_size=256M"], &["--subformat", "fixed"]];
+
+const VHD_WAYS: &[&[&str]] = &[&[], &["-o", "block_size=512k"], &["-o", "block_size=16M"], &["--subformat", "fixed"]];
+
+const VMDK_WAYS: &[&[&str]] = &[
+    &[],
+    &["--subformat", "streamOptimized"],
+    &["--subformat", "twoGbMaxExtentSparse"],
+    &["--subformat", "monolithicFlat"],
+];
+
+const VDI_WAYS: &[&[&str]] = &[&[], &["--subformat", "fixed"]];
+
+/// Those that QEMU can write into.
+fn is_writable(way: &[&str]) -> bool {
+    !way.contains(&"streamOptimized")
+}
+
+impl Common {
+    /// Whether QEMU can be asked, and in a reasonable time.
+    fn is_worth_it(&self, way: &[&str], size: u64) -> bool {
+        let fixed = way.contains(&"fixed");
+        match self.qemu_name {
+            // For a disk of nothing QEMU expects a table of gigabytes if blocks are large.
+            "vhdx" if size == 0 => way.is_empty(),
+            // It finds no footer there, and a VMDK of nothing ends it with a failed assertion.
+            "vpc" if size == 0 => !fixed,
+            "vmdk" if size == 0 => false,
+            // It compares these by reading every zero: many gigabytes are worth one or two ways of each.
+            "qcow2" | "vhdx" => size <= GIB || way.is_empty() || (size <= 5 * GIB && way.contains(&"zstd")),
+            _ => size <= GIB || !fixed,
+        }
+    }
+
+    fn make(&self, sandbox: &Sandbox, way: &[&str]) {
+        // Of an image in several files, only the first one is replaced by --force.
+        for name in common::names_in(&sandbox.path("")).iter().filter(|name| name.starts_with("t")) {
+            fs::remove_file(sandbox.path(name)).unwrap();
+        }
+        sandbox.run(["convert", "source.raw", self.target].iter().chain(way)).ok();
+    }
+
+    /// Flat extents have nothing that could be checked.
+    fn check(&self, sandbox: &Sandbox, way: &[&str]) {
+        if self.checked && !way.contains(&"monolithicFlat") {
+            sandbox.tool("qemu-img", ["check", "-q", "-f", self.qemu_name, self.target]);
+        }
+    }
+}
 
 #[test]
 fn qemu_finds_what_is_written_clean_and_reads_the_same() {
@@ -52,27 +119,12 @@ fn qemu_finds_what_is_written_clean_and_reads_the_same() {
     for size in SIZES {
         let sandbox = Sandbox::new();
         disk_of(&sandbox, size);
-        for (target, ways) in [("t.qcow2", QCOW2_WAYS), ("t.vhdx", VHDX_WAYS)] {
-            for way in ways {
-                // qemu-img compares by reading every zero: many gigabytes are worth one or two ways of each format.
-                let worth_it = way.is_empty() || (size <= 5 * GIB && way.contains(&"zstd"));
-                if size > GIB && !worth_it {
-                    continue;
-                }
-                // QEMU expects a table of gigabytes for a disk of nothing in large blocks.
-                if size == 0 && target == "t.vhdx" && !way.is_empty() {
-                    continue;
-                }
-                sandbox.run(["convert", "source.raw", target, "--force"].iter().chain(*way)).ok();
-                let format = &target[2..];
-                sandbox.tool("qemu-img", ["check", "-q", "-f", format, target]);
-                common::assert_qemu_reads_the_same(&sandbox, "source.raw", target);
+        for common in COMMON {
+            for way in common.ways.iter().filter(|way| common.is_worth_it(way, size)) {
+                common.make(&sandbox, way);
+                common.check(&sandbox, way);
+                common::assert_qemu_reads_the_same(&sandbox, "source.raw", common.target, common.qemu_name);
             }
-        }
-        if size > 0 && size <= GIB {
-            sandbox.run(["convert", "source.raw", "t.vhdx", "--force", "--subformat", "fixed"]).ok();
-            sandbox.tool("qemu-img", ["check", "-q", "t.vhdx"]);
-            common::assert_qemu_reads_the_same(&sandbox, "source.raw", "t.vhdx");
         }
     }
 }
@@ -85,19 +137,73 @@ fn qemu_goes_on_writing_into_what_is_written() {
     }
     let sandbox = Sandbox::new();
     disk_of(&sandbox, 65 * MIB);
-    let ways = QCOW2_WAYS.iter().map(|way| ("t.qcow2", *way)).chain(VHDX_WAYS.iter().map(|way| ("t.vhdx", *way)));
-    for (target, way) in ways {
-        sandbox.run(["convert", "source.raw", target, "--force"].iter().chain(way)).ok();
-        fs::copy(sandbox.path("source.raw"), sandbox.path("expected.raw")).unwrap();
-        for image in [target, "expected.raw"] {
-            let format = if image == target { &target[2..] } else { "raw" };
-            let commands = ["-c", "write -P 17 1M 300k", "-c", "write -P 18 40M 5M", "-c", "write -z 50M 2M"];
-            sandbox.tool("qemu-io", ["-f", format].iter().chain(&commands).chain(&[image]));
+    for common in COMMON {
+        for way in common.ways.iter().filter(|way| is_writable(way)) {
+            common.make(&sandbox, way);
+            fs::copy(sandbox.path("source.raw"), sandbox.path("expected.raw")).unwrap();
+            for (image, format) in [(common.target, common.qemu_name), ("expected.raw", "raw")] {
+                let commands = ["-c", "write -P 17 1M 300k", "-c", "write -P 18 40M 5M", "-c", "write -z 50M 2M"];
+                sandbox.tool("qemu-io", ["-f", format].iter().chain(&commands).chain(&[image]));
+            }
+            common.check(&sandbox, way);
+            sandbox.run(["check", common.target]).ok();
+            sandbox.run(["compare", "--strict", common.target, "expected.raw"]).ok();
         }
-        sandbox.tool("qemu-img", ["check", "-q", target]);
-        sandbox.run(["check", target]).ok();
-        sandbox.run(["compare", target, "expected.raw"]).ok();
     }
+}
+
+/// What goes to a pipe is written in another way: nothing of it is written twice.
+#[test]
+fn what_goes_to_standard_output_is_read_by_qemu() {
+    if !have("qemu-img") {
+        return;
+    }
+    for size in [512, 65 * MIB + 512, 5 * GIB] {
+        let sandbox = Sandbox::new();
+        disk_of(&sandbox, size);
+        let stream = File::create(sandbox.path("t.vmdk")).unwrap();
+        let args = ["convert", "-q", "source.raw", "-", "-O", "vmdk", "--subformat", "streamOptimized"];
+        assert!(sandbox.command(args).stdout(stream).status().unwrap().success(), "{size}");
+        sandbox.tool("qemu-img", ["check", "-q", "-f", "vmdk", "t.vmdk"]);
+        common::assert_qemu_reads_the_same(&sandbox, "source.raw", "t.vmdk", "vmdk");
+    }
+}
+
+/// The package of an appliance: GNU tar unpacks it, the manifest has the digests of its files, QEMU reads the disk.
+#[test]
+fn appliances_are_unpacked_by_tar_and_read_by_qemu() {
+    if !have("qemu-img") || !have("tar") || !have("sha256sum") {
+        return;
+    }
+    for size in [512, 65 * MIB + 512, 5 * GIB] {
+        let sandbox = Sandbox::new();
+        disk_of(&sandbox, size);
+        sandbox.run(["convert", "source.raw", "t.ova"]).ok();
+        let names = sandbox.tool("tar", ["-xvf", "t.ova"]);
+        let names: Vec<_> = names.lines().collect();
+        let of_kind = |end: &str| names.iter().copied().find(|name| name.ends_with(end)).expect(end);
+        assert_eq!((names.len(), names[0]), (3, of_kind(".ovf")));
+        sandbox.tool("sha256sum", ["--check", "--quiet", "--strict", of_kind(".mf")]);
+        common::assert_qemu_reads_the_same(&sandbox, "source.raw", of_kind(".vmdk"), "vmdk");
+    }
+}
+
+/// What Compute Engine does with an image: GNU tar unpacks it.
+#[test]
+fn compute_engine_images_are_unpacked_by_tar() {
+    if !have("tar") || !have("gzip") || !have("cmp") {
+        return;
+    }
+    let sandbox = Sandbox::new();
+    disk_of(&sandbox, GIB);
+    sandbox.run(["convert", "source.raw", "t.tar.gz"]).ok();
+    // To write all of its zeros would take most of the time.
+    let script = "set -o pipefail; tar -xvzOf t.tar.gz 2>names | cmp - source.raw && cat names";
+    assert_eq!(sandbox.tool("bash", ["-c", script]), "disk.raw\n");
+    let stream = File::create(sandbox.path("stream.tar.gz")).unwrap();
+    let mut command = sandbox.command(["convert", "-q", "source.raw", "-", "-O", "gce"]);
+    assert!(command.stdout(stream).status().unwrap().success());
+    sandbox.tool("cmp", ["t.tar.gz", "stream.tar.gz"]);
 }
 
 /// Options of qemu-img for images that tintype has to read.
@@ -126,6 +232,15 @@ const QEMU_IMAGES: &[(&str, &[&str])] = &[
     ("vhdx", &["-o", "subformat=fixed"]),
     ("vhdx", &["-o", "block_size=1M"]),
     ("vhdx", &["-o", "block_size=256M"]),
+    ("vpc", &["-o", "force_size=on"]),
+    ("vpc", &["-o", "force_size=on,subformat=fixed"]),
+    ("vmdk", &[]),
+    ("vmdk", &["-o", "subformat=monolithicFlat"]),
+    ("vmdk", &["-o", "subformat=twoGbMaxExtentSparse"]),
+    ("vmdk", &["-o", "subformat=twoGbMaxExtentFlat"]),
+    ("vmdk", &["-o", "subformat=streamOptimized"]),
+    ("vdi", &[]),
+    ("vdi", &["-o", "static=on"]),
 ];
 
 #[test]
@@ -138,8 +253,8 @@ fn images_by_qemu_are_read_and_found_clean() {
         let source = disk_of(&sandbox, size);
         let expected = if size < GIB { digest(&sandbox, &source) } else { String::new() };
         for (format, options) in QEMU_IMAGES {
-            let fixed = options.iter().any(|option| option.contains("fixed") || option.contains("cluster_size=512"));
-            if size > GIB && (fixed || options.iter().any(|option| option.contains("1k"))) {
+            let slow = ["fixed", "static=on", "cluster_size=512", "1k"];
+            if size > GIB && options.iter().any(|option| slow.iter().any(|name| option.contains(name))) {
                 continue;
             }
             let _ = fs::remove_file(sandbox.path("data.bin"));
@@ -243,6 +358,43 @@ fn libvhdi_reads_vhdx_with_both_sector_sizes() {
             sandbox.run(["convert", "source.raw", "t.vhdx", "--force", "-o", way]).ok();
             let mounted = Mounted::by(&sandbox, "vhdimount", "t.vhdx");
             check_view(&sandbox, &mounted.0.join("vhdi1"), &source);
+        }
+    }
+}
+
+#[test]
+fn libvhdi_reads_vhd() {
+    if !have("vhdimount") || !have_root() {
+        return;
+    }
+    for size in [512, 65 * MIB + 512, 5 * GIB, 40 * GIB] {
+        let sandbox = Sandbox::new();
+        let source = disk_of(&sandbox, size);
+        for way in VHD_WAYS {
+            if size > GIB && !way.is_empty() {
+                continue;
+            }
+            sandbox.run(["convert", "source.raw", "t.vhd", "--force"].iter().chain(*way)).ok();
+            let mounted = Mounted::by(&sandbox, "vhdimount", "t.vhd");
+            check_view(&sandbox, &mounted.0.join("vhdi1"), &source);
+        }
+    }
+}
+
+#[test]
+fn libvmdk_reads_vmdk() {
+    if !have("vmdkmount") || !have_root() {
+        return;
+    }
+    for size in [65 * MIB, 5 * GIB, 40 * GIB] {
+        let sandbox = Sandbox::new();
+        let source = disk_of(&sandbox, size);
+        // Flat ones it does not know.
+        for (number, way) in VMDK_WAYS.iter().enumerate().filter(|(_, way)| !way.contains(&"monolithicFlat")) {
+            let target = format!("t{number}.vmdk");
+            sandbox.run(["convert", "source.raw", &target].iter().chain(*way)).ok();
+            let mounted = Mounted::by(&sandbox, "vmdkmount", &target);
+            check_view(&sandbox, &mounted.0.join("vmdk1"), &source);
         }
     }
 }

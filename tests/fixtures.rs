@@ -47,8 +47,8 @@ struct Entry {
     sector_bytes: Option<u64>,
 }
 
-/// Formats without a fixture: the tests beside their adapters build images of them, byte by byte.
-const BUILT_BY_THEIR_TESTS: &[&str] = &["ewf", "dmg", "ova", "gce"];
+/// Larger disks go through one format only: most of the time is for hashing their zeros.
+const LARGE_BYTES: u64 = 64 << 20;
 
 fn folder() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures")
@@ -132,7 +132,7 @@ fn every_file_is_in_the_manifest() {
     let mut found = files_below(&folder());
     found.retain(|name| !name.starts_with("fuzz/"));
     assert_eq!(listed, found, "left: the manifest, right: the folder");
-    for format in FORMATS.iter().filter(|format| !BUILT_BY_THEIR_TESTS.contains(&format.name)) {
+    for format in FORMATS {
         assert!(entries.iter().any(|entry| entry.format == format.name), "there is no fixture for {}", format.name);
     }
 }
@@ -223,12 +223,13 @@ fn images_do_not_open_without_what_they_need() {
 #[test]
 fn content_survives_every_format_and_the_way_back() {
     let Some(sandbox) = unpacked() else { return };
-    // Images for Compute Engine hold whole gibibytes only, and no fixture has one.
+    // Images for Compute Engine hold whole gibibytes only.
     let creatable = FORMATS.iter().filter(|format| format.create.is_some() && format.name != "gce");
     let creatable: Vec<_> = creatable.map(|format| format.name).collect();
     for entry in manifest().iter().filter(|entry| entry.sha256.is_some()) {
         let back = if creatable.contains(&entry.format.as_str()) { &entry.format } else { "raw" };
-        for there in &creatable {
+        let large = entry.size_bytes.is_some_and(|bytes| bytes > LARGE_BYTES);
+        for there in creatable.iter().take(if large { 1 } else { usize::MAX }) {
             let about = format!("{} to {there} and back to {back}", entry.path);
             entry.run(&sandbox, "convert", entry.image(), &["there", "--force", "-O", there]).ok();
             sandbox.run(["check", "there", "-f", there]).ok();

@@ -1,4 +1,4 @@
-//! A machine's disk goes raw -> vhdx -> qcow2 -> raw unchanged, and boots from each of them.
+//! A machine's disk goes through the formats that machines run from, unchanged, and boots from each of them.
 
 mod common;
 
@@ -54,6 +54,16 @@ fn a_boot_sector_boots_from_every_format() {
     }
 }
 
+/// What the disk goes through, one after the other: the options of `convert`, the target, what QEMU calls its format.
+const WAY: &[(&[&str], &str, &str)] = &[
+    (&[], "a.vhdx", "vhdx"),
+    (&["--compress", "zstd"], "b.qcow2", "qcow2"),
+    (&[], "c.vhd", "vpc"),
+    (&[], "d.vdi", "vdi"),
+    (&[], "e.vmdk", "vmdk"),
+    (&["--subformat", "streamOptimized"], "f.vmdk", "vmdk"),
+];
+
 #[test]
 fn a_kernel_boots_after_going_through_every_format() {
     if !ready() || !have_root() {
@@ -62,13 +72,16 @@ fn a_kernel_boots_after_going_through_every_format() {
     let sandbox = Sandbox::new();
     let guest = sandbox.path("guest2.raw");
     build("build-kernel", &guest);
-    sandbox.run(["convert", "guest2.raw", "a.vhdx"]).ok();
-    sandbox.run(["convert", "a.vhdx", "b.qcow2", "--compress", "zstd"]).ok();
-    sandbox.run(["convert", "b.qcow2", "c.raw"]).ok();
-    assert!(fs::read(&guest).unwrap() == fs::read(sandbox.path("c.raw")).unwrap(), "the disk changed on the way");
-    for (image, format) in [("a.vhdx", "vhdx"), ("b.qcow2", "qcow2")] {
+    let mut source = "guest2.raw";
+    for (options, target, ..) in WAY {
+        sandbox.run(["convert", source, target].iter().chain(*options)).ok();
+        source = target;
+    }
+    sandbox.run(["convert", source, "end.raw"]).ok();
+    assert!(fs::read(&guest).unwrap() == fs::read(sandbox.path("end.raw")).unwrap(), "the disk changed on the way");
+    for (_, target, format) in WAY {
         for firmware in ["bios", "uefi"] {
-            boots(&sandbox.path(image), format, firmware, "TINTYPE-GUEST-2");
+            boots(&sandbox.path(target), format, firmware, "TINTYPE-GUEST-2");
         }
     }
 }

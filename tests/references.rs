@@ -7,7 +7,7 @@ use std::os::unix::fs::symlink;
 use std::path::Path;
 use std::process::Command;
 
-use common::{Sandbox, have};
+use common::{Run, Sandbox, have};
 
 const MIB: u64 = 1 << 20;
 
@@ -58,6 +58,9 @@ const MAKERS: &[Maker] = &[
     }),
     ("machine.ovf", |sandbox, path, name| fs::write(sandbox.path(path), appliance(name)).unwrap()),
 ];
+
+/// Images whose disk is in other files, which a check therefore opens.
+const CHECKED_WITH_THEIR_FILES: &[&str] = &["extent.vmdk", "sparse-extent.vmdk", "DiskDescriptor.xml"];
 
 fn created_by_qemu(sandbox: &Sandbox, format: &str, path: &str, name: &str) {
     sandbox.tool("qemu-img", ["create", "-q", "-f", format, "-u", "-F", "raw", "-b", name, path, "1M"]);
@@ -160,7 +163,12 @@ fn everything_else_is_denied() {
             assert!(run.stderr.contains("open a file that the image names"), "{image} naming {name}: {}", run.stderr);
             assert!(run.stdout.is_empty(), "{image} naming {name}: {}", run.stdout);
             sandbox.run(["info", &image]).ok();
-            sandbox.run(["check", &image]).ok();
+            sandbox.run(["check", "--no-references", &image]).ok();
+            let check = sandbox.run(["check", &image]);
+            match CHECKED_WITH_THEIR_FILES.contains(file) {
+                true => _ = check.fails(1, "open a file that the image names"),
+                false => _ = check.ok(),
+            }
         }
         fs::remove_file(sandbox.path(&image)).unwrap();
     }
@@ -182,6 +190,32 @@ fn the_user_widens_and_closes_the_gate() {
     }
     overlay_naming(&sandbox, "bases/top.qcow2", "base.raw");
     sandbox.run(["digest", "bases/top.qcow2", "--no-references"]).fails(1, "references are not allowed");
+}
+
+/// What was typed counts more than a variable, and a hint helps only where it can be followed.
+#[test]
+fn an_option_wins_over_a_variable_and_hints_fit() {
+    if !have("qemu-img") {
+        return;
+    }
+    let sandbox = Sandbox::new();
+    fs::create_dir(sandbox.path("bases")).unwrap();
+    let base = sandbox.raw_disk("bases/base.raw", MIB, 4);
+    overlay_naming(&sandbox, "top.qcow2", base.to_str().unwrap());
+    let digest = |args: &[&str]| {
+        let mut command = sandbox.command(["digest", "top.qcow2"].iter().chain(args));
+        Run::of(&command.env("TINTYPE_ALLOW_REFERENCES", sandbox.path("bases")).output().unwrap())
+    };
+    digest(&[]).ok();
+    digest(&["--no-references"]).fails(1, "references are not allowed");
+    digest(&["--no-references", "--allow-references", "bases"]).fails(2, "cannot be used with");
+    sandbox.run(["digest", "top.qcow2"]).fails(1, "use --allow-references DIR");
+    for missing in ["base.raw", "../bases/gone.raw", "/no/such/folder/base.raw", "C:\\vms\\base.raw"] {
+        overlay_naming(&sandbox, "top.qcow2", missing);
+        let run = sandbox.run(["digest", "top.qcow2"]).fails(1, "cannot be opened: No such file");
+        assert!(run.stderr.contains("put the file where the image expects it"), "{missing}: {}", run.stderr);
+        assert!(!run.stderr.contains("--allow-references"), "{missing}: {}", run.stderr);
+    }
 }
 
 #[test]

@@ -66,6 +66,22 @@ impl CheckReport {
         }
     }
 
+    /// Adds what was found in another file of the image, or in one inside of it; places in that file are told in words.
+    pub fn add_file(&mut self, name: &str, found: CheckReport) {
+        let (leaks, outdated, corruptions) = (
+            self.leaks.saturating_add(found.leaks),
+            self.outdated.saturating_add(found.outdated),
+            self.corruptions.saturating_add(found.corruptions),
+        );
+        for finding in found.findings {
+            let place = finding.host_offset.map_or(String::new(), |offset| format!(" (at {offset:#x} in it)"));
+            let text = format!("\"{}\": {}{place}", name.escape_debug(), finding.text);
+            self.add(finding.severity, None, text);
+        }
+        (self.leaks, self.outdated, self.corruptions) = (leaks, outdated, corruptions);
+        self.allocated_bytes = self.allocated_bytes.saturating_add(found.allocated_bytes);
+    }
+
     /// Whether nothing was found.
     pub fn is_clean(&self) -> bool {
         self.leaks == 0 && self.outdated == 0 && self.corruptions == 0

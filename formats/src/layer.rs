@@ -41,8 +41,8 @@ pub trait Image: Send + Sync {
     /// Looks for damage in the file's own structures; fails only if it cannot look.
     fn check(&self, report: &mut CheckReport) -> Result<()>;
 
-    /// Like [`check`](Self::check), and also looks into the other files that the image itself consists of (segments, not
-    /// parents), which come through the gate.
+    /// Like [`check`](Self::check), and also looks into the other files that the image itself consists of (segments,
+    /// extents, not parents), which come through the gate.
     fn check_all_files(&self, _gate: &dyn ReferenceGate, report: &mut CheckReport) -> Result<()> {
         self.check(report)
     }

@@ -15,6 +15,7 @@
 #![forbid(unsafe_code)]
 
 pub mod asif;
+mod bits;
 pub mod bochs;
 pub mod chain;
 pub mod check;
@@ -33,6 +34,7 @@ pub mod limits;
 pub mod local_file;
 pub mod ova;
 pub mod parallels;
+mod pieces;
 pub mod qcow;
 pub mod qcow2;
 pub mod qed;

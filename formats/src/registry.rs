@@ -147,13 +147,21 @@ pub fn probe(file: &dyn HostFile) -> Result<&'static Format> {
     Ok(FORMATS.iter().copied().find(|format| (format.probe)(&input)).unwrap_or(&crate::raw::FORMAT))
 }
 
-/// Opens a file as `format`, or as the one that it looks like.
+/// Opens a file as `format`, or as the one that it looks like. A file that looks like none, but whose name claims one, is a
+/// raw disk with a warning.
 pub fn open_image(file: &OpenFile, format: Option<&'static Format>) -> Result<Box<dyn Image>> {
-    let format = match format {
-        Some(format) => format,
-        None => probe(file.file.as_ref())?,
-    };
-    (format.open)(file.clone())
+    if let Some(format) = format {
+        return (format.open)(file.clone());
+    }
+    let found = probe(file.file.as_ref())?;
+    match by_file_name(file.name.rsplit('/').next().unwrap_or_default()) {
+        Some(claimed) if is_raw(found) && !is_raw(claimed) => crate::raw::open_doubtful(file.clone(), claimed),
+        _ => (found.open)(file.clone()),
+    }
+}
+
+fn is_raw(format: &Format) -> bool {
+    std::ptr::eq(format, &crate::raw::FORMAT)
 }
 
 /// Opens a file as `format`, or as the one that it looks like, and in a container the disk that was chosen.
@@ -256,6 +264,22 @@ mod tests {
         extensions.dedup();
         assert_eq!((names.len(), extensions.len()), (name_count, extension_count));
         assert_eq!(FORMATS.last().map(|format| format.name), Some("raw"));
+    }
+
+    #[test]
+    fn a_raw_file_whose_name_claims_a_format_is_read_with_a_warning() {
+        let about = |name: &str, format| {
+            let file = std::sync::Arc::new(crate::testing::MemoryFile::from_bytes(&[b'P'; 1024]));
+            let file = OpenFile { file, name: name.to_owned(), identity: None };
+            open_image(&file, format).unwrap().info().warnings.join("; ")
+        };
+        for name in ["x.ova", "folder.raw/x.v2.VMDK", "./x.tar.gz"] {
+            assert!(about(name, None).contains("but the content is not"), "{name}");
+            assert_eq!(about(name, Some(&crate::raw::FORMAT)), "", "{name}");
+        }
+        for name in ["x", "x.raw", "x.img", "x.vmdk.raw", "x.vmdk/x", "x.txt", "disk.ova/.vmdk"] {
+            assert_eq!(about(name, None), "", "{name}");
+        }
     }
 
     #[test]

@@ -12,6 +12,7 @@
 
 use std::collections::BTreeMap;
 use std::io;
+use std::ops::Range;
 use std::sync::Arc;
 
 use crate::error::{ErrorKind, ImageError, Result};
@@ -190,7 +191,17 @@ impl std::fmt::Debug for UnitContent<'_> {
     }
 }
 
-impl GuestUnit<'_> {
+impl<'a> GuestUnit<'a> {
+    /// The guest ranges of its data, ascending, each inside one block of `block_bytes`.
+    pub fn data_ranges(&self, block_bytes: u64) -> impl Iterator<Item = Range<u64>> + use<'a> {
+        let GuestUnit { guest_offset, runs, .. } = *self;
+        let data = runs.iter().filter(|run| run.kind == RunKind::Data);
+        data.flat_map(move |run| {
+            let begin = guest_offset + run.offset;
+            cut(begin..begin + run.length_bytes, block_bytes)
+        })
+    }
+
     /// Puts a part of the unit's bytes into a file: clones them if they are in another file, and copies where it cannot.
     pub fn write_part(
         &self,
@@ -215,6 +226,16 @@ impl GuestUnit<'_> {
             }
         }
     }
+}
+
+/// Cuts a range at the multiples of a length.
+fn cut(range: Range<u64>, block_bytes: u64) -> impl Iterator<Item = Range<u64>> {
+    let mut begin = range.start;
+    std::iter::from_fn(move || {
+        let from = begin;
+        begin = (from / block_bytes + 1).saturating_mul(block_bytes).min(range.end);
+        (from < range.end).then_some(from..begin)
+    })
 }
 
 fn copy_range(
@@ -361,6 +382,16 @@ mod tests {
         for bad in ["", "k", "-1", "1.5M", "64q", "99999999999999999999", "17179869184G"] {
             assert_eq!(parse_size(bad), None, "{bad}");
         }
+    }
+
+    #[test]
+    fn data_is_cut_where_blocks_end() {
+        let run = |offset, length_bytes, kind| UnitRun { offset, length_bytes, kind };
+        let runs = [run(0, 3, RunKind::Data), run(3, 4, RunKind::Zero), run(7, 9, RunKind::Data)];
+        let unit = GuestUnit { guest_offset: 6, length_bytes: 16, content: UnitContent::Nothing, runs: &runs };
+        let ranges = |block_bytes| unit.data_ranges(block_bytes).collect::<Vec<_>>();
+        assert_eq!(ranges(8), [6..8, 8..9, 13..16, 16..22]);
+        assert_eq!(ranges(u64::MAX), [6..9, 13..22]);
     }
 
     #[test]

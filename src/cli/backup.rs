@@ -102,6 +102,7 @@ impl Consistency {
     }
 }
 
+/// Reads a tag for clap.
 pub fn parse_tag(text: &str) -> Result<(String, String), String> {
     match text.split_once('=') {
         Some((key, value)) if !key.is_empty() => Ok((key.to_owned(), value.to_owned())),

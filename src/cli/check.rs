@@ -7,23 +7,22 @@ use serde::Serialize;
 use tintype_formats::check::{CheckReport, Severity};
 
 use super::failure::Failure;
-use super::source_args::ImageArgs;
+use super::source_args::{ImageArgs, ReferenceArgs};
 use super::{Global, Outcome, escape::printable, output, units};
 use crate::error::OnPath as _;
-use crate::sources::{FolderGate, ReferencePolicy};
+use crate::sources::{FolderGate, entry_of_folder};
 
 /// Look for damage in the structures of an image
 ///
-/// Nothing is changed, and no other file is opened but further segments of the image itself. Exit code 0 if nothing was
-/// found, 3 if space is leaked or only refcounts are out of date (the content is safe), 4 if the image is damaged. With
+/// Nothing is changed, and no other file is opened but those that the image itself consists of: segments, extents, images of
+/// a bundle; no parents. With --no-references, only IMAGE itself is looked at. Exit code 0 if nothing was found, 3 if space is leaked or only refcounts are out of date (the content is safe), 4 if the image is damaged. With
 /// --quiet only the exit code tells.
 #[derive(Debug, ClapArgs)]
 pub struct Args {
     #[command(flatten)]
     image: ImageArgs,
-    /// Look at an image although a running machine writes to it
-    #[arg(long)]
-    force_share: bool,
+    #[command(flatten)]
+    references: ReferenceArgs,
 }
 
 #[derive(Serialize)]
@@ -53,11 +52,16 @@ pub fn run(args: &Args, global: Global) -> Result<Outcome, Failure> {
         let message = "check looks at the whole file, all snapshots included: it cannot look at one of them";
         return Err(Failure::usage(message).hinted("leave out what begins with the question mark"));
     }
-    let (_, image) = args.image.open("check", args.force_share)?;
+    let policy = args.references.policy();
+    let (_, image) = args.image.open("check", policy.force_share)?;
     let mut found = CheckReport::default();
-    let policy = ReferencePolicy { force_share: args.force_share, ..ReferencePolicy::default() };
-    let gate = FolderGate::beside(&address.path, Arc::new(policy));
-    image.check_all_files(gate.as_ref(), &mut found).on_path(&address.path)?;
+    let checked = if policy.deny_all {
+        image.check(&mut found)
+    } else {
+        let gate = FolderGate::beside(&entry_of_folder(&address.path), Arc::new(policy));
+        image.check_all_files(gate.as_ref(), &mut found)
+    };
+    checked.on_path(&address.path)?;
     let report = Report {
         path: address.to_string(),
         format: image.info().format,

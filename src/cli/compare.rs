@@ -6,7 +6,7 @@ use serde::Serialize;
 use super::address::{self, Address};
 use super::failure::Failure;
 use super::repository_args::SecretArgs;
-use super::source_args::{ReferenceArgs, SourceArgs, ThreadArgs};
+use super::source_args::{ReferenceArgs, SourceArgs, ThreadArgs, format_parser};
 use super::{Global, Outcome, job, output, units};
 use crate::engine::NamedDisk;
 use crate::engine::compare::{Comparison, compare};
@@ -24,10 +24,10 @@ pub struct Args {
     #[arg(value_name = "B", value_parser = address::parser())]
     b: Address,
     /// Format of A; detected from the content for files, raw for devices
-    #[arg(long, short, value_name = "FORMAT")]
+    #[arg(long, short, value_name = "FORMAT", value_parser = format_parser())]
     format: Option<String>,
     /// Format of B
-    #[arg(long, short = 'F', value_name = "FORMAT")]
+    #[arg(long, short = 'F', value_name = "FORMAT", value_parser = format_parser())]
     format_b: Option<String>,
     /// Disks of different sizes are different
     #[arg(long, short)]

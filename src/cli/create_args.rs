@@ -10,6 +10,7 @@ use tintype_formats::{Geometry, raw};
 
 use super::failure::Failure;
 use super::profile::Profile;
+use super::source_args::format_parser;
 use crate::sources::{format_named, is_device};
 
 /// Measured on a Debian system: 0.8 of the time of level 3, for 0.8 % more space.
@@ -22,7 +23,7 @@ const DEFAULT_ZLIB_LEVEL: u32 = 6;
 #[derive(Debug, Clone, Args)]
 pub struct CreateArgs {
     /// Format of the target; by its file name extension if not given, raw for devices and standard output
-    #[arg(long, short = 'O', value_name = "FORMAT", env = "TINTYPE_OUTPUT_FORMAT")]
+    #[arg(long, short = 'O', value_name = "FORMAT", env = "TINTYPE_OUTPUT_FORMAT", value_parser = format_parser())]
     output_format: Option<String>,
     /// Make what this platform accepts: format, variant and size of the disk
     #[arg(long, value_name = "PLATFORM", value_enum, conflicts_with_all = ["output_format", "subformat"])]

@@ -1,6 +1,7 @@
 //! From a failure to an exit code, and to words that help.
 
 use std::error::Error as _;
+use std::io;
 
 use serde::Serialize;
 use tintype_formats::{ErrorKind, ImageError};
@@ -56,7 +57,7 @@ impl Failure {
     }
 
     /// The error, its causes, and what became of the target, in one line.
-    fn message(&self) -> String {
+    pub fn message(&self) -> String {
         let mut message = self.error.to_string();
         let mut cause = self.error.source();
         while let Some(error) = cause {
@@ -143,6 +144,9 @@ fn hint(error: &Error) -> Option<&'static str> {
         }
         Kind::NoSpace => "make room, or choose another place",
         Kind::VerificationFailed => "do not trust the disk or the memory of this machine",
+        Kind::Image(ErrorKind::ReferenceDenied) if is_missing(error) => {
+            "put the file where the image expects it: a name without a folder means the image's own folder"
+        }
         Kind::Image(ErrorKind::ReferenceDenied) => {
             "by default only files in the image's own folder are opened; use --allow-references DIR for others"
         }
@@ -157,6 +161,18 @@ fn hint(error: &Error) -> Option<&'static str> {
         Kind::Image(ErrorKind::InvalidOption) => "\"tintype formats\" lists what each format understands",
         _ => return None,
     })
+}
+
+/// Whether the operating system says that there is no such file.
+fn is_missing(error: &Error) -> bool {
+    let mut cause = error.source();
+    while let Some(found) = cause {
+        if found.downcast_ref::<io::Error>().is_some_and(|found| found.kind() == io::ErrorKind::NotFound) {
+            return true;
+        }
+        cause = found.source();
+    }
+    false
 }
 
 #[cfg(test)]

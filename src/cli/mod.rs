@@ -20,6 +20,7 @@ mod info;
 mod info_stored;
 mod init;
 mod job;
+mod key;
 mod man;
 mod map;
 mod measure;
@@ -28,9 +29,11 @@ mod profile;
 mod prune;
 mod repair;
 mod repository_args;
+mod restore;
 mod snapshots;
 mod source_args;
 mod stats;
+mod tag;
 mod units;
 mod usage;
 mod verify;
@@ -87,13 +90,17 @@ enum Command {
     Import(import::Args),
     Info(info::Args),
     Init(init::Args),
+    #[command(subcommand)]
+    Key(key::Command),
     Man(man::Args),
     Map(map::Args),
     Measure(measure::Args),
     Prune(prune::Args),
     Repair(repair::Args),
+    Restore(restore::Args),
     Snapshots(snapshots::Args),
     Stats(stats::Args),
+    Tag(tag::Args),
     Verify(verify::Args),
 }
 
@@ -152,13 +159,16 @@ fn run(command: Command, global: Global) -> Result<Outcome, Failure> {
         Command::Import(args) => import::run(&args, global),
         Command::Info(args) => info::run(&args, global),
         Command::Init(args) => init::run(&args, global),
+        Command::Key(command) => key::run(&command, global),
         Command::Man(args) => man::run(&args, global),
         Command::Map(args) => map::run(&args, global),
         Command::Measure(args) => measure::run(&args, global),
         Command::Prune(args) => prune::run(&args, global),
         Command::Repair(args) => repair::run(&args, global),
+        Command::Restore(args) => restore::run(&args, global),
         Command::Snapshots(args) => snapshots::run(&args, global),
         Command::Stats(args) => stats::run(&args, global),
+        Command::Tag(args) => tag::run(&args, global),
         Command::Verify(args) => verify::run(&args, global),
     }
 }

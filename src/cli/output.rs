@@ -5,7 +5,7 @@ use std::io::{self, Write};
 use serde::Serialize;
 
 use super::Global;
-use super::escape::printable;
+use super::escape::{self, printable};
 use super::failure::Failure;
 use crate::error::Error;
 
@@ -21,12 +21,12 @@ pub fn print(text: &str) -> Result<(), Failure> {
 
 /// Prints a JSON document, over several lines, for a program or a curious person.
 pub fn print_json(document: &impl Serialize) -> Result<(), Failure> {
-    print(&(serde_json::to_string_pretty(document).unwrap_or_default() + "\n"))
+    print(&(escape::json(&serde_json::to_string_pretty(document).unwrap_or_default()) + "\n"))
 }
 
 /// Prints a JSON document in one line, as an event of a long job.
 pub fn print_json_line(event: &impl Serialize) -> Result<(), Failure> {
-    print(&(serde_json::to_string(event).unwrap_or_default() + "\n"))
+    print(&(escape::json(&serde_json::to_string(event).unwrap_or_default()) + "\n"))
 }
 
 /// Says something on standard error; nobody may be listening.
@@ -55,7 +55,7 @@ pub fn warn(text: &str, global: Global) {
 
 /// Says something in one line of JSON on standard error.
 pub fn say_json(event: &impl Serialize) {
-    say(&serde_json::to_string(event).unwrap_or_default());
+    say(&escape::json(&serde_json::to_string(event).unwrap_or_default()));
 }
 
 /// Tells a person what else is worth knowing; programs see it in what they get.

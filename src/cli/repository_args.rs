@@ -85,16 +85,10 @@ impl SecretArgs {
 
     /// The secret: from a file, a command, the environment, or the person at the terminal.
     pub fn secret(&self, prompt: &str) -> Result<Secret> {
-        if let Some(path) = &self.key_file {
-            let content = std::fs::read(path).map_err(|cause| Error::io("read the key file", cause));
-            return Ok(Secret::key_file(content.on_path(path)?));
-        }
-        if let Some(path) = &self.password_file {
-            let content = std::fs::read(path).map_err(|cause| Error::io("read the password file", cause));
-            return passphrase(content.on_path(path)?, "the password file");
-        }
-        if let Some(command) = &self.password_command {
-            return passphrase(output_of(command)?, "the password command");
+        let said =
+            read_secret(self.key_file.as_deref(), self.password_file.as_deref(), self.password_command.as_deref())?;
+        if let Some(secret) = said {
+            return Ok(secret);
         }
         if let Some(password) = std::env::var_os(PASSWORD_VARIABLE) {
             return passphrase(password.into_encoded_bytes(), PASSWORD_VARIABLE);
@@ -115,10 +109,65 @@ impl SecretSource for ImageSecret {
     }
 }
 
+/// A new secret, for a key slot that is to be made.
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "The new password")]
+pub struct NewSecretArgs {
+    /// File whose first line is the new password
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["new_password_command", "new_key_file"])]
+    new_password_file: Option<PathBuf>,
+    /// Command whose output is the new password
+    #[arg(long, value_name = "COMMAND", conflicts_with = "new_key_file")]
+    new_password_command: Option<String>,
+    /// File whose content, as a whole, is to open the slot
+    #[arg(long, value_name = "FILE")]
+    new_key_file: Option<PathBuf>,
+}
+
+impl NewSecretArgs {
+    /// The secret: from a file, a command, or typed twice.
+    pub fn secret(&self) -> Result<Secret, Failure> {
+        let said = read_secret(
+            self.new_key_file.as_deref(),
+            self.new_password_file.as_deref(),
+            self.new_password_command.as_deref(),
+        )?;
+        if let Some(secret) = said {
+            return Ok(secret);
+        }
+        let secret = ask("new password: ")?;
+        match ask("the same again: ")? == secret {
+            true => Ok(secret),
+            false => Err(Failure::usage("the two passwords are not the same")),
+        }
+    }
+}
+
+/// The secret that one of these gives; none if there are none.
+fn read_secret(
+    key_file: Option<&Path>,
+    password_file: Option<&Path>,
+    password_command: Option<&str>,
+) -> Result<Option<Secret>> {
+    if let Some(path) = key_file {
+        let content = std::fs::read(path).map_err(|cause| Error::io("read the key file", cause));
+        return Ok(Some(Secret::key_file(content.on_path(path)?)));
+    }
+    if let Some(path) = password_file {
+        let content = std::fs::read(path).map_err(|cause| Error::io("read the password file", cause));
+        return passphrase(content.on_path(path)?, "the password file").map(Some);
+    }
+    password_command.map(|command| passphrase(output_of(command)?, "the password command")).transpose()
+}
+
 /// The store at a path.
 pub fn open_store(path: &Path) -> Result<Box<dyn Store>, Failure> {
     if !path.exists() {
         let message = format!("{}: there is no such folder", path.display().to_string().escape_debug());
+        return Err(Error::new(Kind::NoRepository, message).into());
+    }
+    if !path.is_dir() {
+        let message = format!("{}: it is no folder, and so no repository", path.display().to_string().escape_debug());
         return Err(Error::new(Kind::NoRepository, message).into());
     }
     Ok(Box::new(LocalStore::open(path).map_err(Error::from)?))

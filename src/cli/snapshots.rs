@@ -96,7 +96,7 @@ fn row(snapshot: &Snapshot) -> Row<'_> {
         name: &manifest.name,
         time: &manifest.time,
         host: &manifest.host,
-        signer: &snapshot.signer.name,
+        signer: &snapshot.origin.name,
         consistency: &manifest.consistency,
         parent: manifest.parent,
         tags: &manifest.tags,

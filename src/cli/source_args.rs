@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use clap::Args;
-use clap::builder::{PathBufValueParser, TypedValueParser};
+use clap::builder::{PathBufValueParser, StringValueParser, TypedValueParser};
 use tintype_formats::{ErrorKind, Image, OpenFile};
 
 use super::address::{self, Address};
@@ -18,7 +18,7 @@ use crate::sources::{self, OpenOptions, OpenedDisk, ReferencePolicy, StandardInp
 #[derive(Debug, Clone, Args)]
 pub struct SourceArgs {
     /// Format of the source; detected from the content for files, raw for devices
-    #[arg(long, short, value_name = "FORMAT", env = "TINTYPE_FORMAT")]
+    #[arg(long, short, value_name = "FORMAT", env = "TINTYPE_FORMAT", value_parser = format_parser())]
     pub format: Option<String>,
     #[command(flatten)]
     pub references: ReferenceArgs,
@@ -38,6 +38,11 @@ pub struct ReferenceArgs {
     /// Read an image although a running machine writes to it: the copy will be torn
     #[arg(long)]
     pub force_share: bool,
+}
+
+/// Reads the name of a format, which has to exist.
+pub fn format_parser() -> impl TypedValueParser<Value = String> {
+    StringValueParser::new().try_map(|name| sources::format_named(Some(&name)).map(|_| name))
 }
 
 /// Reads the name of a folder, which has to be there: allowing what does not exist is a slip of the pen.
@@ -141,7 +146,7 @@ pub struct ImageArgs {
     #[arg(value_name = "IMAGE", value_parser = address::parser())]
     pub address: Address,
     /// Format of the image; detected from the content for files, raw for devices
-    #[arg(long, short, value_name = "FORMAT", env = "TINTYPE_FORMAT")]
+    #[arg(long, short, value_name = "FORMAT", env = "TINTYPE_FORMAT", value_parser = format_parser())]
     format: Option<String>,
     /// What opens it, if it is encrypted.
     #[command(flatten)]

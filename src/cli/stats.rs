@@ -8,7 +8,8 @@ use serde::Serialize;
 use super::failure::Failure;
 use super::repository_args::RepositoryArgs;
 use super::{Global, Outcome, job, output, units};
-use crate::repository::prune::{Assumptions, Survey};
+use crate::error::{Error, Kind};
+use crate::repository::prune::{Assumptions, PackUse, Survey};
 use crate::repository::snapshots::Listing;
 
 /// Say how much a repository holds, and what of it is used
@@ -39,7 +40,8 @@ pub fn run(args: &Args, global: Global) -> Result<Outcome, Failure> {
     let repository = args.repository.open()?;
     let listing = repository.snapshots()?;
     let mut report = totals(&listing);
-    for listed in repository.store().list("index/").map_err(crate::error::Error::from)? {
+    let mut damage: Vec<String> = listing.damaged.iter().map(|(id, cause)| format!("snapshot {id}: {cause}")).collect();
+    for listed in repository.store().list("index/").map_err(Error::from)? {
         report.index_segments += 1;
         report.index_bytes += listed.len_bytes;
     }
@@ -49,14 +51,11 @@ pub fn run(args: &Args, global: Global) -> Result<Outcome, Failure> {
     if repository.ring().can_read_maps() && listing.damaged.is_empty() && listing.sealed == 0 {
         let dead = repository.protocol().epochs()?.dead();
         let assumptions = Assumptions { dead, ..Assumptions::default() };
-        let survey = job::run(global, "looking", |progress| Survey::new(&repository, &assumptions, progress))?;
-        let used: u64 = survey.packs.values().map(|pack| pack.used_bytes).sum();
-        let overhead = |pack: &crate::repository::prune::PackUse| match pack.used_bytes {
-            0 => 0,
-            _ => pack.len_bytes.saturating_sub(pack.chunk_bytes),
-        };
-        let overhead: u64 = survey.packs.values().map(overhead).sum();
-        report.unused_bytes = Some(report.stored_bytes.saturating_sub(used + overhead));
+        match job::run(global, "looking", |progress| Survey::new(&repository, &assumptions, progress)) {
+            Ok(survey) => report.unused_bytes = Some(unused_bytes(&survey)),
+            Err(failure) if failure.kind() == Kind::Cancelled => return Err(failure),
+            Err(failure) => damage.push(format!("what is unused is not known: {}", failure.message())),
+        }
     }
     report.deduplication =
         Some(report.data_bytes as f64 / report.stored_bytes as f64).filter(|ratio| ratio.is_finite());
@@ -65,10 +64,20 @@ pub fn run(args: &Args, global: Global) -> Result<Outcome, Failure> {
     } else {
         output::print(&text(&report))?;
     }
-    for (id, cause) in &listing.damaged {
-        output::warn(&format!("snapshot {id}: {cause}"), global);
-    }
-    Ok(if listing.damaged.is_empty() { Outcome::Done } else { Outcome::Incomplete })
+    damage.iter().for_each(|text| output::warn(text, global));
+    Ok(if damage.is_empty() { Outcome::Done } else { Outcome::Incomplete })
+}
+
+/// The length of the packs that nobody uses, and of the chunks that nobody uses in the others.
+fn unused_bytes(survey: &Survey) -> u64 {
+    let returned: u64 = survey.returned.iter().map(|pack| pack.len_bytes).sum();
+    let unused = |pack: &PackUse| match (pack.kind, pack.used_bytes) {
+        // Nobody knows what is in it.
+        (None, _) => 0,
+        (_, 0) => pack.len_bytes,
+        _ => pack.unused_bytes(),
+    };
+    returned + survey.packs.values().map(unused).sum::<u64>()
 }
 
 fn totals(listing: &Listing) -> Report {

@@ -13,7 +13,7 @@ use super::{Cli, Global};
 /// Reads the arguments of the process, or reports why not.
 pub fn parse() -> Result<Cli, ExitCode> {
     let arguments: Vec<OsString> = std::env::args_os().collect();
-    let mut command = without_empty_variables(Cli::command());
+    let mut command = without_contradicted_variables(without_empty_variables(Cli::command()), &arguments);
     let found = command.try_get_matches_from_mut(&arguments);
     found.and_then(|mut matches| Cli::from_arg_matches_mut(&mut matches)).map_err(|error| match error.kind() {
         ErrorKind::DisplayHelp | ErrorKind::DisplayVersion | ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => {
@@ -29,6 +29,28 @@ fn without_empty_variables(command: Command) -> Command {
     command
         .mut_args(|arg| if is_empty(&arg) { arg.env(Resettable::Reset) } else { arg })
         .mut_subcommands(without_empty_variables)
+}
+
+/// A variable whose option contradicts one that was typed counts as not set.
+fn without_contradicted_variables(command: Command, arguments: &[OsString]) -> Command {
+    let typed = command.get_arguments().filter(|arg| is_typed(arg, arguments));
+    let contradicted: Vec<_> =
+        typed.flat_map(|arg| command.get_arg_conflicts_with(arg)).map(|arg| arg.get_id().clone()).collect();
+    command
+        .mut_args(|arg| match contradicted.contains(arg.get_id()) && !is_typed(&arg, arguments) {
+            true => arg.env(Resettable::Reset),
+            false => arg,
+        })
+        .mut_subcommands(|command| without_contradicted_variables(command, arguments))
+}
+
+/// Whether an option stands among the arguments.
+fn is_typed(arg: &Arg, arguments: &[OsString]) -> bool {
+    arguments.iter().skip(1).take_while(|argument| *argument != "--").any(|argument| {
+        let text = argument.to_string_lossy();
+        arg.get_long().is_some_and(|long| text.split('=').next() == Some(&format!("--{long}")))
+            || arg.get_short().is_some_and(|short| text.starts_with(&format!("-{short}")))
+    })
 }
 
 /// How to report, when the arguments could not be read: by the look of them.
@@ -82,10 +104,5 @@ fn variable(error: &clap::Error, command: &Command, arguments: &[OsString]) -> O
     let all = command.get_subcommands().chain([&command]).flat_map(Command::get_arguments);
     let arg = all.into_iter().find(|arg| arg.to_string() == *name)?;
     let variable = arg.get_env().filter(|variable| std::env::var_os(variable).is_some())?;
-    let starts = |argument: &OsString| {
-        let text = argument.to_string_lossy();
-        arg.get_long().is_some_and(|long| text.split('=').next() == Some(&format!("--{long}")))
-            || arg.get_short().is_some_and(|short| text.starts_with(&format!("-{short}")))
-    };
-    (!arguments.iter().any(starts)).then(|| variable.to_string_lossy().into_owned())
+    (!is_typed(arg, arguments)).then(|| variable.to_string_lossy().into_owned())
 }

@@ -137,6 +137,7 @@ fn back_up_once(
         host: options.host.clone(),
         tags: options.tags.clone(),
         parent,
+        original: None,
         program: PROGRAM.to_owned(),
         consistency: options.consistency.clone(),
         disks: records,

@@ -10,6 +10,8 @@ pub mod backup;
 pub mod compare;
 pub mod convert;
 mod copy;
+mod data_budget;
+pub mod delta;
 pub mod diff;
 pub mod digest;
 pub mod map;

@@ -9,6 +9,7 @@ use tintype_formats::sink::WriterLayout;
 use tintype_formats::{BlockSource, ImageError};
 
 use super::Progress;
+use super::data_budget::DataBudget;
 use crate::error::{Error, Kind, Result};
 
 /// The smallest unit, in bytes: large enough for system calls not to matter, small enough for the processor's cache.
@@ -107,6 +108,7 @@ pub struct DiskPlan<'a> {
     next_index: u64,
     /// The extent that was looked up last, and where it begins: the same one is asked for several times in a row.
     recent: Cell<(u64, DiskExtent)>,
+    budget: Cell<DataBudget>,
 }
 
 impl<'a> DiskPlan<'a> {
@@ -119,7 +121,8 @@ impl<'a> DiskPlan<'a> {
             _ => unit_bytes,
         };
         let recent = Cell::new((0, DiskExtent { length_bytes: 0, kind: DiskKind::Hole }));
-        DiskPlan { source, options, unit_bytes, align_bytes, position: 0, next_index: 0, recent }
+        let budget = Cell::new(DataBudget::of(source));
+        DiskPlan { source, options, unit_bytes, align_bytes, position: 0, next_index: 0, recent, budget }
     }
 
     fn size_bytes(&self) -> u64 {
@@ -142,6 +145,10 @@ impl<'a> DiskPlan<'a> {
         }
         match self.source.extent_at(offset, self.size_bytes() - offset) {
             Ok(extent) => {
+                // Whoever salvages takes what there is.
+                if !self.options.salvage {
+                    self.budget.set(self.budget.get().take(offset, extent)?);
+                }
                 self.recent.set((offset, extent));
                 Ok((extent.length_bytes, extent.kind))
             }

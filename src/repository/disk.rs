@@ -112,6 +112,11 @@ impl SnapshotDisk {
         };
         SnapshotDisk { mapped, geometry }
     }
+
+    /// Its map, and the chunks that it names.
+    pub fn mapped(&self) -> &MappedDisk {
+        &self.mapped
+    }
 }
 
 impl BlockSource for SnapshotDisk {

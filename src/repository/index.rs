@@ -6,6 +6,8 @@
 mod cache;
 mod merge;
 mod segment;
+#[cfg(test)]
+mod tests;
 
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};

@@ -4,6 +4,7 @@
 
 pub mod disk;
 pub mod index;
+pub mod keys;
 pub mod ledger;
 pub mod names;
 pub mod policy;
@@ -22,12 +23,12 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
+use tintype_formats::ImageError;
 use tintype_formats::tin::id::Id;
 use tintype_formats::tin::keys::KeyRing;
 use tintype_formats::tin::pack::{self, PackTable, TRAILER_BYTES};
 use tintype_formats::tin::signed::{ObjectKind, SignedObject};
-use tintype_formats::tin::slot::{self, Cost, Secret, SlotInfo, SlotKind};
-use tintype_formats::{ErrorKind, ImageError};
+use tintype_formats::tin::slot::{Cost, Secret};
 
 use self::index::{Cache, Index, PackRow, Scope, SegmentBuilder};
 use self::protocol::{ListedPack, Protocol, put_own};
@@ -86,6 +87,8 @@ pub struct Features {
 pub struct Repository {
     store: Box<dyn Store>,
     ring: Arc<KeyRing>,
+    /// The key slot that it was opened with.
+    slot: Option<Id>,
     config: Config,
     cache: Cache,
 }
@@ -125,8 +128,7 @@ impl Repository {
             Config { format: FORMAT, id, chunk_bytes: options.chunk_bytes, encryption, features: Features::default() };
         let slots = [(options.secret, options.holder), (options.recovery, "recovery")];
         for (secret, label) in slots.into_iter().take(if options.recovery.is_some() { 2 } else { 1 }) {
-            let slot = slot::seal_slot(&ring, secret, label, options.cost)?;
-            put_own(store.as_ref(), &names::key(Id::random()?), &slot)?;
+            keys::put_slot(store.as_ref(), &ring, &ring, secret, label, options.cost)?;
         }
         store.sync()?;
         // Last: without it, there is no repository.
@@ -135,7 +137,7 @@ impl Repository {
         put_own(store.as_ref(), names::REPOSITORY, &object)?;
         store.sync()?;
         let cache = Cache::open(cache.as_deref(), id)?;
-        Ok(Arc::new(Repository { store, ring: Arc::new(ring), config, cache }))
+        Ok(Arc::new(Repository { store, ring: Arc::new(ring), slot: None, config, cache }))
     }
 
     /// Opens a repository; `secret` is asked for what opens it, if it is encrypted, and refused if it is not.
@@ -158,10 +160,10 @@ impl Repository {
             let message = format!("{shown} is not a repository: the object \"repository\" there is something else");
             return Err(Error::new(Kind::NoRepository, message));
         };
-        let ring = unlock(store.as_ref(), id, secret_is_said, secret)?;
+        let (ring, slot) = keys::unlock(store.as_ref(), id, secret_is_said, secret)?;
         let config = read_config(&ring, &object)?;
         let cache = Cache::open(cache.as_deref(), id)?;
-        Ok(Arc::new(Repository { store, ring: Arc::new(ring), config, cache }))
+        Ok(Arc::new(Repository { store, ring: Arc::new(ring), slot: Some(slot), config, cache }))
     }
 
     /// Where the objects are.
@@ -304,46 +306,6 @@ pub fn row_of(pack: ListedPack, table: &PackTable) -> PackRow {
         kind: table.chunks.first().map_or(0, |(_, header)| header.kind().number()),
         length_bytes: pack.len_bytes as u32,
     }
-}
-
-/// Opens the first key slot that the secret, or nobody's secret, opens.
-fn unlock(
-    store: &dyn Store,
-    id: Id,
-    secret_is_said: bool,
-    secret: &mut dyn FnMut() -> Result<Secret>,
-) -> Result<KeyRing> {
-    let mut slots = Vec::new();
-    for listed in store.list("keys/")? {
-        if names::parse_flat("keys", &listed.name).is_some() {
-            let bytes = store.get(&listed.name, MAX_SMALL_BYTES)?;
-            if let Ok(info) = SlotInfo::parse(&bytes)
-                && info.repository == id
-            {
-                slots.push((info, bytes));
-            }
-        }
-    }
-    if let Some((_, bytes)) = slots.iter().find(|(info, _)| info.kind == SlotKind::Public) {
-        // Or whoever can write to the store could turn encryption off, and nobody would see.
-        if secret_is_said {
-            let message = "a password was given, and the repository is not encrypted; leave it out if that is meant";
-            return Err(Error::new(Kind::WrongKey, message));
-        }
-        return Ok(slot::open_slot(bytes, None)?);
-    }
-    if slots.is_empty() {
-        return Err(Error::new(Kind::WrongKey, format!("{} has no key slots: nobody can open it", store.shown())));
-    }
-    let secret = secret()?;
-    for (_, bytes) in &slots {
-        match slot::open_slot(bytes, Some(&secret)) {
-            Err(cause) if cause.kind() == ErrorKind::WrongKey => {}
-            other => return Ok(other?),
-        }
-    }
-    let message = format!("the password opens none of the {} key slots of {}", slots.len(), store.shown());
-    Err(Error::new(Kind::WrongKey, message))
 }
 
 fn read_config(ring: &KeyRing, object: &[u8]) -> Result<Config> {

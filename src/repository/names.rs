@@ -13,6 +13,27 @@ pub fn key(id: Id) -> String {
     format!("keys/{id}")
 }
 
+/// Whose a key slot is.
+pub fn key_holder(slot: Id) -> String {
+    format!("keys/{slot}.holder")
+}
+
+/// The mark of a key slot that was taken away.
+pub fn key_removed(slot: Id) -> String {
+    format!("keys/{slot}.removed")
+}
+
+/// A rotation of the keys.
+pub fn rotation(number: u32) -> String {
+    format!("keys/{number:08}.rotation")
+}
+
+/// The number of the rotation that has this name.
+pub fn parse_rotation(name: &str) -> Option<u32> {
+    let number = name.strip_prefix("keys/")?.strip_suffix(".rotation")?.parse().ok()?;
+    (rotation(number) == name).then_some(number)
+}
+
 /// An index segment.
 pub fn index(id: Id) -> String {
     format!("index/{id}")

@@ -282,7 +282,7 @@ pub fn judge(policy: &Policy, group: &[Candidate<'_>], zone: &TimeZone, now: Tim
 pub struct GroupKey {
     /// The name.
     pub name: String,
-    /// The signer's name, and key.
+    /// The name, and the signing key, of who backed it up.
     pub signer: (String, [u8; 32]),
     /// The names of the disks.
     pub disks: Vec<String>,
@@ -296,7 +296,7 @@ pub fn groups(snapshots: &[Snapshot]) -> BTreeMap<GroupKey, Vec<&Snapshot>> {
         disks.sort();
         let key = GroupKey {
             name: snapshot.manifest.name.clone(),
-            signer: (snapshot.signer.name.clone(), snapshot.signer.signing),
+            signer: (snapshot.origin.name.clone(), snapshot.origin.signing),
             disks,
         };
         groups.entry(key).or_default().push(snapshot);

@@ -282,7 +282,7 @@ impl Protocol<'_> {
     }
 
     /// Creates an object that others may create too; durable when it returns. False if another one was first.
-    fn exclusive(&self, name: &str, bytes: &[u8]) -> Result<bool> {
+    pub(super) fn exclusive(&self, name: &str, bytes: &[u8]) -> Result<bool> {
         let mut unclear = false;
         for attempt in 0..TRIES {
             match self.store.put(name, bytes) {

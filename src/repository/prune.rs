@@ -208,10 +208,14 @@ impl Prune<'_> {
 
     /// P8: deletes what the verdict names. From here on there is no stopping: whoever comes next would do the same.
     fn execute(&mut self, number: u32, verdict: &[Id]) -> Result<()> {
+        let store = self.repository.store();
+        // Perhaps another's, who died before it was durable.
+        store.adopt(&names::epoch(number, "verdict"));
+        store.sync()?;
         for id in verdict {
             delete(self.repository, &names::pack(*id))?;
         }
-        self.repository.store().sync()?;
+        store.sync()?;
         self.repository.protocol().finish_epoch(number)?;
         self.pruned.deleted += verdict.len();
         Ok(())

@@ -92,6 +92,12 @@ impl WriteSession {
     /// W4 to W6: completes what is stored, writes the manifest and commits. A session that was fenced fails with
     /// [`Kind::Fenced`]: all begins again, with a new session.
     pub fn commit(self, manifest: &Manifest) -> Result<Id> {
+        let snapshot = super::snapshots::new_id()?;
+        self.commit_as(snapshot, manifest)
+    }
+
+    /// The same, under an id of the caller's.
+    pub fn commit_as(self, snapshot: Id, manifest: &Manifest) -> Result<Id> {
         let Some(session) = self.id else {
             return Err(Error::new(Kind::Usage, "a session that stores nothing cannot be committed"));
         };
@@ -100,7 +106,6 @@ impl WriteSession {
         self.target.write_segment()?;
         let store = self.repository.store();
         store.sync()?;
-        let snapshot = super::snapshots::new_id()?;
         let object = manifest::seal(self.repository.ring(), snapshot, session, manifest)?;
         put_own(store, &names::snapshot(snapshot), &object)?;
         store.sync()?;

@@ -1,15 +1,16 @@
 //! Snapshots: which there are, which is meant, and how they are forgotten.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
 use serde::Serialize;
 use tintype_formats::tin::id::Id;
-use tintype_formats::tin::keys::Certificate;
-use tintype_formats::tin::manifest::{self, DiskRecord, Envelope, Manifest};
+use tintype_formats::tin::keys::{Certificate, KeyRing, Role};
+use tintype_formats::tin::manifest::{self, DiskRecord, Envelope, Manifest, Original};
 use tintype_formats::tin::signed::ObjectKind;
 
 use super::protocol::End;
+use super::session::WriteSession;
 use super::store::StoreErrorKind;
 use super::{Repository, names, time};
 use crate::error::{Error, Kind, Result};
@@ -26,6 +27,8 @@ pub struct Snapshot {
     pub session: Id,
     /// Who made it.
     pub signer: Certificate,
+    /// Who backed the disks up: the signer, unless somebody else changed the tags since.
+    pub origin: Certificate,
     /// What it is.
     pub manifest: Manifest,
 }
@@ -65,6 +68,23 @@ pub fn new_id() -> Result<Id> {
     let mut id = Id::random()?;
     id.0[..6].copy_from_slice(&time::unix_ms().to_be_bytes()[2..]);
     Ok(id)
+}
+
+/// Who backed a snapshot up. Only who may change tags is believed that it was somebody else.
+pub fn origin_of(ring: &KeyRing, signer: &Certificate, manifest: &Manifest) -> Certificate {
+    let original = manifest.original.as_ref().filter(|_| is_keeper(signer));
+    original.and_then(|original| original.signer(ring).ok()).unwrap_or_else(|| signer.clone())
+}
+
+fn is_keeper(holder: &Certificate) -> bool {
+    matches!(holder.role, Role::Maintain | Role::Admin)
+}
+
+/// A new id that is listed where this one is: another of the same time.
+fn id_beside(id: Id) -> Result<Id> {
+    let mut new = Id::random()?;
+    new.0[..6].copy_from_slice(&id.0[..6]);
+    Ok(new)
 }
 
 impl Repository {
@@ -136,7 +156,11 @@ impl Repository {
             return Ok(None);
         }
         let (session, signer) = (envelope.session, envelope.signer);
-        Ok(Some(envelope.manifest.map(|manifest| Snapshot { id, session, signer, manifest }).map_err(Error::from)))
+        let snapshot = |manifest| {
+            let origin = origin_of(self.ring(), &signer, &manifest);
+            Snapshot { id, session, signer, origin, manifest }
+        };
+        Ok(Some(envelope.manifest.map(snapshot).map_err(Error::from)))
     }
 
     /// All visible snapshots.
@@ -196,6 +220,38 @@ impl Repository {
             1 => Ok(found.remove(0)),
             several => Err(no_such(wanted, &format!("{several} ids begin so"))),
         }
+    }
+
+    /// Makes a snapshot of the same disks with other tags, and forgets this one; gives the new one's id.
+    pub fn retag(self: &Arc<Self>, before: &Snapshot, tags: BTreeMap<String, String>) -> Result<Id> {
+        self.require_admin("change the tags of a snapshot")?;
+        // What is not believed must not become so by being signed again.
+        let original = before.manifest.original.clone().filter(|_| is_keeper(&before.signer));
+        let original = original.unwrap_or_else(|| Original::new(before.id, &before.signer));
+        let manifest = Manifest { tags, original: Some(original), ..before.manifest.clone() };
+        let session = WriteSession::begin(self, "tag")?;
+        if let Err(cause) = self.check_keeps(before.id) {
+            session.abandon();
+            return Err(cause);
+        }
+        let id = session.commit_as(id_beside(before.id)?, &manifest)?;
+        self.forget(before.id)?;
+        Ok(id)
+    }
+
+    /// In a session: fails unless all that a snapshot uses stays until the session's end. A prune whose choice was open when
+    /// the session began does not wait for it, and what it chose may have been this snapshot's, if that is forgotten meanwhile.
+    fn check_keeps(&self, id: Id) -> Result<()> {
+        let epochs = self.protocol().epochs()?;
+        if epochs.0.values().any(|epoch| epoch.condemned.is_some() && epoch.verdict.is_none() && !epoch.done) {
+            let message =
+                "change the tags of a snapshot: a prune is at work, or was stopped; let it finish (\"tintype prune\")";
+            return Err(Error::new(Kind::Fenced, message));
+        }
+        if !self.snapshot_ids()?.contains(&id) {
+            return Err(no_such(&id.to_string(), "it was forgotten meanwhile"));
+        }
+        Ok(())
     }
 
     /// Forgets a snapshot: from now on it is not visible, and prune takes what only it used.

@@ -1,5 +1,6 @@
 //! The policy on files that images name: only what lies in the image's own folder, or in folders that the user allowed.
 
+use std::io;
 use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
 
@@ -46,12 +47,12 @@ impl FolderGate {
     }
 
     /// Tries one name; says why not, if not.
-    fn try_name(&self, name: &str) -> Result<Referenced, String> {
+    fn try_name(&self, name: &str) -> Result<Referenced, Refusal> {
         if name.is_empty() || name.contains('\0') {
-            return Err("is no file name".to_owned());
+            return Err("is no file name".into());
         }
         if name.starts_with("json:") || has_protocol(name) {
-            return Err("is not the name of a file".to_owned());
+            return Err("is not the name of a file".into());
         }
         let mut reasons = Vec::new();
         for (root, below) in self.candidates(name) {
@@ -60,7 +61,15 @@ impl FolderGate {
                 Err(reason) => reasons.push(reason),
             }
         }
-        Err(reasons.into_iter().next().unwrap_or_else(|| "leads out of the image's folder".to_owned()))
+        Err(reasons.into_iter().next().unwrap_or_else(|| self.why_outside(name)))
+    }
+
+    /// Why a name does not do that is in none of the allowed folders.
+    fn why_outside(&self, name: &str) -> Refusal {
+        match self.folder.join(name).metadata() {
+            Err(cause) if cause.kind() == io::ErrorKind::NotFound => Refusal::failed(cause),
+            _ => "leads out of the image's folder".into(),
+        }
     }
 
     /// The allowed folders that the name may lie in, with the rest of the path.
@@ -83,13 +92,13 @@ impl FolderGate {
         found
     }
 
-    fn open_beneath(&self, root: &Path, below: &Path) -> Result<Referenced, String> {
+    fn open_beneath(&self, root: &Path, below: &Path) -> Result<Referenced, Refusal> {
         let open = open_regular_file(root, below)?;
         self.admit(open, &root.join(below))
     }
 
     /// Lets a file through, unless a machine writes to it.
-    fn admit(&self, file: OpenFile, path: &Path) -> Result<Referenced, String> {
+    fn admit(&self, file: OpenFile, path: &Path) -> Result<Referenced, Refusal> {
         if let Some(file) = file.file.as_file() {
             check_not_in_use(file, self.policy.force_share)?;
         }
@@ -97,7 +106,7 @@ impl FolderGate {
     }
 
     /// Looks for the file that the image knows by its identity alone: first in the image's folder, then in the allowed ones.
-    fn find(&self, reference: &FileReference) -> Result<Referenced, String> {
+    fn find(&self, reference: &FileReference) -> Result<Referenced, Refusal> {
         let wanted = reference.format.as_deref().and_then(registry::by_name);
         let format =
             wanted.filter(|_| !reference.identities.is_empty()).ok_or("is known by neither name nor identity")?;
@@ -114,15 +123,39 @@ impl FolderGate {
                 [] => {}
                 [(path, file)] => return self.admit(file.clone(), path),
                 [(one, _), (other, _), ..] => {
-                    return Err(format!(
+                    let reason = format!(
                         "is both \"{}\" and \"{}\": only one of them may be in the folder",
                         one.display().to_string().escape_debug(),
                         other.display().to_string().escape_debug()
-                    ));
+                    );
+                    return Err(reason.into());
                 }
             }
         }
-        Err("is not in the image's folder, nor in one that was allowed".to_owned())
+        Err("is not in the image's folder, nor in one that was allowed".into())
+    }
+}
+
+/// Why a file was not let through.
+struct Refusal {
+    reason: String,
+    /// What the operating system said, if it refused.
+    cause: Option<io::Error>,
+}
+
+impl Refusal {
+    fn failed(cause: io::Error) -> Self {
+        Refusal { reason: "cannot be opened".to_owned(), cause: Some(cause) }
+    }
+
+    fn is_missing(&self) -> bool {
+        self.cause.as_ref().is_some_and(|cause| cause.kind() == io::ErrorKind::NotFound)
+    }
+}
+
+impl<T: Into<String>> From<T> for Refusal {
+    fn from(reason: T) -> Self {
+        Refusal { reason: reason.into(), cause: None }
     }
 }
 
@@ -156,39 +189,52 @@ fn has_identity(file: &OpenFile, format: &'static Format, identities: &[String])
 }
 
 /// Opens a regular file below a folder, without following a link out of it.
-fn open_regular_file(root: &Path, below: &Path) -> Result<OpenFile, String> {
+fn open_regular_file(root: &Path, below: &Path) -> Result<OpenFile, Refusal> {
     let directory = rustix::fs::open(root, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
         .map_err(|errno| format!("its folder cannot be opened: {errno}"))?;
     let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
     let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS;
     let file = match rustix::fs::openat2(&directory, below, flags, Mode::empty(), resolve) {
         Ok(descriptor) => std::fs::File::from(descriptor),
-        Err(rustix::io::Errno::XDEV) => return Err("leads out of the image's folder".to_owned()),
-        Err(errno) => return Err(format!("cannot be opened: {}", std::io::Error::from(errno))),
+        Err(rustix::io::Errno::XDEV) => return Err("leads out of the image's folder".into()),
+        Err(errno) => return Err(Refusal::failed(errno.into())),
     };
     let metadata = file.metadata().map_err(|cause| cause.to_string())?;
     if !metadata.is_file() {
-        return Err("is not a regular file".to_owned());
+        return Err("is not a regular file".into());
     }
-    into_open_file(file, &root.join(below)).map_err(|cause| cause.to_string())
+    into_open_file(file, &root.join(below)).map_err(|cause| cause.to_string().into())
 }
 
 impl ReferenceGate for FolderGate {
     fn open(&self, reference: &FileReference) -> Result<Referenced, ImageError> {
         if reference.names.is_empty() {
-            return self.find(reference).map_err(|reason| {
-                let detail = format!("{} {reason}", reference.described());
-                ImageError::reference_denied("open a file that the image names", detail)
-            });
+            let refused = |refusal| denied(vec![(reference.described(), refusal)]);
+            return self.find(reference).map_err(refused);
         }
-        let mut reasons = Vec::new();
+        let mut refusals = Vec::new();
         for name in &reference.names {
             match self.try_name(name) {
                 Ok(referenced) => return Ok(referenced),
-                Err(reason) => reasons.push(format!("\"{}\" {reason}", name.escape_debug())),
+                Err(refusal) => refusals.push((format!("\"{}\"", name.escape_debug()), refusal)),
             }
         }
-        Err(ImageError::reference_denied("open a file that the image names", reasons.join("; ")))
+        Err(denied(refusals))
+    }
+}
+
+/// The error for a file that came under none of its names. It is caused by a missing file if all of them are missing.
+fn denied(refusals: Vec<(String, Refusal)>) -> ImageError {
+    let all_missing = refusals.iter().all(|(_, refusal)| refusal.is_missing());
+    let reasons = refusals.iter().map(|(name, refusal)| match (&refusal.cause, all_missing) {
+        (Some(cause), false) => format!("{name} {}: {cause}", refusal.reason),
+        _ => format!("{name} {}", refusal.reason),
+    });
+    let detail = reasons.collect::<Vec<_>>().join("; ");
+    let error = ImageError::reference_denied("open a file that the image names", detail);
+    match refusals.into_iter().find_map(|(_, refusal)| refusal.cause).filter(|_| all_missing) {
+        Some(cause) => error.caused_by(cause),
+        None => error,
     }
 }
 

@@ -75,7 +75,7 @@ pub fn open_disk(path: &Path, options: &OpenOptions, parent: Option<&Path>) -> R
 }
 
 /// Some images are folders: a file of theirs stands for them.
-fn entry_of_folder(path: &Path) -> PathBuf {
+pub fn entry_of_folder(path: &Path) -> PathBuf {
     let entries = registry::FORMATS.iter().filter_map(|format| format.folder_entry).map(|entry| path.join(entry));
     let entry = path.is_dir().then(|| entries.into_iter().find(|entry| entry.is_file())).flatten();
     entry.unwrap_or_else(|| path.to_owned())

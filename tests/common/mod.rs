@@ -134,9 +134,9 @@ pub fn have_or_skip(found: bool, what: &str) -> bool {
 
 /// Panics unless QEMU reads the same bytes and the same size from both images.
 #[track_caller]
-pub fn assert_qemu_reads_the_same(sandbox: &Sandbox, raw: &str, image: &str) {
-    sandbox.tool("qemu-img", ["compare", "-q", "-f", "raw", raw, image]);
-    let info = sandbox.tool("qemu-img", ["info", "--output=json", image]);
+pub fn assert_qemu_reads_the_same(sandbox: &Sandbox, raw: &str, image: &str, format: &str) {
+    sandbox.tool("qemu-img", ["compare", "-q", "-f", "raw", "-F", format, raw, image]);
+    let info = sandbox.tool("qemu-img", ["info", "--output=json", "-f", format, image]);
     let info: serde_json::Value = serde_json::from_str(&info).expect("JSON");
     let size = std::fs::metadata(sandbox.path(raw)).expect("a file").len();
     assert_eq!(info["virtual-size"], size.next_multiple_of(512), "the size of {image}");

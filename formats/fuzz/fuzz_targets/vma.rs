@@ -11,6 +11,8 @@ use md5::{Digest, Md5};
 use tintype_formats::testing::{MemoryFile, exercise};
 
 const HEADER_BYTES: usize = 12288;
+/// A few bytes of input are megabytes of blocks: without a bound, making the file would take all of the memory.
+const MAX_FILE_BYTES: usize = 16 << 20;
 /// Where the header's own fields, the configurations' names, two devices and the blobs are.
 const PLACES: [Range<usize>; 4] = [0..60, 2044..2052, 4128..4192, HEADER_BYTES..HEADER_BYTES + 64];
 
@@ -33,7 +35,7 @@ fuzz_target!(|data: &[u8]| {
     file[48..60].copy_from_slice(&[0, 0, 0x30, 0, 0, 0, 0, 64, 0, 0, 0x30, 64]);
     sign(&mut file, 32..48);
     // Extents: as many blocks as they say follow, of a few different bytes.
-    while rest.len() >= 2 {
+    while rest.len() >= 2 && file.len() < MAX_FILE_BYTES {
         let mut extent = vec![0; 512];
         let length = (2 + usize::from(rest[1]) * 8).min(rest.len()).min(474);
         extent[..4].copy_from_slice(b"VMAE");

@@ -20,6 +20,9 @@ pub(super) const BLOCK_BYTES: u64 = 1 << 20;
 /// What Compute Engine wants disks to be multiples of.
 const GIB: u64 = 1 << 30;
 
+/// The largest disk of Compute Engine. An archive of a larger one would be gibibytes even without data.
+const MAX_DISK_BYTES: u64 = 64 << 40;
+
 /// What zlib calls its default.
 const DEFAULT_LEVEL: u32 = 6;
 
@@ -55,16 +58,17 @@ pub(super) fn begin_any_size(files: &dyn TargetFiles, options: &CreateOptions) -
 
 /// Compute Engine refuses other sizes after the upload, which is late.
 fn check_size(size_bytes: u64) -> Result<()> {
-    if size_bytes > 0 && size_bytes.is_multiple_of(GIB) {
-        return Ok(());
-    }
-    let detail = match size_bytes.max(1).checked_next_multiple_of(GIB) {
-        Some(wanted) => format!(
+    let detail = if size_bytes > MAX_DISK_BYTES {
+        format!("the disk has {size_bytes} bytes, those of Compute Engine have at most {MAX_DISK_BYTES} (64 TiB)")
+    } else if size_bytes == 0 || !size_bytes.is_multiple_of(GIB) {
+        let wanted = size_bytes.max(1).next_multiple_of(GIB);
+        format!(
             "the disk has {size_bytes} bytes, Compute Engine takes whole GiB: extend it by {} bytes to {} GiB",
             wanted - size_bytes,
             wanted / GIB
-        ),
-        None => format!("the disk has {size_bytes} bytes, which is more than any disk of Compute Engine has"),
+        )
+    } else {
+        return Ok(());
     };
     Err(ImageError::new(ErrorKind::InvalidOption, DOING, detail))
 }

@@ -75,7 +75,9 @@ fn sizes_that_compute_engine_refuses_are_refused_with_what_is_missing() {
     assert_eq!(error.kind(), ErrorKind::InvalidOption);
     assert!(error.to_string().contains("extend it by 1536 bytes to 3 GiB"), "{error}");
     assert!(begin(0).unwrap().to_string().contains("to 1 GiB"));
-    assert!(begin(!511).is_some());
+    for too_large in [(64 << 40) + (1 << 30), !511] {
+        assert!(begin(too_large).unwrap().to_string().contains("64 TiB"));
+    }
 }
 
 #[test]

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::package::{Archive, open_stored};
 use super::read::Package;
-use crate::check::{CheckReport, Severity};
+use crate::check::CheckReport;
 use crate::error::{ErrorKind, ImageError, Result};
 use crate::layer::Image;
 use crate::reference_gate::NoReferences;
@@ -17,26 +17,14 @@ pub(super) fn check_package(package: &Package, report: &mut CheckReport) -> Resu
     check_files(package, archive, report)?;
     check_manifest(package, archive, report)?;
     for index in 0..package.disks().len() {
-        let name = package.disks().get(index).map_or("", |disk| disk.name.as_str()).escape_debug().to_string();
+        let name = package.disks().get(index).map_or("", |disk| disk.name.as_str());
         let mut inner = CheckReport::default();
-        let checked = package.open_disk(index, &NoReferences).and_then(|disk| disk.check(&mut inner));
-        note(checked, &format!("disk \"{name}\""), report)?;
-        report.allocated_bytes = report.allocated_bytes.saturating_add(inner.allocated_bytes);
-        for finding in inner.findings {
-            let place = finding.host_offset.map_or(String::new(), |offset| format!(" (at {offset:#x} in it)"));
-            let text = format!("disk \"{name}\": {}{place}", finding.text);
-            let host_offset = (finding.severity == Severity::Leak).then(|| disk_offset(package, archive, index));
-            report.add(finding.severity, host_offset, text);
-        }
+        let checked =
+            package.open_disk(index, &NoReferences).and_then(|disk| disk.check_all_files(&NoReferences, &mut inner));
+        note(checked, &format!("disk \"{}\"", name.escape_debug()), report)?;
+        report.add_file(name, inner);
     }
     Ok(())
-}
-
-/// Where a disk begins in the archive; 0 for one in chunks.
-fn disk_offset(package: &Package, archive: &Arc<Archive>, index: usize) -> u64 {
-    let file = package.descriptor.disks.get(index).and_then(|disk| package.descriptor.files.get(disk.file));
-    let member = file.and_then(|file| archive.find(&file.href).ok().flatten());
-    member.map_or(0, |member| member.host_offset)
 }
 
 /// Every file that the descriptor lists is there and has its size.

@@ -267,6 +267,13 @@ impl Image for PackageDiskImage {
     fn check(&self, report: &mut CheckReport) -> Result<()> {
         self.inner.check(report)
     }
+
+    fn check_all_files(&self, gate: &dyn ReferenceGate, report: &mut CheckReport) -> Result<()> {
+        match &self.archive {
+            Some(archive) => self.inner.check_all_files(archive.as_ref(), report),
+            None => self.inner.check_all_files(gate, report),
+        }
+    }
 }
 
 /// A disk's layer that also names the package's files: whoever looks for what must not be written over, finds them all.

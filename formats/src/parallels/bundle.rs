@@ -6,7 +6,7 @@ use super::descriptor::{self, Descriptor, Storage, StorageImage};
 use super::expanding::{ExpandingImage, MAX_BAT_BYTES};
 use super::on_disk::BAT_ENTRY_BYTES;
 use crate::check::CheckReport;
-use crate::error::{ImageError, Result};
+use crate::error::{ErrorKind, ImageError, Result};
 use crate::extent::{HostFileId, HostRange, LayerExtent, LayerKind};
 use crate::host_file::OpenFile;
 use crate::layer::{FileReference, Image, ImageInfo, ImageLayer, SnapshotInfo};
@@ -99,7 +99,6 @@ impl Image for Bundle {
         Ok(Box::new(layer))
     }
 
-    /// The files of the bundle are checked one by one: from here they are out of reach.
     fn check(&self, report: &mut CheckReport) -> Result<()> {
         report.host_end_offset = self.descriptor_bytes;
         for shot in &self.descriptor.shots {
@@ -114,6 +113,67 @@ impl Image for Bundle {
         }
         Ok(())
     }
+
+    fn check_all_files(&self, gate: &dyn ReferenceGate, report: &mut CheckReport) -> Result<()> {
+        self.check(report)?;
+        if self.descriptor.unreadable.is_some() {
+            return Ok(());
+        }
+        for storage in &self.descriptor.storages {
+            for image in &storage.images {
+                let mut found = CheckReport::default();
+                check_image(storage, image, gate, &mut found)?;
+                report.add_file(&image.file, found);
+            }
+        }
+        report.allocated_bytes = report.allocated_bytes.min(self.descriptor.disk_bytes);
+        Ok(())
+    }
+}
+
+/// Looks for damage in an image of a storage.
+fn check_image(
+    storage: &Storage,
+    image: &StorageImage,
+    gate: &dyn ReferenceGate,
+    report: &mut CheckReport,
+) -> Result<()> {
+    let file = open_file(image, gate)?;
+    let checked = if image.expanding {
+        open_expanding(storage, file).and_then(|opened| {
+            check_size(opened.layout.disk_bytes, storage)?;
+            opened.check(report)
+        })
+    } else {
+        (crate::raw::FORMAT.open)(file).and_then(|opened| {
+            check_size(opened.info().geometry.size_bytes, storage)?;
+            opened.check(report)
+        })
+    };
+    match checked {
+        Err(error) if error.kind() != ErrorKind::Io => {
+            report.corruption(error.host_offset(), error.to_string());
+            Ok(())
+        }
+        checked => checked,
+    }
+}
+
+fn open_file(image: &StorageImage, gate: &dyn ReferenceGate) -> Result<OpenFile> {
+    let format = if image.expanding { super::FORMAT.name } else { crate::raw::FORMAT.name };
+    let names = vec![image.file.clone()];
+    let reference = FileReference { names, format: Some(format.to_owned()), identities: Vec::new() };
+    Ok(gate.open(&reference)?.file)
+}
+
+fn open_expanding(storage: &Storage, file: OpenFile) -> Result<ExpandingImage> {
+    let image = ExpandingImage::open(file)?;
+    if image.layout.cluster_bytes != storage.cluster_bytes {
+        let (found, expected) = (image.layout.cluster_bytes, storage.cluster_bytes);
+        let detail = format!("its clusters have {found} bytes, the descriptor says {expected}");
+        return Err(ImageError::corrupt("read Parallels header", detail));
+    }
+    Ok(image)
 }
 
 /// The image that a shot has in a storage.
@@ -170,16 +230,14 @@ impl BundleLayer {
     }
 
     fn open_image(&mut self, storage: &Storage, image: &StorageImage, gate: &dyn ReferenceGate) -> Result<PartImage> {
-        let format = if image.expanding { super::FORMAT.name } else { crate::raw::FORMAT.name };
-        let names = vec![image.file.clone()];
-        let reference = FileReference { names, format: Some(format.to_owned()), identities: Vec::new() };
-        let file = gate.open(&reference)?.file;
+        let file = open_file(image, gate)?;
         if file.identity.is_some() && self.files.iter().any(|other| other.identity == file.identity) {
             let detail = format!("\"{}\" is in it twice", image.file.escape_debug());
             return Err(ImageError::corrupt(OPEN_IMAGE, detail));
         }
         let opened = if image.expanding { self.open_expanding(storage, file) } else { open_plain(file, gate) };
-        let layer = opened.and_then(|layer| check_size(layer, storage)).map_err(|cause| {
+        let fits = |layer: Box<dyn ImageLayer>| check_size(layer.geometry().size_bytes, storage).map(|()| layer);
+        let layer = opened.and_then(fits).map_err(|cause| {
             let detail = format!("\"{}\" cannot be used", image.file.escape_debug());
             ImageError::new(cause.kind(), OPEN_IMAGE, detail).caused_by(cause)
         })?;
@@ -189,12 +247,7 @@ impl BundleLayer {
     }
 
     fn open_expanding(&mut self, storage: &Storage, file: OpenFile) -> Result<Box<dyn ImageLayer>> {
-        let image = ExpandingImage::open(file)?;
-        if image.layout.cluster_bytes != storage.cluster_bytes {
-            let (found, expected) = (image.layout.cluster_bytes, storage.cluster_bytes);
-            let detail = format!("its clusters have {found} bytes, the descriptor says {expected}");
-            return Err(ImageError::corrupt("read Parallels header", detail));
-        }
+        let image = open_expanding(storage, file)?;
         self.bat_bytes = self.bat_bytes.saturating_add(image.layout.used_entries.saturating_mul(BAT_ENTRY_BYTES));
         if self.bat_bytes > MAX_BAT_BYTES {
             let detail = format!("the BATs of the bundle have more than {MAX_BAT_BYTES} bytes together");
@@ -214,13 +267,13 @@ fn open_plain(file: OpenFile, gate: &dyn ReferenceGate) -> Result<Box<dyn ImageL
 }
 
 /// A file that holds less than its storage was cut, or is another one.
-fn check_size(layer: Box<dyn ImageLayer>, storage: &Storage) -> Result<Box<dyn ImageLayer>> {
-    let (found, expected) = (layer.geometry().size_bytes, storage.end - storage.start);
+fn check_size(found: u64, storage: &Storage) -> Result<()> {
+    let expected = storage.end - storage.start;
     if found < expected {
         let detail = format!("it holds {found:#x} bytes, its storage has {expected:#x}");
         return Err(ImageError::truncated(OPEN_IMAGE, detail));
     }
-    Ok(layer)
+    Ok(())
 }
 
 impl ImageLayer for BundleLayer {

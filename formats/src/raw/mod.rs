@@ -3,6 +3,8 @@
 mod create;
 mod read;
 
+pub(crate) use read::open_doubtful;
+
 use crate::registry::{Create, Format};
 
 /// The raw format. Everything looks like it, so it is only ever a guess.

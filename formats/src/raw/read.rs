@@ -7,6 +7,7 @@ use crate::host_file::OpenFile;
 use crate::layer::{FileReference, Image, ImageInfo, ImageLayer, SnapshotInfo};
 use crate::limits::MAX_DISK_BYTES;
 use crate::reference_gate::ReferenceGate;
+use crate::registry::Format;
 use crate::source::Geometry;
 
 const SECTOR_BYTES: u64 = 512;
@@ -21,17 +22,28 @@ struct RawImage {
 }
 
 pub(super) fn open(file: OpenFile) -> Result<Box<dyn Image>> {
-    let file_bytes = file.file.len_bytes().map_err(|cause| ImageError::io("find out the file's length", cause))?;
-    if file_bytes > MAX_DISK_BYTES {
-        return Err(ImageError::limit_exceeded(
-            "open raw disk",
-            format!("it has {file_bytes} bytes, at most {MAX_DISK_BYTES} work"),
-        ));
-    }
-    Ok(Box::new(RawImage::new(file, file_bytes)))
+    Ok(Box::new(RawImage::open(file)?))
+}
+
+/// Opens a file whose name claims a format that its content is not.
+pub(crate) fn open_doubtful(file: OpenFile, claimed: &Format) -> Result<Box<dyn Image>> {
+    let mut image = RawImage::open(file)?;
+    image.info.warnings.push(format!("the name says {}, but the content is not: it is read as raw", claimed.name));
+    Ok(Box::new(image))
 }
 
 impl RawImage {
+    fn open(file: OpenFile) -> Result<Self> {
+        let file_bytes = file.file.len_bytes().map_err(|cause| ImageError::io("find out the file's length", cause))?;
+        if file_bytes > MAX_DISK_BYTES {
+            return Err(ImageError::limit_exceeded(
+                "open raw disk",
+                format!("it has {file_bytes} bytes, at most {MAX_DISK_BYTES} work"),
+            ));
+        }
+        Ok(RawImage::new(file, file_bytes))
+    }
+
     fn new(file: OpenFile, file_bytes: u64) -> Self {
         let size_bytes = file_bytes.next_multiple_of(SECTOR_BYTES);
         let mut warnings = Vec::new();

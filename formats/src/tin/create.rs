@@ -157,6 +157,7 @@ impl UnitWriter for TinWriter {
             host: String::new(),
             tags: BTreeMap::new(),
             parent: None,
+            original: None,
             program: concat!("tintype ", env!("CARGO_PKG_VERSION")).to_owned(),
             consistency: "unknown".to_owned(),
             disks: vec![disk],

@@ -34,11 +34,11 @@ pub(super) struct ExchangeKey {
 }
 
 impl ExchangeKey {
-    fn of_private(private: Key) -> Result<Self> {
+    pub(super) fn of_private(private: Key) -> Result<Self> {
         Ok(ExchangeKey { public: public_of_private(&private)?, private: Some(private) })
     }
 
-    fn copy(&self, with_private: bool) -> Self {
+    pub(super) fn copy(&self, with_private: bool) -> Self {
         ExchangeKey { public: self.public, private: self.private.clone().filter(|_| with_private) }
     }
 }
@@ -263,7 +263,7 @@ impl RingParts {
 }
 
 /// Whether the keys are as many as may be, and have their private parts exactly if they should.
-fn check_keys(keys: &[ExchangeKey], private: bool) -> std::result::Result<(), String> {
+pub(super) fn check_keys(keys: &[ExchangeKey], private: bool) -> std::result::Result<(), String> {
     if keys.is_empty() || keys.len() > MAX_KEYS {
         return Err(format!("there are {}, 1 to {MAX_KEYS} were expected", keys.len()));
     }

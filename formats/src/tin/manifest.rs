@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::id::{ChunkId, Id};
+use super::certificate::MAX_CERTIFICATE_BYTES;
+use super::id::{ChunkId, Id, unhex_into};
 use super::keys::{Certificate, KeyRing};
 use super::map::Location;
 use super::seal::{Purpose, SegmentKey, SegmentRecord};
@@ -38,6 +39,9 @@ pub struct Manifest {
     /// The snapshot that it was compared with.
     #[serde(default)]
     pub parent: Option<Id>,
+    /// The snapshot whose place this one took when tags were changed: the one that a backup made.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub original: Option<Original>,
     /// The program that made it.
     pub program: String,
     /// In which state the disks were: "crash", "frozen", "application" or "unknown".
@@ -47,6 +51,32 @@ pub struct Manifest {
     /// The machine's configuration, where there is one.
     #[serde(default)]
     pub machine: Option<serde_json::Value>,
+}
+
+/// The snapshot that a backup made, where another one has taken its place.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Original {
+    /// Its id.
+    pub id: Id,
+    /// The certificate of who signed it, in hexadecimal digits: it still reads its own snapshot.
+    pub certificate: String,
+}
+
+impl Original {
+    /// The snapshot of this id, by this signer.
+    pub fn new(id: Id, signer: &Certificate) -> Self {
+        let certificate = signer.as_bytes().iter().map(|byte| format!("{byte:02x}")).collect();
+        Original { id, certificate }
+    }
+
+    /// Who signed it; fails if it is nobody of this repository.
+    pub fn signer(&self, ring: &KeyRing) -> Result<Certificate> {
+        let mut bytes = vec![0; (self.certificate.len() / 2).min(MAX_CERTIFICATE_BYTES)];
+        if !unhex_into(&self.certificate, &mut bytes) {
+            return Err(ImageError::corrupt("read a manifest", "the certificate of its original is no certificate"));
+        }
+        ring.certified(&bytes)
+    }
 }
 
 /// A disk of a snapshot.
@@ -133,7 +163,10 @@ fn associated(repository: Id, snapshot: Id, session: Id) -> Vec<u8> {
 
 /// Seals and signs a manifest: the whole object.
 pub fn seal(ring: &KeyRing, snapshot: Id, session: Id, manifest: &Manifest) -> Result<Vec<u8>> {
-    seal_in(ring, ring.new_segment(Purpose::Manifest)?, (snapshot, session), manifest)
+    let original = manifest.original.as_ref().map(|original| original.signer(ring)).transpose()?;
+    let also = original.map(|signer| signer.host);
+    let segment = ring.new_segment_also_for(Purpose::Manifest, also.as_slice())?;
+    seal_in(ring, segment, (snapshot, session), manifest)
 }
 
 /// Like [`seal`], in a segment that nothing else is sealed in.

@@ -31,6 +31,7 @@ pub mod pack;
 pub mod pack_stream;
 mod parts;
 pub mod read;
+pub mod rotation;
 pub mod seal;
 pub mod signed;
 pub mod slot;

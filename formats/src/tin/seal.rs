@@ -131,9 +131,17 @@ impl std::fmt::Debug for SegmentKey {
 impl KeyRing {
     /// Begins a segment with a random name and key, sealed to those who may open it.
     pub fn new_segment(&self, purpose: Purpose) -> Result<(SegmentRecord, SegmentKey)> {
+        self.new_segment_also_for(purpose, &[])
+    }
+
+    /// The same, sealed to these host keys as well.
+    pub(super) fn new_segment_also_for(
+        &self,
+        purpose: Purpose,
+        also: &[[u8; 32]],
+    ) -> Result<(SegmentRecord, SegmentKey)> {
         let (id, key) = (Id::random()?, Zeroizing::new(random()?));
-        let mut ephemeral = Ephemeral::new("tintype segment ephemeral 1", &*Zeroizing::new(random::<32>()?));
-        self.seal_segment(purpose, SegmentKey { id, key }, &mut ephemeral)
+        self.seal_segment(purpose, SegmentKey { id, key }, also, &mut Ephemeral::random()?)
     }
 
     /// Begins a segment whose name, key and record follow from `seed`, so that the same seed makes the same bytes. Only
@@ -147,7 +155,7 @@ impl KeyRing {
         let key = Zeroizing::new(blake3::derive_key("tintype derived segment key 1", &material));
         let mut ephemeral = Ephemeral::new("tintype derived segment ephemeral 1", &material);
         let id = Id(std::array::from_fn(|index| id[index]));
-        self.seal_segment(purpose, SegmentKey { id, key }, &mut ephemeral)
+        self.seal_segment(purpose, SegmentKey { id, key }, &[], &mut ephemeral)
     }
 
     /// Opens a segment's key, if a recipient's private key is in the ring.
@@ -174,10 +182,13 @@ impl KeyRing {
         &self,
         purpose: Purpose,
         key: SegmentKey,
+        also: &[[u8; 32]],
         ephemeral: &mut Ephemeral,
     ) -> Result<(SegmentRecord, SegmentKey)> {
         let info = self.segment_info(purpose, key.id);
-        let publics = self.recipients(purpose);
+        let mut publics = self.recipients(purpose);
+        let others: Vec<_> = also.iter().filter(|other| !publics.contains(other)).copied().collect();
+        publics.extend(others);
         let recipients =
             publics.iter().map(|public| seal_key(public, &key.key, &info, ephemeral)).collect::<Result<_>>()?;
         Ok((SegmentRecord { id: key.id, recipients }, key))
@@ -189,37 +200,59 @@ impl KeyRing {
 }
 
 fn seal_key(public: &[u8; 32], key: &[u8; 32], info: &[u8], ephemeral: &mut Ephemeral) -> Result<Recipient> {
+    let (encapsulated, sealed) = seal_to(public, key, info, ephemeral)?;
+    let length_bytes = sealed.len();
+    let sealed = sealed.try_into().map_err(|_| ImageError::corrupt(SEAL, format!("HPKE made {length_bytes} bytes")))?;
+    Ok(Recipient { key_id: key_id(public), encapsulated, sealed })
+}
+
+/// Seals a message by HPKE to a public key; `info` says what it is. Gives the encapsulated key, and the sealed bytes.
+pub(super) fn seal_to(
+    public: &[u8; 32],
+    plain: &[u8],
+    info: &[u8],
+    ephemeral: &mut Ephemeral,
+) -> Result<([u8; 32], Vec<u8>)> {
     let failed = |cause: HpkeError| ImageError::corrupt(SEAL, format!("HPKE refused the recipient's key: {cause}"));
     let recipient = <X25519HkdfSha256 as Kem>::PublicKey::from_bytes(public).map_err(failed)?;
     let (encapsulated, sealed) = hpke::single_shot_seal_with_rng::<AesGcm256, HkdfSha256, X25519HkdfSha256>(
         &OpModeS::Base,
         &recipient,
         info,
-        key,
+        plain,
         &[],
         ephemeral,
     )
     .map_err(failed)?;
-    let sealed = sealed.try_into().map_err(|_| failed(HpkeError::SealError))?;
-    Ok(Recipient { key_id: key_id(public), encapsulated: encapsulated.to_bytes().into(), sealed })
+    Ok((encapsulated.to_bytes().into(), sealed))
 }
 
 /// The segment's key, if this private key and `info` open it.
 fn open_key(private: &[u8; 32], recipient: &Recipient, info: &[u8]) -> Option<Zeroizing<[u8; 32]>> {
+    let opened = open_sealed(private, &recipient.encapsulated, &recipient.sealed, info)?;
+    let mut key = Zeroizing::new([0; 32]);
+    (opened.len() == key.len()).then(|| key.copy_from_slice(&opened))?;
+    Some(key)
+}
+
+/// The reverse of [`seal_to`]; nothing if it was not sealed to this key, or as something else.
+pub(super) fn open_sealed(
+    private: &[u8; 32],
+    encapsulated: &[u8; 32],
+    sealed: &[u8],
+    info: &[u8],
+) -> Option<Zeroizing<Vec<u8>>> {
     let private = <X25519HkdfSha256 as Kem>::PrivateKey::from_bytes(private).ok()?;
-    let encapsulated = <X25519HkdfSha256 as Kem>::EncappedKey::from_bytes(&recipient.encapsulated).ok()?;
+    let encapsulated = <X25519HkdfSha256 as Kem>::EncappedKey::from_bytes(encapsulated).ok()?;
     let opened = hpke::single_shot_open::<AesGcm256, HkdfSha256, X25519HkdfSha256>(
         &OpModeR::Base,
         &private,
         &encapsulated,
         info,
-        &recipient.sealed,
+        sealed,
         &[],
     );
-    let opened = Zeroizing::new(opened.ok()?);
-    let mut key = Zeroizing::new([0; 32]);
-    (opened.len() == key.len()).then(|| key.copy_from_slice(&opened))?;
-    Some(key)
+    opened.ok().map(Zeroizing::new)
 }
 
 /// The public X25519 key of a private one.
@@ -262,9 +295,14 @@ pub(super) fn open_in_place<'a>(
 }
 
 /// What HPKE makes its ephemeral keys of: bytes drawn before, because its generators cannot fail.
-struct Ephemeral(OutputReader);
+pub(super) struct Ephemeral(OutputReader);
 
 impl Ephemeral {
+    /// Of secret bytes from the operating system's randomness.
+    pub(super) fn random() -> Result<Self> {
+        Ok(Self::new("tintype segment ephemeral 1", &*Zeroizing::new(random::<32>()?)))
+    }
+
     fn new(context: &str, material: &[u8]) -> Self {
         let mut hasher = blake3::Hasher::new_derive_key(context);
         let reader = hasher.update(material).finalize_xof();

@@ -42,12 +42,18 @@ pub enum ObjectKind {
     Ledger = 12,
     /// Where a `.tin` file has its packs and its manifest.
     Directory = 13,
+    /// Whose a key slot is.
+    Holder = 14,
+    /// The mark of a key slot that was taken away.
+    Removed = 15,
+    /// New keys to seal to, for every holder.
+    Rotation = 16,
 }
 
 impl ObjectKind {
     fn from_number(number: u16) -> Option<Self> {
         use ObjectKind::*;
-        const KINDS: [ObjectKind; 13] = [
+        const KINDS: [ObjectKind; 16] = [
             Repository,
             PackTable,
             Index,
@@ -61,19 +67,23 @@ impl ObjectKind {
             Quarantine,
             Ledger,
             Directory,
+            Holder,
+            Removed,
+            Rotation,
         ];
         KINDS.into_iter().find(|kind| *kind as u16 == number)
     }
 
-    /// Whether a holder of this role may sign such an object. Who may sign a session's end also depends on which end it is:
-    /// the caller sees to that.
+    /// Whether a holder of this role may sign such an object. Who may sign a session's end also depends on which end it is, and
+    /// whose slot a holder's object may be: the caller sees to that.
     pub fn signed_by(self, role: Role) -> bool {
         use ObjectKind::*;
         match self {
             Repository | Tombstone | Condemned | Verdict | Done | Quarantine => {
                 matches!(role, Role::Maintain | Role::Admin)
             }
-            PackTable | Index | Manifest | SessionBegin | SessionEnd | Ledger | Directory => true,
+            Removed | Rotation => role == Role::Admin,
+            PackTable | Index | Manifest | SessionBegin | SessionEnd | Ledger | Directory | Holder => true,
         }
     }
 }
@@ -116,7 +126,7 @@ impl<'a> Unchecked<'a> {
             return Err(ImageError::unsupported(READ, format!("its version is {version}, known is {VERSION}")));
         }
         let kind = ObjectKind::from_number(number)
-            .ok_or_else(|| ImageError::corrupt(READ, format!("its kind is {number}, and there are 1 to 13")))?;
+            .ok_or_else(|| ImageError::corrupt(READ, format!("its kind is {number}, and there are 1 to 16")))?;
         let length_bytes = parts.u32()? as usize;
         Ok((kind, Id(parts.array()?), length_bytes))
     }

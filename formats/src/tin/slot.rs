@@ -279,7 +279,7 @@ fn argon2id(secret: &[u8], salt: &[u8; 32], cost: Cost) -> Result<Key> {
 }
 
 /// Secret bytes that are hexadecimal in JSON, wiped when dropped.
-struct Hex(Key);
+pub(super) struct Hex(pub(super) Key);
 
 impl Serialize for Hex {
     fn serialize<S: Serializer>(&self, serializer: S) -> std::result::Result<S::Ok, S::Error> {
@@ -294,11 +294,25 @@ impl<'de> Deserialize<'de> for Hex {
     }
 }
 
+/// A public key and perhaps its private one, in JSON.
 #[derive(serde::Serialize, serde::Deserialize)]
-struct Pair {
+pub(super) struct Pair {
     public: Hex,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     private: Option<Hex>,
+}
+
+impl From<&ExchangeKey> for Pair {
+    fn from(key: &ExchangeKey) -> Self {
+        let private = key.private.as_ref().map(|private| Hex(private.clone()));
+        Pair { public: Hex(Zeroizing::new(key.public)), private }
+    }
+}
+
+impl From<Pair> for ExchangeKey {
+    fn from(pair: Pair) -> Self {
+        ExchangeKey { public: *pair.public.0, private: pair.private.map(|key| key.0) }
+    }
 }
 
 /// What a slot holds.
@@ -319,13 +333,7 @@ struct Content {
 /// The ring as JSON. The buffer never grows, so that no copy of it stays behind.
 fn content_of(ring: &KeyRing) -> Result<Zeroizing<Vec<u8>>> {
     let secret = |key: &Key| Hex(key.clone());
-    let pairs = |keys: &[ExchangeKey]| {
-        let pair = |key: &ExchangeKey| Pair {
-            public: Hex(Zeroizing::new(key.public)),
-            private: key.private.as_ref().map(secret),
-        };
-        keys.iter().map(pair).collect()
-    };
+    let pairs = |keys: &[ExchangeKey]| keys.iter().map(Pair::from).collect();
     let Some(host_private) = &ring.host.private else { return Err(refused("the ring has no private host key")) };
     let content = Content {
         role: ring.role(),
@@ -364,12 +372,7 @@ fn ring_of(info: &SlotInfo, json: &[u8]) -> Result<KeyRing> {
         );
         return Err(ImageError::corrupt(OPEN, detail));
     }
-    let keys = |pairs: Vec<Pair>| {
-        pairs
-            .into_iter()
-            .map(|pair| ExchangeKey { public: *pair.public.0, private: pair.private.map(|key| key.0) })
-            .collect()
-    };
+    let keys = |pairs: Vec<Pair>| pairs.into_iter().map(ExchangeKey::from).collect();
     KeyRing::assemble(RingParts {
         repository: info.repository,
         root: *content.root.0,

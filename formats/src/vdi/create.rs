@@ -17,10 +17,9 @@ use zerocopy::little_endian::{U32, U64};
 use super::on_disk::*;
 use crate::HostFileMut;
 use crate::error::{ErrorKind, ImageError, Result};
+use crate::pieces::Pieces;
 use crate::registry::{Measure, TouchedBytes};
-use crate::sink::{
-    CreateOptions, GuestUnit, IdentitySeed, ImageWriter, RunKind, TargetFiles, UnitWriter, WriterLayout,
-};
+use crate::sink::{CreateOptions, GuestUnit, IdentitySeed, ImageWriter, TargetFiles, UnitWriter, WriterLayout};
 
 /// The only size that QEMU opens.
 const BLOCK_BYTES: u64 = MIB;
@@ -162,35 +161,10 @@ impl Map {
     }
 }
 
-/// Bytes of a unit that go to one place.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Piece {
-    /// Where they begin in the unit.
-    offset: u64,
-    length_bytes: u64,
-    host_offset: u64,
-}
-
 /// A unit on its way: what is written where, and the pages of the map that got their last block before it.
 struct Encoded<'a> {
-    unit: GuestUnit<'a>,
-    pieces: Vec<Piece>,
+    pieces: Pieces<'a>,
     full_pages: Vec<MapPage>,
-}
-
-impl Encoded<'_> {
-    /// Adds a piece, to the last one if it continues that both in the unit and in the file.
-    fn push(&mut self, piece: Piece) {
-        match self.pieces.last_mut() {
-            Some(last)
-                if last.offset + last.length_bytes == piece.offset
-                    && last.host_offset + last.length_bytes == piece.host_offset =>
-            {
-                last.length_bytes += piece.length_bytes;
-            }
-            _ => self.pieces.push(piece),
-        }
-    }
 }
 
 impl UnitWriter for VdiWriter {
@@ -201,34 +175,21 @@ impl UnitWriter for VdiWriter {
     }
 
     fn encode<'a>(&self, unit: &GuestUnit<'a>) -> Result<Encoded<'a>> {
-        Ok(Encoded { unit: *unit, pieces: Vec::new(), full_pages: Vec::new() })
+        Ok(Encoded { pieces: Pieces::new(unit), full_pages: Vec::new() })
     }
 
     fn place(&self, encoded: &mut Encoded<'_>) -> Result<()> {
         let mut map = self.lock();
-        for run in encoded.unit.runs.iter().filter(|run| run.kind == RunKind::Data) {
-            let begin = encoded.unit.guest_offset + run.offset;
-            let end = begin + run.length_bytes;
-            let mut guest_offset = begin;
-            while guest_offset < end {
-                let (block, within) = (guest_offset / BLOCK_BYTES, guest_offset % BLOCK_BYTES);
-                let number = if self.plan.fixed { block } else { map.number_of(block, &mut encoded.full_pages) };
-                let length_bytes = (BLOCK_BYTES - within).min(end - guest_offset);
-                let offset = guest_offset - encoded.unit.guest_offset;
-                encoded.push(Piece { offset, length_bytes, host_offset: self.plan.place(number) + within });
-                guest_offset += length_bytes;
-            }
+        for range in encoded.pieces.unit().data_ranges(BLOCK_BYTES) {
+            let (block, within) = (range.start / BLOCK_BYTES, range.start % BLOCK_BYTES);
+            let number = if self.plan.fixed { block } else { map.number_of(block, &mut encoded.full_pages) };
+            encoded.pieces.push(range, self.plan.place(number) + within);
         }
         Ok(())
     }
 
     fn write(&self, encoded: &Encoded<'_>) -> Result<()> {
-        for piece in &encoded.pieces {
-            encoded
-                .unit
-                .write_part(piece.offset, piece.length_bytes, self.file.as_ref(), piece.host_offset)
-                .map_err(|cause| ImageError::io("write VDI block", cause).at_host(piece.host_offset))?;
-        }
+        encoded.pieces.write_to(self.file.as_ref(), "write VDI block")?;
         encoded.full_pages.iter().try_for_each(|page| page.write_to(self.file.as_ref(), self.plan))
     }
 

@@ -21,9 +21,10 @@ use super::on_disk::*;
 use super::tables::bitmap_bytes;
 use crate::HostFileMut;
 use crate::error::{ErrorKind, ImageError, Result};
+use crate::pieces::Pieces;
 use crate::registry::{Measure, TouchedBytes};
 use crate::sink::{
-    CreateOptions, GuestUnit, IdentitySeed, ImageWriter, RunKind, TargetFiles, UnitWriter, WriterLayout, invalid_option,
+    CreateOptions, GuestUnit, IdentitySeed, ImageWriter, TargetFiles, UnitWriter, WriterLayout, invalid_option,
 };
 
 /// File systems clone in blocks of this size, and large-sector disks write in it.
@@ -180,19 +181,9 @@ impl Allocator {
     }
 }
 
-/// Bytes of a unit that go to one place.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Piece {
-    /// Where they begin in the unit.
-    offset: u64,
-    length_bytes: u64,
-    host_offset: u64,
-}
-
 /// A unit on its way: what is written where, and the new blocks that need a bitmap.
 struct Encoded<'a> {
-    unit: GuestUnit<'a>,
-    pieces: Vec<Piece>,
+    pieces: Pieces<'a>,
     /// Where the data of these blocks begins.
     new_blocks: Vec<u64>,
 }
@@ -205,28 +196,24 @@ impl UnitWriter for VhdWriter {
     }
 
     fn encode<'a>(&self, unit: &GuestUnit<'a>) -> Result<Encoded<'a>> {
-        Ok(Encoded { unit: *unit, pieces: Vec::new(), new_blocks: Vec::new() })
+        Ok(Encoded { pieces: Pieces::new(unit), new_blocks: Vec::new() })
     }
 
     fn place(&self, encoded: &mut Encoded<'_>) -> Result<()> {
+        if self.plan.fixed {
+            encoded
+                .pieces
+                .unit()
+                .data_ranges(u64::MAX)
+                .for_each(|range| encoded.pieces.push(range.clone(), range.start));
+            return Ok(());
+        }
         let mut allocator = self.lock();
-        for run in encoded.unit.runs.iter().filter(|run| run.kind == RunKind::Data) {
-            let (mut offset, end) = (run.offset, run.offset + run.length_bytes);
-            while offset < end {
-                let guest_offset = encoded.unit.guest_offset + offset;
-                if self.plan.fixed {
-                    encoded.pieces.push(Piece { offset, length_bytes: end - offset, host_offset: guest_offset });
-                    break;
-                }
-                let (block, within) = (guest_offset / self.plan.block_bytes, guest_offset % self.plan.block_bytes);
-                let (block_offset, new) = allocator.block_offset(&self.plan, block);
-                if new {
-                    encoded.new_blocks.push(block_offset);
-                }
-                let length_bytes = (self.plan.block_bytes - within).min(end - offset);
-                encoded.pieces.push(Piece { offset, length_bytes, host_offset: block_offset + within });
-                offset += length_bytes;
-            }
+        for range in encoded.pieces.unit().data_ranges(self.plan.block_bytes) {
+            let (block, within) = (range.start / self.plan.block_bytes, range.start % self.plan.block_bytes);
+            let (block_offset, new) = allocator.block_offset(&self.plan, block);
+            encoded.new_blocks.extend(new.then_some(block_offset));
+            encoded.pieces.push(range, block_offset + within);
         }
         Ok(())
     }
@@ -235,13 +222,7 @@ impl UnitWriter for VhdWriter {
         for block_offset in &encoded.new_blocks {
             self.write_at(block_offset - self.plan.prefix_bytes(), &self.prefix())?;
         }
-        for piece in &encoded.pieces {
-            encoded
-                .unit
-                .write_part(piece.offset, piece.length_bytes, self.file.as_ref(), piece.host_offset)
-                .map_err(|cause| ImageError::io("write VHD block", cause).at_host(piece.host_offset))?;
-        }
-        Ok(())
+        encoded.pieces.write_to(self.file.as_ref(), "write VHD block")
     }
 
     fn finish(self, seed: &IdentitySeed) -> Result<()> {

@@ -13,6 +13,7 @@ use std::sync::Arc;
 use byteorder::{BigEndian, ByteOrder};
 
 use super::on_disk::*;
+use crate::bits::{FirstBit, run_of_bits};
 use crate::error::{ErrorKind, ImageError, Result};
 use crate::host_file::HostFile;
 use crate::table_cache::TableCache;
@@ -189,7 +190,7 @@ impl Bat {
         let (page, begin) = self.bitmaps.page_at(READ_BITMAP, bitmap_offset + sector / 8)?;
         let bytes = page.get(begin..).unwrap_or_default();
         let max_bits = max_sectors.min(bytes.len() as u64 * 8) as usize;
-        Ok(run_of_bits(bytes, (sector % 8) as usize, max_bits))
+        Ok(run_of_bits(bytes, FirstBit::Highest, (sector % 8) as usize, max_bits))
     }
 }
 
@@ -234,39 +235,9 @@ fn find_overlaps(entries: &[u32], layout: &Layout) -> Vec<u32> {
     overlapping
 }
 
-/// How many bits from `first` on are alike, at most `max_bits`, and whether they are set. The most significant bit of a byte
-/// comes first.
-fn run_of_bits(bytes: &[u8], first: usize, max_bits: usize) -> (bool, u64) {
-    let bit_at = |bit: usize| bytes.get(bit / 8).is_some_and(|byte| byte << (bit % 8) & 0x80 != 0);
-    let (set, end) = (bit_at(first), first.saturating_add(max_bits).min(bytes.len() * 8));
-    let whole = if set { 0xff } else { 0 };
-    let mut bit = first + 1;
-    while bit < end {
-        if bit.is_multiple_of(8) && bytes.get(bit / 8) == Some(&whole) {
-            bit += 8;
-        } else if bit_at(bit) == set {
-            bit += 1;
-        } else {
-            break;
-        }
-    }
-    (set, (bit.min(end).max(first + 1) - first) as u64)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn runs_of_bits_end_where_the_bits_change() {
-        let bytes = [0b1110_0000, 0xff, 0xff, 0x80, 0, 0];
-        assert_eq!(run_of_bits(&bytes, 0, 48), (true, 3));
-        assert_eq!(run_of_bits(&bytes, 3, 48), (false, 5));
-        assert_eq!(run_of_bits(&bytes, 8, 48), (true, 17));
-        assert_eq!(run_of_bits(&bytes, 8, 9), (true, 9));
-        assert_eq!(run_of_bits(&bytes, 25, 48), (false, 23));
-        assert_eq!(run_of_bits(&bytes, 25, 1), (false, 1));
-    }
 
     #[test]
     fn bitmaps_are_whole_sectors() {

@@ -19,9 +19,10 @@ use super::on_disk::*;
 use super::tables::BatLayout;
 use crate::HostFileMut;
 use crate::error::{ErrorKind, ImageError, Result};
+use crate::pieces::Pieces;
 use crate::registry::{Measure, TouchedBytes};
 use crate::sink::{
-    CreateOptions, GuestUnit, IdentitySeed, ImageWriter, RunKind, TargetFiles, UnitWriter, WriterLayout, invalid_option,
+    CreateOptions, GuestUnit, IdentitySeed, ImageWriter, TargetFiles, UnitWriter, WriterLayout, invalid_option,
 };
 
 /// As Hyper-V does.
@@ -175,35 +176,10 @@ impl BatPage {
     }
 }
 
-/// Bytes of a unit that go to one place.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Piece {
-    /// Where they begin in the unit.
-    offset: u64,
-    length_bytes: u64,
-    host_offset: u64,
-}
-
 /// A unit on its way: what is written where, and the pages of the BAT that got their last entry before it.
 struct Encoded<'a> {
-    unit: GuestUnit<'a>,
-    pieces: Vec<Piece>,
+    pieces: Pieces<'a>,
     full_pages: Vec<BatPage>,
-}
-
-impl Encoded<'_> {
-    /// Adds a piece, to the last one if it continues that both in the unit and in the file.
-    fn push(&mut self, piece: Piece) {
-        match self.pieces.last_mut() {
-            Some(last)
-                if last.offset + last.length_bytes == piece.offset
-                    && last.host_offset + last.length_bytes == piece.host_offset =>
-            {
-                last.length_bytes += piece.length_bytes;
-            }
-            _ => self.pieces.push(piece),
-        }
-    }
 }
 
 impl Allocator {
@@ -239,39 +215,26 @@ impl UnitWriter for VhdxWriter {
     }
 
     fn encode<'a>(&self, unit: &GuestUnit<'a>) -> Result<Encoded<'a>> {
-        Ok(Encoded { unit: *unit, pieces: Vec::new(), full_pages: Vec::new() })
+        Ok(Encoded { pieces: Pieces::new(unit), full_pages: Vec::new() })
     }
 
     fn place(&self, encoded: &mut Encoded<'_>) -> Result<()> {
         let layout = &self.plan.layout;
         let mut allocator = self.lock();
-        for run in encoded.unit.runs.iter().filter(|run| run.kind == RunKind::Data) {
-            let begin = encoded.unit.guest_offset + run.offset;
-            let end = begin + run.length_bytes;
-            let mut guest_offset = begin;
-            while guest_offset < end {
-                let (block, within) = (guest_offset / layout.block_bytes, guest_offset % layout.block_bytes);
-                let block_offset = if self.plan.fixed {
-                    self.plan.file_bytes(block)
-                } else {
-                    allocator.block_offset(layout, block, &mut encoded.full_pages)
-                };
-                let length_bytes = (layout.block_bytes - within).min(end - guest_offset);
-                let offset = guest_offset - encoded.unit.guest_offset;
-                encoded.push(Piece { offset, length_bytes, host_offset: block_offset + within });
-                guest_offset += length_bytes;
-            }
+        for range in encoded.pieces.unit().data_ranges(layout.block_bytes) {
+            let (block, within) = (range.start / layout.block_bytes, range.start % layout.block_bytes);
+            let block_offset = if self.plan.fixed {
+                self.plan.file_bytes(block)
+            } else {
+                allocator.block_offset(layout, block, &mut encoded.full_pages)
+            };
+            encoded.pieces.push(range, block_offset + within);
         }
         Ok(())
     }
 
     fn write(&self, encoded: &Encoded<'_>) -> Result<()> {
-        for piece in &encoded.pieces {
-            encoded
-                .unit
-                .write_part(piece.offset, piece.length_bytes, self.file.as_ref(), piece.host_offset)
-                .map_err(|cause| ImageError::io("write VHDX block", cause).at_host(piece.host_offset))?;
-        }
+        encoded.pieces.write_to(self.file.as_ref(), "write VHDX block")?;
         encoded.full_pages.iter().try_for_each(|page| page.write_to(self.file.as_ref()))
     }
 

@@ -15,6 +15,7 @@ use byteorder::{ByteOrder, LittleEndian};
 
 use super::header::Regions;
 use super::on_disk::*;
+use crate::bits::{FirstBit, run_of_bits};
 use crate::error::{ImageError, Result};
 use crate::host_file::HostFile;
 use crate::table_cache::TableCache;
@@ -287,7 +288,8 @@ impl Bat {
         let bit = block % self.layout.chunk_ratio * sectors_a_block + sector;
         let (page, begin) = self.cache.page_at(READ_BITMAP, bitmap + bit / 8)?;
         let max_bits = max_sectors.min(page.len() as u64 * 8) as usize;
-        Ok(run_of_bits(page.get(begin..).unwrap_or_default(), (bit % 8) as usize, max_bits))
+        // §2.4: the least significant bit of a byte is the first sector's.
+        Ok(run_of_bits(page.get(begin..).unwrap_or_default(), FirstBit::Lowest, (bit % 8) as usize, max_bits))
     }
 
     /// Checks where a payload block is: in the file as far as the disk reaches into it, and apart from everything else.
@@ -334,24 +336,6 @@ impl Bat {
     }
 }
 
-/// How many bits from `first` on, at most `max_bits`, equal the first one; the least significant bit comes first (§2.4).
-fn run_of_bits(bytes: &[u8], first: usize, max_bits: usize) -> (bool, u64) {
-    let bit_at = |bit: usize| bytes.get(bit / 8).is_some_and(|byte| byte >> (bit % 8) & 1 != 0);
-    let (present, end) = (bit_at(first), (first + max_bits).min(bytes.len() * 8));
-    let whole = if present { 0xff } else { 0 };
-    let mut bit = first + 1;
-    while bit < end {
-        if bit.is_multiple_of(8) && bytes.get(bit / 8) == Some(&whole) {
-            bit += 8;
-        } else if bit_at(bit) == present {
-            bit += 1;
-        } else {
-            break;
-        }
-    }
-    (present, (bit.min(end).max(first + 1) - first) as u64)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -368,16 +352,5 @@ mod tests {
         assert_eq!((layout.block_from(16), layout.block_from(33)), (16, 32));
         assert_eq!(BatLayout::new(64 << 40, MIB, 4096).chunk_ratio, 32768);
         assert_eq!(BatLayout::new(0, MIB, 512).entry_count(), 0);
-    }
-
-    #[test]
-    fn runs_of_bits_end_where_the_bits_change() {
-        let bytes = [0b0000_0111, 0xff, 0xff, 0x01, 0, 0];
-        assert_eq!(run_of_bits(&bytes, 0, 48), (true, 3));
-        assert_eq!(run_of_bits(&bytes, 3, 48), (false, 5));
-        assert_eq!(run_of_bits(&bytes, 8, 48), (true, 17));
-        assert_eq!(run_of_bits(&bytes, 8, 9), (true, 9));
-        assert_eq!(run_of_bits(&bytes, 25, 48), (false, 23));
-        assert_eq!(run_of_bits(&bytes, 25, 1), (false, 1));
     }
 }

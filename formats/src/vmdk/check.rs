@@ -1,18 +1,23 @@
 //! Checking: what reading does not look at, because it takes all tables to see it.
 //!
 //! Every grain and every structure has to have a place of its own in the file. Grains of streams are looked at, too: each
-//! has to be what its table says, and to expand. What other files hold is theirs to check.
+//! has to be what its table says, and to expand. The files that a descriptor names are looked at in the same way; parents
+//! are not.
 
 use std::ops::Range;
 use std::sync::Arc;
 
+use super::descriptor::ExtentLine;
 use super::grains::GrainReader;
 use super::header::{Directory, Shape, SparseKind};
-use super::image::VmdkImage;
+use super::image::{Layout, VmdkImage, in_extent};
 use super::on_disk::*;
+use super::read::Storage;
 use super::tables::{self, Grain, GrainMap, TableCache};
 use crate::check::CheckReport;
 use crate::error::{ErrorKind, Result};
+use crate::host_file::HostFile;
+use crate::reference_gate::ReferenceGate;
 
 /// Most places of grains that are compared, 8 bytes each; with usual grains that is 1 TiB of data.
 const MAX_COMPARED_GRAINS: usize = 16 << 20;
@@ -20,13 +25,69 @@ const MAX_COMPARED_GRAINS: usize = 16 << 20;
 /// Looks for damage in the file's own structures.
 pub(super) fn check(image: &VmdkImage, report: &mut CheckReport) -> Result<()> {
     report.host_end_offset = image.file_bytes;
-    let Some(shape) = &image.shape else { return Ok(()) };
+    match &image.shape {
+        Some(shape) => check_sparse(&image.file.file, image.file_bytes, shape, image.size_bytes(), report),
+        None => Ok(()),
+    }
+}
+
+/// The same, and in the files that the descriptor names.
+pub(super) fn check_all_files(image: &VmdkImage, gate: &dyn ReferenceGate, report: &mut CheckReport) -> Result<()> {
+    check(image, report)?;
+    let (None, Some(descriptor)) = (&image.shape, &image.descriptor) else { return Ok(()) };
+    let mut layout = Layout::default();
+    for (number, line) in (1..).zip(&descriptor.extents) {
+        let mut found = CheckReport::default();
+        check_extent(&mut layout, line, gate, &mut found).map_err(|cause| in_extent(number, line, cause))?;
+        report.add_file(line.names.first().map_or("", String::as_str), found);
+    }
+    report.allocated_bytes = report.allocated_bytes.min(image.size_bytes());
+    layout.check_ranges().or_else(|error| told(error, report))
+}
+
+fn check_extent(
+    layout: &mut Layout,
+    line: &ExtentLine,
+    gate: &dyn ReferenceGate,
+    report: &mut CheckReport,
+) -> Result<()> {
+    let known = layout.extents.len();
+    match layout.open_extent(line, gate) {
+        Err(error) if error.kind() == ErrorKind::ReferenceDenied => return Err(error),
+        opened => opened.or_else(|error| told(error, report))?,
+    }
+    let Some(extent) = layout.extents.get(known) else { return Ok(()) };
+    match &extent.storage {
+        Storage::Zero => Ok(()),
+        Storage::Flat { file_bytes, host_offset, .. } => {
+            let end = host_offset.saturating_add(extent.length_bytes);
+            if end > *file_bytes {
+                report.corruption(*host_offset, format!("the extent ends at {end:#x}, the file at {file_bytes:#x}"));
+            }
+            report.allocated_bytes = extent.length_bytes;
+            Ok(())
+        }
+        Storage::Sparse { file, map } => {
+            let (host, file_bytes) = layout.host_file(*file)?;
+            check_sparse(&host, file_bytes, &map.shape, extent.length_bytes, report)
+        }
+    }
+}
+
+/// Looks for damage in a sparse extent, which has so much of the disk.
+fn check_sparse(
+    file: &Arc<dyn HostFile>,
+    file_bytes: u64,
+    shape: &Shape,
+    size_bytes: u64,
+    report: &mut CheckReport,
+) -> Result<()> {
     if shape.unclean {
         report.corruption(0, "the header says that the extent was not closed properly");
     }
-    check_directories(image, shape, report)?;
-    let file = image.file.file.clone();
-    let map = match GrainMap::open(file, image.file_bytes, shape.clone(), 0, Arc::new(TableCache::default())) {
+    check_directories(file.as_ref(), file_bytes, shape, report)?;
+    let cache = Arc::new(TableCache::default());
+    let map = match GrainMap::open(Arc::clone(file), file_bytes, shape.clone(), 0, cache) {
         Ok(map) => map,
         Err(error) => return told(error, report),
     };
@@ -35,8 +96,7 @@ pub(super) fn check(image: &VmdkImage, report: &mut CheckReport) -> Result<()> {
         report.allocated_bytes = scanned.count().saturating_mul(shape.grain_bytes).min(shape.capacity_bytes);
         return Ok(());
     }
-    let mut check = GrainCheck { map: &map, shape, size_bytes: image.size_bytes(), places: Vec::new(), report };
-    check.run()
+    GrainCheck { map: &map, shape, size_bytes, places: Vec::new(), report }.run()
 }
 
 /// An error of the image is a finding; one of the operating system is an error.
@@ -49,10 +109,9 @@ fn told(error: crate::ImageError, report: &mut CheckReport) -> Result<()> {
 }
 
 /// Both directories have to be good, and to name tables for the same parts of the disk.
-fn check_directories(image: &VmdkImage, shape: &Shape, report: &mut CheckReport) -> Result<()> {
+fn check_directories(file: &dyn HostFile, file_bytes: u64, shape: &Shape, report: &mut CheckReport) -> Result<()> {
     let Directory::At { host_offset, redundant: Some(redundant) } = shape.directory else { return Ok(()) };
-    let file = image.file.file.as_ref();
-    let mut read = |offset| match tables::read_directory(file, image.file_bytes, shape, offset) {
+    let mut read = |offset| match tables::read_directory(file, file_bytes, shape, offset) {
         Ok(entries) => Ok(Some(entries)),
         Err(error) => told(error, report).map(|()| None),
     };

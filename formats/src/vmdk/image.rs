@@ -154,6 +154,10 @@ impl Image for VmdkImage {
     fn check(&self, report: &mut CheckReport) -> Result<()> {
         check::check(self, report)
     }
+
+    fn check_all_files(&self, gate: &dyn ReferenceGate, report: &mut CheckReport) -> Result<()> {
+        check::check_all_files(self, gate, report)
+    }
 }
 
 impl Extent {
@@ -167,11 +171,11 @@ impl Extent {
 
 /// The layer while its extents are opened.
 #[derive(Default)]
-struct Layout {
+pub(super) struct Layout {
     files: Vec<OpenFile>,
     /// A flat file may hold several extents.
     by_name: HashMap<Vec<String>, usize>,
-    extents: Vec<Extent>,
+    pub extents: Vec<Extent>,
     /// Where the next extent begins.
     end: u64,
     /// The grain tables of all of them.
@@ -189,7 +193,7 @@ impl Layout {
     }
 
     /// No range of a file may be two parts of the disk: a small file could be a disk of any size.
-    fn check_ranges(&self) -> Result<()> {
+    pub fn check_ranges(&self) -> Result<()> {
         let range_of = |extent: &Extent| match &extent.storage {
             Storage::Flat { file, host_offset, .. } => Some((*file, *host_offset, extent.length_bytes)),
             Storage::Sparse { file, .. } => Some((*file, 0, u64::MAX)),
@@ -207,7 +211,8 @@ impl Layout {
         }
     }
 
-    fn open_extent(&mut self, line: &ExtentLine, gate: &dyn ReferenceGate) -> Result<()> {
+    /// Opens the next extent; one without a length adds none.
+    pub fn open_extent(&mut self, line: &ExtentLine, gate: &dyn ReferenceGate) -> Result<()> {
         let kind = match line.kind {
             // The guest may not see what is there.
             _ if line.access == Access::None => return self.push(line.length_bytes, Storage::Zero),
@@ -262,7 +267,8 @@ impl Layout {
         Ok(file)
     }
 
-    fn host_file(&self, index: usize) -> Result<(Arc<dyn HostFile>, u64)> {
+    /// A file of the extents, and its length.
+    pub fn host_file(&self, index: usize) -> Result<(Arc<dyn HostFile>, u64)> {
         let file = self.files.get(index).map(|open| open.file.clone());
         let file = file.ok_or_else(|| ImageError::corrupt(OPEN_EXTENT, "its file is not open"))?;
         let file_bytes = file.len_bytes().map_err(|cause| ImageError::io("find out the file's length", cause))?;
@@ -305,7 +311,7 @@ fn check_create_type(create_type: &str) -> Result<()> {
     Ok(())
 }
 
-fn in_extent(number: usize, line: &ExtentLine, cause: ImageError) -> ImageError {
+pub(super) fn in_extent(number: usize, line: &ExtentLine, cause: ImageError) -> ImageError {
     let kind = match cause.kind() {
         ErrorKind::NotThisFormat => ErrorKind::Corrupt,
         kind => kind,

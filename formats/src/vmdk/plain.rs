@@ -21,10 +21,9 @@ use super::write_descriptor::{ContentIds, EMBEDDED_DESCRIPTOR_SECTORS, Hardware,
 use crate::HostFileMut;
 use crate::error::{ImageError, Result};
 use crate::limits::MAX_REFERENCE_NAME_BYTES;
+use crate::pieces::Pieces;
 use crate::registry::Measure;
-use crate::sink::{
-    GuestUnit, IdentitySeed, ImageWriter, RunKind, TargetFiles, UnitWriter, WriterLayout, invalid_option,
-};
+use crate::sink::{GuestUnit, IdentitySeed, ImageWriter, TargetFiles, UnitWriter, WriterLayout, invalid_option};
 
 /// File systems clone in blocks of this size.
 const UNIT_BYTES: u64 = 4096;
@@ -133,20 +132,10 @@ struct PlainWriter {
     hardware: Hardware,
 }
 
-/// Bytes of a unit that go to one place.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Piece {
-    extent: usize,
-    /// Where they begin in the unit.
-    offset: u64,
-    length_bytes: u64,
-    host_offset: u64,
-}
-
-/// A unit on its way: what is written where, and the tables that got their last entry before it.
+/// A unit on its way: what is written where in which extent, and the tables that got their last entry before it.
 pub(super) struct Placed<'a> {
     unit: GuestUnit<'a>,
-    pieces: Vec<Piece>,
+    parts: Vec<(usize, Pieces<'a>)>,
     full_tables: Vec<(usize, OpenTable)>,
 }
 
@@ -207,12 +196,13 @@ pub(super) fn measure(settings: &Settings, layout: Layout, touched_bytes: u64) -
 }
 
 impl Grains {
-    /// The place of a grain: the last one's, or a new one at the end of the file.
-    fn place(&mut self, number: u64, full_tables: &mut Vec<OpenTable>) -> Result<u64> {
+    /// The place of a grain: the last one's, or a new one at the end of the file; and the table that got its last entry
+    /// before it.
+    fn place(&mut self, number: u64) -> Result<(u64, Option<OpenTable>)> {
         if let Some((last, host_offset)) = self.last
             && last == number
         {
-            return Ok(host_offset);
+            return Ok((host_offset, None));
         }
         let sector = self.next_sector;
         let entry = u32::try_from(sector).map_err(|_| {
@@ -221,20 +211,20 @@ impl Grains {
         })?;
         self.next_sector += GRAIN_SECTORS;
         self.last = Some((number, sector * SECTOR_BYTES));
-        self.set_entry(number, entry, full_tables);
-        Ok(sector * SECTOR_BYTES)
+        let full_table = self.set_entry(number, entry);
+        Ok((sector * SECTOR_BYTES, full_table))
     }
 
-    fn set_entry(&mut self, grain: u64, entry: u32, full_tables: &mut Vec<OpenTable>) {
+    /// Returns the table before this one, if this is the first entry after it.
+    fn set_entry(&mut self, grain: u64, entry: u32) -> Option<OpenTable> {
         let (number, within) = (grain / TABLE_ENTRIES, (grain % TABLE_ENTRIES) as usize * 4);
-        if self.table.as_ref().is_some_and(|table| table.number != number) {
-            full_tables.extend(self.table.take());
-        }
+        let full = self.table.take_if(|table| table.number != number);
         let empty = || OpenTable { number, bytes: vec![0; TABLE_ENTRIES as usize * 4] };
         let table = self.table.get_or_insert_with(empty);
         if let Some(place) = table.bytes.get_mut(within..within + 4) {
             place.copy_from_slice(&entry.to_le_bytes());
         }
+        full
     }
 }
 
@@ -305,48 +295,17 @@ fn header(length_bytes: u64, sparse: &SparseLayout) -> HostedHeader {
     }
 }
 
-impl Placed<'_> {
-    /// Adds a piece, to the last one if it continues that both in the unit and in the file.
-    fn push(&mut self, piece: Piece) {
-        match self.pieces.last_mut() {
-            Some(last)
-                if last.extent == piece.extent
-                    && last.offset + last.length_bytes == piece.offset
-                    && last.host_offset + last.length_bytes == piece.host_offset =>
-            {
-                last.length_bytes += piece.length_bytes;
-            }
-            _ => self.pieces.push(piece),
+impl<'a> Placed<'a> {
+    fn pieces_in(&mut self, extent: usize) -> &mut Pieces<'a> {
+        if self.parts.last().is_none_or(|(last, _)| *last != extent) {
+            self.parts.push((extent, Pieces::new(&self.unit)));
         }
+        let last = self.parts.len() - 1;
+        &mut self.parts[last].1
     }
 }
 
 impl PlainWriter {
-    /// Places a range of the disk that lies in one extent.
-    fn place_range(&self, placed: &mut Placed<'_>, guest_offset: u64, length_bytes: u64) -> Result<()> {
-        let (index, mut within) =
-            ((guest_offset / self.layout.extent_bytes()) as usize, guest_offset % self.layout.extent_bytes());
-        let Some(extent) = self.extents.get(index) else {
-            return Err(ImageError::out_of_range(guest_offset, length_bytes, 0));
-        };
-        let (mut offset, end) = (guest_offset - placed.unit.guest_offset, within + length_bytes);
-        if extent.sparse.is_none() {
-            placed.push(Piece { extent: index, offset, length_bytes, host_offset: within });
-            return Ok(());
-        }
-        let mut full_tables = Vec::new();
-        let mut grains = extent.lock();
-        while within < end {
-            let in_grain = within % GRAIN_BYTES;
-            let step = (GRAIN_BYTES - in_grain).min(end - within);
-            let host_offset = grains.place(within / GRAIN_BYTES, &mut full_tables)? + in_grain;
-            placed.push(Piece { extent: index, offset, length_bytes: step, host_offset });
-            (within, offset) = (within + step, offset + step);
-        }
-        placed.full_tables.extend(full_tables.into_iter().map(|table| (index, table)));
-        Ok(())
-    }
-
     fn descriptor(&self, seed: &IdentitySeed) -> Result<Vec<u8>> {
         let kind = if self.layout == Layout::MonolithicFlat { "FLAT" } else { "SPARSE" };
         let describe =
@@ -381,31 +340,33 @@ impl UnitWriter for PlainWriter {
     }
 
     fn encode<'a>(&self, unit: &GuestUnit<'a>) -> Result<Placed<'a>> {
-        Ok(Placed { unit: *unit, pieces: Vec::new(), full_tables: Vec::new() })
+        Ok(Placed { unit: *unit, parts: Vec::new(), full_tables: Vec::new() })
     }
 
     fn place(&self, placed: &mut Placed<'_>) -> Result<()> {
-        let runs = placed.unit.runs;
-        for run in runs.iter().filter(|run| run.kind == RunKind::Data) {
-            let mut guest_offset = placed.unit.guest_offset + run.offset;
-            let end = guest_offset + run.length_bytes;
-            while guest_offset < end {
-                let to_boundary = self.layout.extent_bytes() - guest_offset % self.layout.extent_bytes();
-                let length_bytes = to_boundary.min(end - guest_offset);
-                self.place_range(placed, guest_offset, length_bytes)?;
-                guest_offset += length_bytes;
+        // The parts of a split disk are whole grains.
+        let step_bytes = if self.layout == Layout::MonolithicFlat { u64::MAX } else { GRAIN_BYTES };
+        for range in placed.unit.data_ranges(step_bytes) {
+            let index = (range.start / self.layout.extent_bytes()) as usize;
+            let mut host_offset = range.start % self.layout.extent_bytes();
+            let Some(extent) = self.extents.get(index) else {
+                return Err(ImageError::out_of_range(range.start, range.end - range.start, 0));
+            };
+            if extent.sparse.is_some() {
+                let (grain, within) = (host_offset / GRAIN_BYTES, host_offset % GRAIN_BYTES);
+                let (grain_offset, full_table) = extent.lock().place(grain)?;
+                placed.full_tables.extend(full_table.map(|table| (index, table)));
+                host_offset = grain_offset + within;
             }
+            placed.pieces_in(index).push(range, host_offset);
         }
         Ok(())
     }
 
     fn write(&self, placed: &Placed<'_>) -> Result<()> {
-        for piece in &placed.pieces {
-            let Some(extent) = self.extents.get(piece.extent) else { continue };
-            placed
-                .unit
-                .write_part(piece.offset, piece.length_bytes, extent.file.as_ref(), piece.host_offset)
-                .map_err(|cause| ImageError::io("write VMDK grains", cause).at_host(piece.host_offset))?;
+        for (index, pieces) in &placed.parts {
+            let Some(extent) = self.extents.get(*index) else { continue };
+            pieces.write_to(extent.file.as_ref(), "write VMDK grains")?;
         }
         let write = |(index, table): &(usize, OpenTable)| match self.extents.get(*index) {
             Some(extent) => extent.write_table(table),

@@ -18,7 +18,7 @@ use super::address::{self, Address};
 use super::create_args::{CreateArgs, formats_that, parse_bytes, parse_rate};
 use super::digest::DigestAlgorithm;
 use super::failure::Failure;
-use super::source_args::{SourceArgs, ThreadArgs};
+use super::source_args::{SourceArgs, ThreadArgs, format_parser};
 use super::{Global, Outcome, job, output, units};
 use crate::engine::convert::{ConvertOptions, convert};
 
@@ -46,7 +46,7 @@ pub struct Args {
     #[arg(long, value_name = "FILE")]
     backing: Option<PathBuf>,
     /// Format of the backing file; detected from the content if not given
-    #[arg(long, value_name = "FORMAT", requires = "backing")]
+    #[arg(long, value_name = "FORMAT", requires = "backing", value_parser = format_parser())]
     backing_format: Option<String>,
     /// Print the digest of the disk's content, made in the same pass
     #[arg(long, value_name = "ALGORITHM")]

@@ -166,7 +166,7 @@ impl Survey {
         let mut walk = Walk { survey: self, reader, watch, walked: HashSet::new(), missing: None };
         let mut done = 0;
         for snapshot in snapshots.iter().rev() {
-            let builder = Builder::of(&snapshot.signer);
+            let builder = Builder::of(&snapshot.origin);
             for disk in &snapshot.manifest.disks {
                 let level = repository.shape_of(disk.size_bytes).top_level();
                 let walked = disk.root().map_or(Ok(()), |(id, at)| walk.page(builder, &id, &at, level));

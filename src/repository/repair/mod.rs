@@ -14,7 +14,7 @@ use tintype_formats::tin::manifest;
 use tintype_formats::tin::signed::ObjectKind;
 
 use super::protocol::End;
-use super::snapshots::Snapshot;
+use super::snapshots::{self, Snapshot};
 use super::store::StoreErrorKind;
 use super::{Repository, names, time};
 use crate::error::Result;
@@ -48,7 +48,11 @@ impl Repository {
         let own = signer.signing == self.ring().certificate().signing;
         let commit = End::Commit { snapshot: id, manifest: *blake3::hash(&bytes).as_bytes() };
         let manifest = envelope.manifest.ok().filter(|_| own);
-        Ok(Some((session, manifest.map(|manifest| (Snapshot { id, session, signer, manifest }, commit)))))
+        let snapshot = manifest.map(|manifest| {
+            let origin = snapshots::origin_of(self.ring(), &signer, &manifest);
+            Snapshot { id, session, signer, origin, manifest }
+        });
+        Ok(Some((session, snapshot.map(|snapshot| (snapshot, commit)))))
     }
 
     /// W6 for a snapshot whose writer did not come to it, or whose end was damaged. Only the holder who wrote it can: then it is

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use super::super::FORMAT;
 use super::*;
+use crate::check::CheckReport;
 use crate::error::{ErrorKind, ImageError, Result};
 use crate::host_file::FileIdentity;
 use crate::layer::{Choice, FileReference};
@@ -125,7 +126,7 @@ fn the_descriptor_alone_says_what_there_is() {
     assert_eq!(image.info().geometry.size_bytes, before.len() as u64);
     let ids: Vec<_> = image.snapshots().iter().map(|shot| shot.id.as_str()).collect();
     assert_eq!(ids, [BASE]);
-    let mut report = crate::check::CheckReport::default();
+    let mut report = CheckReport::default();
     image.check(&mut report).unwrap();
     assert!(report.is_clean(), "{report:?}");
     assert_eq!(image.layer(None, &NoReferences).err().unwrap().kind(), ErrorKind::ReferenceDenied);
@@ -262,4 +263,31 @@ fn more_shots_and_storages_than_anyone_has_are_refused() {
         let error = open_top(&descriptor(8, storages, shots), &Folder::default()).err().unwrap();
         assert_eq!(error.kind(), ErrorKind::LimitExceeded, "{error}");
     }
+}
+
+fn check_all(text: &str, folder: &Folder) -> Result<CheckReport> {
+    let image = (FORMAT.open)(open_file(Arc::new(MemoryFile::from_bytes(text.as_bytes())))).unwrap();
+    let mut report = CheckReport::default();
+    image.check_all_files(folder, &mut report).map(|()| report)
+}
+
+#[test]
+fn a_check_looks_into_every_image_of_a_bundle() {
+    let (text, folder, ..) = split_with_snapshot();
+    let report = check_all(&text, &folder).unwrap();
+    assert!(report.is_clean() && report.allocated_bytes > 0, "{report:?}");
+
+    let mut bytes = Maker::new(EXT, 40).put(2, 9).put(4, 8).bytes();
+    bytes[64 + 4 * 4..64 + 4 * 5].copy_from_slice(&[0xff, 0xff, 0xff, 0]);
+    let damaged = folder.clone().with("top.0.hds", &bytes);
+    let report = check_all(&text, &damaged).unwrap();
+    assert!(report.corruptions > 0, "{report:?}");
+    assert!(report.findings[0].text.starts_with("\"top.0.hds\": "), "{report:?}");
+
+    let cut = folder.clone().with("base.1.hds", &[0; 23 * 512]);
+    assert_eq!(check_all(&text, &cut).unwrap().corruptions, 1);
+    let other = folder.clone().with("base.0.hds", b"no image");
+    assert_eq!(check_all(&text, &other).unwrap().corruptions, 1);
+    let missing = text.replace("base.1.hds", "elsewhere.hds");
+    assert_eq!(check_all(&missing, &folder).unwrap_err().kind(), ErrorKind::ReferenceDenied);
 }

@@ -2,6 +2,7 @@
 
 mod file;
 mod keys;
+mod rotation;
 mod seal;
 mod signed;
 mod slot;

@@ -53,11 +53,15 @@ fn only_keepers_sign_what_takes_away() {
     use ObjectKind::*;
     let admin = admin();
     let keepers = [Repository, Tombstone, Condemned, Verdict, Done, Quarantine];
-    let everybody = [PackTable, Index, Manifest, SessionBegin, SessionEnd, Ledger];
+    let everybody = [PackTable, Index, Manifest, SessionBegin, SessionEnd, Ledger, Holder];
+    let admins = [Removed, Rotation];
     for role in ROLES {
         let ring = admin.issue(role, "holder").unwrap();
         for kind in everybody {
             admin.verify(kind, NAME, &ring.sign(kind, NAME, b"body").unwrap()).unwrap();
+        }
+        for kind in admins {
+            assert_eq!(ring.sign(kind, NAME, b"body").is_ok(), role == Role::Admin, "{role} {kind:?}");
         }
         for kind in keepers {
             let signed = ring.sign(kind, NAME, b"body");
@@ -91,7 +95,7 @@ fn sniffing_needs_the_beginning_only() {
     let object = admin().sign(ObjectKind::Done, "epochs/00000001/done", b"").unwrap();
     assert_eq!(SignedObject::sniff(&object[..32]), Some((ObjectKind::Done, REPOSITORY)));
     assert_eq!(SignedObject::sniff(&object[..31]), None);
-    for (at, value) in [(0, b'X'), (8, 2), (10, 0), (10, 14), (11, 1)] {
+    for (at, value) in [(0, b'X'), (8, 2), (10, 0), (10, 17), (11, 1)] {
         let mut other = object.clone();
         other[at] = value;
         assert_eq!(SignedObject::sniff(&other), None, "{value} at {at}");

@@ -131,3 +131,50 @@ fn a_parent_that_is_somebody_else_is_refused() {
     let missing = child_of("12345678", "parentFileNameHint=\"elsewhere.vmdk\"");
     assert_eq!(missing.open("child.vmdk").err().unwrap().kind(), ErrorKind::ReferenceDenied);
 }
+
+fn check_all(folder: &Folder) -> Result<CheckReport> {
+    let image = (FORMAT.open)(open_file(folder.file(MAIN))).unwrap();
+    let mut report = CheckReport::default();
+    image.check_all_files(folder, &mut report).map(|()| report)
+}
+
+#[test]
+fn a_check_looks_into_every_part_of_a_split_disk() {
+    let mut disk = ModelDisk::new(5 << 30);
+    (0..40).for_each(|block| disk.write(block, 7));
+    disk.write((3 << 30) / 4096, 9);
+    let folder = image_of(&disk, "twoGbMaxExtentSparse");
+    let report = check_all(&folder).unwrap();
+    assert!(report.is_clean(), "{report:?}");
+    assert_eq!(report.allocated_bytes, (3 << 16) + (1 << 16));
+
+    // An entry of the second part that points past the end of its file: the first table's, which is the only one with any.
+    let part = folder.file("disk-s002.vmdk");
+    let directory = u64::from(read_u32(&part, 56)) * 512;
+    let tables = (0..64).map(|number| u64::from(read_u32(&part, directory + 4 * number)) * 512);
+    let entries = tables.flat_map(|table| (0..512).map(move |entry| table + 4 * entry));
+    let used = entries.into_iter().find(|place| read_u32(&part, *place) != 0).unwrap();
+    write_u32(&part, used, 0x00ff_ffff);
+    let report = check_all(&folder).unwrap();
+    assert_eq!(report.corruptions, 1, "{report:?}");
+    assert!(report.findings[0].text.starts_with("\"disk-s002.vmdk\": grain "), "{report:?}");
+    assert!(check_file(folder.file(MAIN)).is_clean());
+
+    // What cannot be opened cannot be called good; what is no extent is damage.
+    part.set_len_bytes(0).unwrap();
+    assert!(check_all(&folder).unwrap().findings[0].text.contains("disk-s002.vmdk"));
+    folder.0.lock().unwrap().remove("disk-s003.vmdk");
+    assert_eq!(check_all(&folder).unwrap_err().kind(), ErrorKind::ReferenceDenied);
+}
+
+#[test]
+fn a_check_finds_flat_extents_that_were_cut_or_are_in_use_twice() {
+    let folder = Folder::with_descriptor("RW 10 FLAT \"f\" 2\nRW 3 ZERO\nNOACCESS 2 FLAT \"secret\" 0");
+    folder.put("f", &sectors(7, 12));
+    let report = check_all(&folder).unwrap();
+    assert!(report.is_clean() && report.allocated_bytes == 10 * 512, "{report:?}");
+    folder.put("f", &sectors(7, 11));
+    assert_eq!(check_all(&folder).unwrap().corruptions, 1);
+    folder.put(MAIN, descriptor_text("RW 3 FLAT \"f\" 2\nRW 2 FLAT \"f\" 1").as_bytes());
+    assert_eq!(check_all(&folder).unwrap().corruptions, 1);
+}

@@ -1,0 +1,286 @@
+//! `tintype restore`
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Instant;
+
+use clap::Args as ClapArgs;
+use serde::Serialize;
+use tintype_formats::tin::manifest::DiskRecord;
+use tintype_formats::{BlockSource, Format, Geometry, raw};
+
+use super::create_args::{CreateArgs, parse_rate};
+use super::escape::printable;
+use super::failure::Failure;
+use super::repository_args::RepositoryArgs;
+use super::source_args::ThreadArgs;
+use super::{Global, Outcome, job, output, units};
+use crate::engine::NamedDisk;
+use crate::engine::convert::{ConvertOptions, Input, convert};
+use crate::engine::delta::{DeltaOptions, rewrite};
+use crate::error::{Error, Kind, OnPath as _};
+use crate::repository::Repository;
+use crate::repository::disk::SnapshotDisk;
+use crate::repository::snapshots::Snapshot;
+use crate::sources::{Partition, Slice, is_device, partition_of};
+use crate::targets::{Target, TargetOptions};
+
+/// How many chunks are read at once at least: a store may be far away.
+const MIN_WORKERS: usize = 16;
+
+/// Restore the disks of a snapshot, to files of any format or to devices
+///
+/// Every chunk is proved by its hash when it is read. A file appears under its name when it is whole; a device is
+/// written in place.
+#[derive(Debug, ClapArgs)]
+pub struct Args {
+    /// The snapshot: NAME (its newest), NAME@ID, or an id
+    #[arg(value_name = "SNAPSHOT")]
+    snapshot: String,
+    /// Where to write it: a file or a device; a folder, for several disks, which get a file each
+    #[arg(value_name = "TARGET")]
+    target: PathBuf,
+    /// Only this disk, by name or number
+    #[arg(long, value_name = "DISK")]
+    disk: Option<String>,
+    /// Only this partition of the disk, by its number as Linux counts
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    partition: Option<u32>,
+    #[command(flatten)]
+    create: CreateArgs,
+    /// Compare with what the raw file or device holds, and write only what differs
+    #[arg(long, conflicts_with_all = ["output_format", "profile", "subformat", "options", "salvage"])]
+    delta: bool,
+    /// Overwrite an existing file, or a device
+    #[arg(long, env = "TINTYPE_FORCE", value_parser = clap::builder::FalseyValueParser::new())]
+    force: bool,
+    /// Go past what cannot be read, put zeros there, and list it (exit code 3)
+    #[arg(long)]
+    salvage: bool,
+    /// Read at most this many bytes a second (or with k, M, G)
+    #[arg(long, value_name = "BYTES", value_parser = parse_rate, env = "TINTYPE_RATE_LIMIT")]
+    rate_limit: Option<u64>,
+    #[command(flatten)]
+    repository: RepositoryArgs,
+    #[command(flatten)]
+    threads: ThreadArgs,
+}
+
+#[derive(Serialize)]
+struct Report {
+    r#type: &'static str,
+    disk: String,
+    target: String,
+    format: &'static str,
+    size_bytes: u64,
+    stored_bytes: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    zeroed_bytes: Option<u64>,
+    unreadable: Vec<(u64, u64)>,
+    elapsed_s: f64,
+}
+
+pub fn run(args: &Args, global: Global) -> Result<Outcome, Failure> {
+    if args.target == Path::new("-") {
+        return Err(Failure::usage("a snapshot is restored to files and devices")
+            .hinted("\"tintype convert REPO::SNAPSHOT -\" writes a disk to standard output"));
+    }
+    let repository = args.repository.open()?;
+    if !repository.ring().can_read_data() {
+        let role = repository.ring().role();
+        let message = format!("restore: this takes a key with the role read or admin, this is a {role} key");
+        return Err(Error::new(Kind::WrongKey, message).into());
+    }
+    let snapshot = repository.resolve(&args.snapshot)?;
+    let mut complete = true;
+    for (record, path) in targets(args, &snapshot)? {
+        complete &= restore(args, &repository, record, &path, global)?;
+    }
+    Ok(if complete { Outcome::Done } else { Outcome::Incomplete })
+}
+
+/// What goes where.
+fn targets<'a>(args: &Args, snapshot: &'a Snapshot) -> Result<Vec<(&'a DiskRecord, PathBuf)>, Failure> {
+    let disks = &snapshot.manifest.disks;
+    let to_folder = args.target.is_dir();
+    if args.disk.is_some() || args.partition.is_some() || (disks.len() == 1 && !to_folder) {
+        let record = snapshot.disk(args.disk.as_deref())?;
+        let path = if to_folder { args.target.join(file_name(args, record, &[])?) } else { args.target.clone() };
+        return Ok(vec![(record, path)]);
+    }
+    if !to_folder {
+        if args.target.symlink_metadata().is_ok() {
+            let found = disks.len();
+            let message =
+                format!("the snapshot has {found} disks, and the target is no folder; choose one with --disk");
+            return Err(Error::new(Kind::Usage, message).with_path(&args.target).into());
+        }
+        std::fs::create_dir(&args.target).map_err(|cause| Error::io("make the folder", cause)).on_path(&args.target)?;
+    }
+    let mut taken = Vec::new();
+    for record in disks {
+        let name = file_name(args, record, &taken)?;
+        taken.push(name);
+    }
+    Ok(disks.iter().zip(taken).map(|(record, name)| (record, args.target.join(name))).collect())
+}
+
+/// The name of a disk's file in a folder. The disk's own name is whatever somebody wrote into the snapshot.
+fn file_name(args: &Args, record: &DiskRecord, taken: &[String]) -> Result<String, Failure> {
+    let format = if args.delta { &raw::FORMAT } else { format_of(args, Path::new("disk.raw"))? };
+    let harmless = |letter: char| if letter.is_alphanumeric() || "._-".contains(letter) { letter } else { '_' };
+    let mut stem: String = record.name.chars().map(harmless).take(100).collect();
+    if stem.is_empty() || stem.starts_with(['.', '-']) {
+        stem.insert(0, '_');
+    }
+    let extension = format.extensions.first().copied().unwrap_or("img");
+    let numbered = (2..).map(|number| format!("{stem}-{number}.{extension}"));
+    let mut names = std::iter::once(format!("{stem}.{extension}")).chain(numbered);
+    Ok(names.find(|name| !taken.contains(name)).unwrap_or(stem))
+}
+
+fn format_of(args: &Args, path: &Path) -> Result<&'static Format, Failure> {
+    let format = args.create.format(Some(path))?;
+    match is_device(path) && !std::ptr::eq(format, &raw::FORMAT) {
+        true => Err(Failure::usage(format!("a device is written as raw, not as {}", format.name)).hinted("say -O raw")),
+        false => Ok(format),
+    }
+}
+
+/// Restores one disk, or a partition of it; false if something could not be read.
+fn restore(
+    args: &Args,
+    repository: &Arc<Repository>,
+    record: &DiskRecord,
+    path: &Path,
+    global: Global,
+) -> Result<bool, Failure> {
+    let began = Instant::now();
+    if !record.unreadable.is_empty() {
+        let ranges = units::count(record.unreadable.len() as u64, "range", "ranges");
+        let text = format!("{ranges} of {} could not be read when it was backed up, and are zeros", record.name);
+        output::warn(&text, global);
+    }
+    let disk = SnapshotDisk::open(repository, record)?;
+    let part = args.partition.map(|number| partition_of(&disk, number)).transpose()?;
+    let report = match args.delta {
+        true => write_delta(args, repository, &disk, part.as_ref(), path, global)?,
+        false => write_all(args, disk, part.as_ref(), path, global)?,
+    };
+    let report = Report { disk: record.name.clone(), elapsed_s: began.elapsed().as_secs_f64(), ..report };
+    say(&report, global)?;
+    Ok(report.unreadable.is_empty())
+}
+
+fn write_all(
+    args: &Args,
+    disk: SnapshotDisk,
+    part: Option<&Partition>,
+    path: &Path,
+    global: Global,
+) -> Result<Report, Failure> {
+    let format = format_of(args, path)?;
+    let disk: Box<dyn BlockSource> = match part {
+        Some(part) => Box::new(Slice::new(disk, part.begin, Some(part.size_bytes))?),
+        None => Box::new(disk),
+    };
+    let geometry = disk.geometry();
+    let options = ConvertOptions {
+        format,
+        create: args.create.options(format, geometry)?,
+        parent: None,
+        workers: workers(args),
+        digest: None,
+        verify: false,
+        reflink: false,
+        salvage: args.salvage,
+        rate_limit: args.rate_limit,
+        reproducible: false,
+    };
+    let target = open_target(args, path, geometry, global)?;
+    let abandon = |error| job::with_aftermath(error, target.abandon());
+    let signals = job::catch_signals()?;
+    let done = job::run_and_abandon(global, "restoring", signals, &abandon, |progress| {
+        convert(Input::Disk(NamedDisk { disk: &*disk, path: Path::new("the repository") }), &target, options, progress)
+    })?;
+    let unreadable = done.unreadable.iter().map(|range| (range.start, range.end - range.start)).collect();
+    Ok(Report { stored_bytes: done.stored_bytes, unreadable, ..Report::new(path, format, geometry.size_bytes) })
+}
+
+fn write_delta(
+    args: &Args,
+    repository: &Arc<Repository>,
+    disk: &SnapshotDisk,
+    part: Option<&Partition>,
+    path: &Path,
+    global: Global,
+) -> Result<Report, Failure> {
+    let geometry = disk.geometry();
+    let range = part.map_or(0..geometry.size_bytes, |part| part.begin..part.begin + part.size_bytes);
+    let geometry = Geometry { size_bytes: range.end - range.start, ..geometry };
+    let target = open_target(args, path, geometry, global)?;
+    let options = DeltaOptions { workers: workers(args), rate_limit: args.rate_limit };
+    let abandon = |error| job::with_aftermath(error, target.abandon());
+    let signals = job::catch_signals()?;
+    let done = job::run_and_abandon(global, "restoring", signals, &abandon, |progress| {
+        rewrite(disk, repository.ring(), range, &target, options, progress)
+    })?;
+    let zeroed_bytes = Some(done.zeroed_bytes);
+    Ok(Report {
+        stored_bytes: done.written_bytes,
+        zeroed_bytes,
+        ..Report::new(path, &raw::FORMAT, done.compared_bytes)
+    })
+}
+
+fn open_target(args: &Args, path: &Path, geometry: Geometry, global: Global) -> Result<Target, Failure> {
+    let options = TargetOptions { force: args.force, existing: args.delta, target_is_zero: false };
+    let target = Target::open(path, geometry.size_bytes, &[], &options)?;
+    let target_bytes = target.file().len_bytes().unwrap_or_default();
+    if target.is_in_place() && target_bytes > geometry.size_bytes {
+        let rest = units::exact_size(target_bytes - geometry.size_bytes);
+        output::warn(&format!("the target is larger than the disk: its last {rest} keep what they hold"), global);
+    }
+    Ok(target)
+}
+
+fn workers(args: &Args) -> usize {
+    args.threads.workers().max(MIN_WORKERS)
+}
+
+impl Report {
+    fn new(path: &Path, format: &Format, size_bytes: u64) -> Self {
+        Report {
+            r#type: "restore",
+            disk: String::new(),
+            target: path.display().to_string(),
+            format: format.name,
+            size_bytes,
+            stored_bytes: 0,
+            zeroed_bytes: None,
+            unreadable: Vec::new(),
+            elapsed_s: 0.0,
+        }
+    }
+}
+
+fn say(report: &Report, global: Global) -> Result<(), Failure> {
+    if global.json {
+        return output::print_json_line(report);
+    }
+    for (at, length) in &report.unreadable {
+        output::say(&format!("unreadable at {at:#x}, {}", units::exact_size(*length)));
+    }
+    if global.quiet {
+        return Ok(());
+    }
+    let (disk, target) = (printable(&report.disk), printable(&report.target));
+    let (size, stored) = (units::size(report.size_bytes), units::size(report.stored_bytes));
+    let what = match report.zeroed_bytes {
+        Some(zeroed) => format!("{stored} differed and were written, {} made zeros", units::size(zeroed)),
+        None => format!("{stored} stored"),
+    };
+    let rate = units::size((report.size_bytes as f64 / report.elapsed_s.max(0.001)) as u64);
+    output::say(&format!("{disk} to {target}: disk of {size}, {what}, in {:.1} s ({rate}/s)", report.elapsed_s));
+    Ok(())
+}

@@ -1,0 +1,311 @@
+//! The partitions of a disk: MBR with its logical ones, and GPT. Nothing that a table says is believed before it was checked.
+
+use tintype_formats::{BlockSource, ImageError};
+
+use crate::error::{Error, Kind, Result};
+
+/// Most logical partitions that are followed: each names the next one, and a loop would never end.
+const MAX_LOGICAL: usize = 256;
+
+/// Most entries of a GPT that are read.
+const MAX_GPT_ENTRIES: u32 = 1024;
+
+/// The sector sizes that a GPT may have been written for, in bytes.
+const SECTOR_SIZES: [u64; 2] = [512, 4096];
+
+const GPT_PROTECTIVE: u8 = 0xee;
+const EXTENDED: [u8; 3] = [0x05, 0x0f, 0x85];
+
+/// A part of a disk.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Partition {
+    /// Its number, as Linux counts: the place in the table, logical ones from 5 on.
+    pub number: u32,
+    /// Where it begins on the disk, in bytes.
+    pub begin: u64,
+    /// How long it is, in bytes.
+    pub size_bytes: u64,
+}
+
+/// The partitions of a disk, by number; an error if there is no table, or it is damaged.
+pub fn partitions(disk: &dyn BlockSource) -> Result<Vec<Partition>> {
+    let geometry = disk.geometry();
+    let sector_bytes = u64::from(geometry.logical_sector_bytes).max(512);
+    let mbr = read::<512>(disk, 0)?.filter(|sector| sector[510..] == [0x55, 0xaa]);
+    let Some(mbr) = mbr else { return Err(unreadable("it has no MBR and no GPT")) };
+    if MbrEntry::all(&mbr).any(|entry| entry.kind == GPT_PROTECTIVE) {
+        return gpt(disk, sector_bytes);
+    }
+    let mut found = Vec::new();
+    let mut extended = None;
+    for (number, entry) in (1..).zip(MbrEntry::all(&mbr)) {
+        if EXTENDED.contains(&entry.kind) {
+            extended.get_or_insert(entry.begin);
+        } else if entry.is_used() {
+            found.push(partition(disk, number, entry.begin, entry.sectors, sector_bytes)?);
+        }
+    }
+    if let Some(extended) = extended {
+        logical(disk, extended, sector_bytes, &mut found)?;
+    }
+    Ok(found)
+}
+
+/// The partition of this number.
+pub fn partition_of(disk: &dyn BlockSource, number: u32) -> Result<Partition> {
+    let all = partitions(disk)?;
+    let known: Vec<_> = all.iter().map(|partition| partition.number.to_string()).collect();
+    all.into_iter().find(|partition| partition.number == number).ok_or_else(|| {
+        let known = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
+        Error::new(Kind::Usage, format!("the disk has no partition {number}; it has {known}"))
+    })
+}
+
+/// An entry of an MBR, in sectors.
+struct MbrEntry {
+    kind: u8,
+    begin: u64,
+    sectors: u64,
+}
+
+impl MbrEntry {
+    fn all(sector: &[u8; 512]) -> impl Iterator<Item = MbrEntry> {
+        let (entries, _) = sector[446..510].as_chunks::<16>();
+        entries.iter().map(|entry| {
+            let [.., b0, b1, b2, b3, s0, s1, s2, s3] = *entry;
+            let begin = u32::from_le_bytes([b0, b1, b2, b3]).into();
+            MbrEntry { kind: entry[4], begin, sectors: u32::from_le_bytes([s0, s1, s2, s3]).into() }
+        })
+    }
+
+    fn is_used(&self) -> bool {
+        self.kind != 0 && self.sectors != 0
+    }
+}
+
+/// Follows the chain of logical partitions: each sector describes one, and where the next sector is.
+fn logical(disk: &dyn BlockSource, extended: u64, sector_bytes: u64, found: &mut Vec<Partition>) -> Result<()> {
+    let mut at = extended;
+    for number in (5..).take(MAX_LOGICAL) {
+        let sector = read::<512>(disk, at.saturating_mul(sector_bytes))?;
+        let Some(sector) = sector.filter(|sector| sector[510..] == [0x55, 0xaa]) else {
+            return Err(unreadable(&format!("the chain of logical partitions breaks at sector {at}")));
+        };
+        let mut entries = MbrEntry::all(&sector);
+        let (own, next) = (entries.next(), entries.next());
+        if let Some(own) = own.filter(MbrEntry::is_used) {
+            found.push(partition(disk, number, at.saturating_add(own.begin), own.sectors, sector_bytes)?);
+        }
+        match next.filter(|next| EXTENDED.contains(&next.kind) && next.is_used()) {
+            Some(next) => at = extended.saturating_add(next.begin),
+            None => return Ok(()),
+        }
+    }
+    Err(unreadable(&format!("the chain of logical partitions has more than {MAX_LOGICAL}, or is a loop")))
+}
+
+/// The partitions of a GPT: of the first table that is whole, in the disk's own sectors before others.
+fn gpt(disk: &dyn BlockSource, sector_bytes: u64) -> Result<Vec<Partition>> {
+    let others = SECTOR_SIZES.into_iter().filter(|other| *other != sector_bytes);
+    for sector_bytes in std::iter::once(sector_bytes).chain(others) {
+        let last = (disk.geometry().size_bytes / sector_bytes).saturating_sub(1);
+        for sector in [1, last] {
+            if let Some(found) = gpt_at(disk, sector, sector_bytes)? {
+                return Ok(found);
+            }
+        }
+    }
+    Err(unreadable("its MBR says that there is a GPT, and neither the table nor its backup is whole"))
+}
+
+/// The partitions of the GPT with its header here; none if it is damaged.
+fn gpt_at(disk: &dyn BlockSource, sector: u64, sector_bytes: u64) -> Result<Option<Vec<Partition>>> {
+    let Some(header) = read::<512>(disk, sector.saturating_mul(sector_bytes))? else { return Ok(None) };
+    let length = u32_at(&header, 12) as usize;
+    if header[..8] != *b"EFI PART" || !(92..=512).contains(&length) || u64_at(&header, 24) != sector {
+        return Ok(None);
+    }
+    let mut unsigned = header;
+    unsigned[16..20].fill(0);
+    if crc32fast::hash(&unsigned[..length]) != u32_at(&header, 16) {
+        return Ok(None);
+    }
+    let (count, entry_bytes) = (u32_at(&header, 80), u32_at(&header, 84));
+    if count > MAX_GPT_ENTRIES || !(128..=4096).contains(&entry_bytes) || !entry_bytes.is_power_of_two() {
+        return Ok(None);
+    }
+    let mut entries = vec![0; count as usize * entry_bytes as usize];
+    let at = u64_at(&header, 72).saturating_mul(sector_bytes);
+    if !read_into(disk, at, &mut entries)? || crc32fast::hash(&entries) != u32_at(&header, 88) {
+        return Ok(None);
+    }
+    let mut found = Vec::new();
+    for (number, entry) in (1..).zip(entries.chunks_exact(entry_bytes as usize)) {
+        if entry[..16] != [0; 16] {
+            let (first, last) = (u64_at(entry, 32), u64_at(entry, 40));
+            let sectors = last.checked_sub(first).and_then(|sectors| sectors.checked_add(1)).unwrap_or(0);
+            found.push(partition(disk, number, first, sectors, sector_bytes)?);
+        }
+    }
+    Ok(Some(found))
+}
+
+/// A partition of these sectors, if the disk has them.
+fn partition(disk: &dyn BlockSource, number: u32, begin: u64, sectors: u64, sector_bytes: u64) -> Result<Partition> {
+    let disk_bytes = disk.geometry().size_bytes;
+    let range = begin.checked_mul(sector_bytes).zip(sectors.checked_mul(sector_bytes));
+    match range {
+        Some((begin, size_bytes))
+            if size_bytes > 0 && begin.checked_add(size_bytes).is_some_and(|end| end <= disk_bytes) =>
+        {
+            Ok(Partition { number, begin, size_bytes })
+        }
+        _ => Err(unreadable(&format!(
+            "partition {number} has {sectors} sectors from {begin} on, and the disk only {disk_bytes} bytes"
+        ))),
+    }
+}
+
+/// Bytes of the disk; none past its end.
+fn read<const N: usize>(disk: &dyn BlockSource, offset: u64) -> Result<Option<[u8; N]>, ImageError> {
+    let mut bytes = [0; N];
+    Ok(read_into(disk, offset, &mut bytes)?.then_some(bytes))
+}
+
+fn read_into(disk: &dyn BlockSource, offset: u64, bytes: &mut [u8]) -> Result<bool, ImageError> {
+    let end = offset.checked_add(bytes.len() as u64);
+    if end.is_none_or(|end| end > disk.geometry().size_bytes) {
+        return Ok(false);
+    }
+    disk.read_at(offset, bytes).map(|()| true)
+}
+
+fn u32_at(bytes: &[u8], at: usize) -> u32 {
+    bytes.get(at..at + 4).and_then(|bytes| bytes.try_into().ok()).map_or(0, u32::from_le_bytes)
+}
+
+fn u64_at(bytes: &[u8], at: usize) -> u64 {
+    bytes.get(at..at + 8).and_then(|bytes| bytes.try_into().ok()).map_or(0, u64::from_le_bytes)
+}
+
+fn unreadable(what: &str) -> Error {
+    Error::new(Kind::Io, format!("read the partition table of the disk: {what}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use tintype_formats::Geometry;
+    use tintype_formats::extent::{DiskExtent, DiskKind};
+    use tintype_formats::testing::Random;
+
+    use super::*;
+
+    struct Bytes(Vec<u8>);
+
+    impl BlockSource for Bytes {
+        fn geometry(&self) -> Geometry {
+            Geometry::of_512_byte_sectors(self.0.len() as u64, 512)
+        }
+
+        fn extent_at(&self, guest_offset: u64, max_bytes: u64) -> Result<DiskExtent, ImageError> {
+            let length_bytes = self.geometry().clamp(guest_offset, max_bytes)?;
+            Ok(DiskExtent { length_bytes, kind: DiskKind::Encoded })
+        }
+
+        fn read_at(&self, guest_offset: u64, buffer: &mut [u8]) -> Result<(), ImageError> {
+            self.geometry().check_range(guest_offset, buffer.len() as u64)?;
+            buffer.copy_from_slice(&self.0[guest_offset as usize..][..buffer.len()]);
+            Ok(())
+        }
+    }
+
+    fn entry(disk: &mut Bytes, sector: usize, place: usize, kind: u8, begin: u32, sectors: u32) {
+        let at = sector * 512 + 446 + place * 16;
+        disk.0[at + 4] = kind;
+        disk.0[at + 8..at + 12].copy_from_slice(&begin.to_le_bytes());
+        disk.0[at + 12..at + 16].copy_from_slice(&sectors.to_le_bytes());
+        disk.0[sector * 512 + 510..sector * 512 + 512].copy_from_slice(&[0x55, 0xaa]);
+    }
+
+    fn found(disk: &Bytes) -> Vec<(u32, u64, u64)> {
+        let all = partitions(disk).unwrap();
+        all.iter().map(|found| (found.number, found.begin / 512, found.size_bytes / 512)).collect()
+    }
+
+    fn gpt_disk() -> Bytes {
+        let mut disk = Bytes(vec![0; 200 * 512]);
+        entry(&mut disk, 0, 0, 0xee, 1, 199);
+        for (header, table) in [(1, 2), (199, 167)] {
+            let at = table * 512 + 128;
+            disk.0[at..at + 16].fill(7);
+            disk.0[at + 32..at + 40].copy_from_slice(&40u64.to_le_bytes());
+            disk.0[at + 40..at + 48].copy_from_slice(&59u64.to_le_bytes());
+            let sum = crc32fast::hash(&disk.0[table * 512..table * 512 + 128 * 128]);
+            let mut bytes = [0; 92];
+            bytes[..8].copy_from_slice(b"EFI PART");
+            bytes[12..16].copy_from_slice(&92u32.to_le_bytes());
+            bytes[24..32].copy_from_slice(&(header as u64).to_le_bytes());
+            bytes[72..80].copy_from_slice(&(table as u64).to_le_bytes());
+            bytes[80..84].copy_from_slice(&128u32.to_le_bytes());
+            bytes[84..88].copy_from_slice(&128u32.to_le_bytes());
+            bytes[88..92].copy_from_slice(&sum.to_le_bytes());
+            let sum = crc32fast::hash(&bytes);
+            bytes[16..20].copy_from_slice(&sum.to_le_bytes());
+            disk.0[header * 512..header * 512 + 92].copy_from_slice(&bytes);
+        }
+        disk
+    }
+
+    #[test]
+    fn primary_and_logical_partitions_have_their_numbers() {
+        let mut disk = Bytes(vec![0; 1000 * 512]);
+        entry(&mut disk, 0, 0, 0x83, 10, 20);
+        entry(&mut disk, 0, 2, 0x0f, 100, 800);
+        entry(&mut disk, 100, 0, 0x83, 2, 50);
+        entry(&mut disk, 100, 1, 0x05, 200, 60);
+        entry(&mut disk, 300, 0, 0x82, 2, 58);
+        assert_eq!(found(&disk), [(1, 10, 20), (5, 102, 50), (6, 302, 58)]);
+        assert_eq!(partition_of(&disk, 6).unwrap().size_bytes, 58 * 512);
+        assert_eq!(partition_of(&disk, 2).unwrap_err().kind(), Kind::Usage);
+        entry(&mut disk, 300, 1, 0x05, 200, 60);
+        assert!(partitions(&disk).is_err(), "a loop");
+        entry(&mut disk, 300, 1, 0x05, 5000, 60);
+        assert!(partitions(&disk).is_err(), "past the end");
+    }
+
+    #[test]
+    fn a_gpt_is_read_and_its_backup_when_it_is_damaged() {
+        let mut disk = gpt_disk();
+        assert_eq!(found(&disk), [(2, 40, 20)]);
+        disk.0[2 * 512 + 300] ^= 1;
+        assert_eq!(found(&disk), [(2, 40, 20)]);
+        disk.0[199 * 512] ^= 1;
+        assert!(partitions(&disk).is_err());
+    }
+
+    #[test]
+    fn a_disk_without_a_table_is_refused() {
+        for length in [0, 512, 100 * 512] {
+            assert!(partitions(&Bytes(vec![0; length])).is_err(), "{length} bytes");
+        }
+    }
+
+    #[test]
+    fn no_table_makes_it_panic_or_reach_past_the_disk() {
+        let mut random = Random(11);
+        for _ in 0..2000 {
+            let mut disk = gpt_disk();
+            if random.below(2) == 0 {
+                entry(&mut disk, 0, 0, 0x05, 1, 199);
+                entry(&mut disk, 1, 1, 0x05, 3, 199);
+            }
+            for _ in 0..random.below(40) {
+                let at = [random.below(2048), 510 + random.below(200), 199 * 512 + random.below(100)];
+                disk.0[at[random.below(3) as usize] as usize] = random.next_u64() as u8;
+            }
+            for partition in partitions(&disk).unwrap_or_default() {
+                assert!(partition.begin + partition.size_bytes <= 200 * 512);
+            }
+        }
+    }
+}

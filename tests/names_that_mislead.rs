@@ -1,0 +1,44 @@
+//! A file is what its content is; where its name claims something else and the content is nothing known, that is said.
+
+mod common;
+
+use std::fs;
+
+use common::Sandbox;
+use serde_json::Value;
+
+const WARNING: &str = "but the content is not: it is read as raw";
+
+#[test]
+fn a_name_that_claims_a_format_in_vain_is_warned_of() {
+    let sandbox = Sandbox::new();
+    let picture: Vec<u8> = b"\x89PNG\r\n\x1a\n".iter().copied().chain([7; 4088]).collect();
+    for (name, format) in [("a.ova", "ova"), ("b.VMDK", "vmdk"), ("c.tar.gz", "gce"), ("d.E01", "ewf")] {
+        fs::write(sandbox.path(name), &picture).unwrap();
+        let warning = format!("{name}: the name says {format}, {WARNING}");
+        for args in [&["digest", name][..], &["compare", name, name], &["map", name], &["convert", name, "t.raw"]] {
+            let run = sandbox.run(args).ok();
+            assert!(run.stderr.contains(&warning), "{args:?}: {}", run.stderr);
+        }
+        fs::remove_file(sandbox.path("t.raw")).unwrap();
+        for command in ["info", "check"] {
+            let report: Value = serde_json::from_str(&sandbox.run([command, "--json", name]).ok().stdout).unwrap();
+            assert!(report["warnings"][0].as_str().unwrap().ends_with(WARNING), "{command}: {report}");
+        }
+        let run = sandbox.run(["digest", name, "-f", "raw"]).ok();
+        assert_eq!(run.stderr, "", "who says raw means it");
+    }
+}
+
+#[test]
+fn names_that_claim_nothing_or_raw_are_fine() {
+    let sandbox = Sandbox::new();
+    sandbox.raw_disk("disk", 4096, 1);
+    for name in ["e.raw", "e.img", "e.dd", "e.bin", "e.iso", "e", ".vmdk", "vmdk"] {
+        fs::copy(sandbox.path("disk"), sandbox.path(name)).unwrap();
+        assert_eq!(sandbox.run(["digest", name]).ok().stderr, "", "{name}");
+    }
+    // What is another format than its name says is read as what it is.
+    sandbox.run(["convert", "disk", "f.vmdk", "-O", "qcow2"]).ok();
+    assert_eq!(sandbox.run(["digest", "f.vmdk"]).ok().stderr, "");
+}
