@@ -270,7 +270,7 @@ mod tests {
     fn a_raw_file_whose_name_claims_a_format_is_read_with_a_warning() {
         let about = |name: &str, format| {
             let file = std::sync::Arc::new(crate::testing::MemoryFile::from_bytes(&[b'P'; 1024]));
-            let file = OpenFile { file, name: name.to_owned(), identity: None };
+            let file = OpenFile { file, name: name.to_owned(), identity: None, secrets: Default::default() };
             open_image(&file, format).unwrap().info().warnings.join("; ")
         };
         for name in ["x.ova", "folder.raw/x.v2.VMDK", "./x.tar.gz"] {

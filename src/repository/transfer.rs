@@ -10,7 +10,7 @@ use tintype_formats::tin::chunk::{self, ChunkHeader, ChunkKind, HEADER_BYTES};
 use tintype_formats::tin::file::{FileBuilder, Header, MAX_SLOTS};
 use tintype_formats::tin::id::{ChunkId, Id};
 use tintype_formats::tin::keys::{KeyRing, Role};
-use tintype_formats::tin::manifest;
+use tintype_formats::tin::manifest::{self, Manifest};
 use tintype_formats::tin::map::{Location, Page};
 use tintype_formats::tin::open::TinFile;
 use tintype_formats::tin::pack::{self, PackHeader, PackTable, TRAILER_BYTES};
@@ -149,7 +149,11 @@ impl Repository {
         }
         let session = WriteSession::begin(self, "import")?;
         match self.import_packs(&session, file, watch) {
-            Ok(Some(done)) => Ok(Some((session.commit(&file.manifest)?, done))),
+            Ok(Some(done)) => {
+                // Who signs this is not to vouch for whose snapshot somebody else said that it was.
+                let manifest = Manifest { original: None, ..file.manifest.clone() };
+                Ok(Some((session.commit(&manifest)?, done)))
+            }
             Ok(None) => {
                 session.abandon();
                 Ok(None)

@@ -26,6 +26,9 @@ struct Mark<'a> {
     reason: &'a str,
 }
 
+/// The session of a snapshot without an end that counts, and what it takes to commit it, if that can be.
+pub type Uncommitted = (Id, Option<(Snapshot, End)>);
+
 impl Repository {
     /// Marks a pack as damaged: from now on no writer builds on it.
     pub fn quarantine(&self, pack: Id, reason: &str) -> Result<()> {
@@ -34,7 +37,7 @@ impl Repository {
     }
 
     /// The session of a snapshot that has no end that counts, and what it takes to commit it, if these keys wrote it.
-    pub fn uncommitted(&self, id: Id) -> Result<Option<(Id, Option<(Snapshot, End)>)>> {
+    pub fn uncommitted(&self, id: Id) -> Result<Option<Uncommitted>> {
         let bytes = match self.store().get(&names::snapshot(id), manifest::MAX_BYTES) {
             Ok(bytes) => bytes,
             Err(cause) if cause.kind() == StoreErrorKind::NotFound => return Ok(None),
