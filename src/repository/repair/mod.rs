@@ -26,8 +26,13 @@ struct Mark<'a> {
     reason: &'a str,
 }
 
-/// The session of a snapshot without an end that counts, and what it takes to commit it, if that can be.
-pub type Uncommitted = (Id, Option<(Snapshot, End)>);
+/// A snapshot that never became visible.
+pub struct Uncommitted {
+    /// Its session.
+    pub session: Id,
+    /// What it is, and the end that commits it, if these keys wrote it.
+    pub own: Option<(Snapshot, End)>,
+}
 
 impl Repository {
     /// Marks a pack as damaged: from now on no writer builds on it.
@@ -36,7 +41,7 @@ impl Repository {
         self.protocol().create(ObjectKind::Quarantine, &names::quarantine(pack), &body)
     }
 
-    /// The session of a snapshot that has no end that counts, and what it takes to commit it, if these keys wrote it.
+    /// A snapshot whose session has no end that counts.
     pub fn uncommitted(&self, id: Id) -> Result<Option<Uncommitted>> {
         let bytes = match self.store().get(&names::snapshot(id), manifest::MAX_BYTES) {
             Ok(bytes) => bytes,
@@ -51,11 +56,11 @@ impl Repository {
         let own = signer.signing == self.ring().certificate().signing;
         let commit = End::Commit { snapshot: id, manifest: *blake3::hash(&bytes).as_bytes() };
         let manifest = envelope.manifest.ok().filter(|_| own);
-        let snapshot = manifest.map(|manifest| {
+        let own = manifest.map(|manifest| {
             let origin = snapshots::origin_of(self.ring(), &signer, &manifest);
-            Snapshot { id, session, signer, origin, manifest }
+            (Snapshot { id, session, signer, origin, manifest }, commit)
         });
-        Ok(Some((session, snapshot.map(|snapshot| (snapshot, commit)))))
+        Ok(Some(Uncommitted { session, own }))
     }
 
     /// W6 for a snapshot whose writer did not come to it, or whose end was damaged. Only the holder who wrote it can: then it is
