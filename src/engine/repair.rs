@@ -15,7 +15,7 @@ use crate::error::Result;
 use crate::repository::Repository;
 use crate::repository::disk::SnapshotDisk;
 use crate::repository::names::{self, Named};
-use crate::repository::repair::{Mended, Salvaged, mend_object, re_index, salvage_pack};
+use crate::repository::repair::{Mended, Salvaged, Uncommitted, mend_object, re_index, salvage_pack};
 use crate::repository::session::WriteSession;
 use crate::repository::verify::maps::{Lost, MapWalk, Packs};
 use crate::repository::verify::packs::ShortId;
@@ -181,7 +181,7 @@ fn commit_late(repository: &Arc<Repository>, options: &RepairOptions<'_>, done: 
     let packs: Arc<Packs> = Arc::clone(&done.before.states);
     let mut walk = MapWalk::new(repository, &packs);
     for id in &done.before.unfinished {
-        let Some((session, own)) = repository.uncommitted(*id)? else { continue };
+        let Some(Uncommitted { session, own }) = repository.uncommitted(*id)? else { continue };
         let missing = Finding::missing(names::session_end(session), "");
         if let Some(how) = mend_object(repository, &missing, copy_of(repository, options), false)? {
             done.mended.push((missing.object, how));

@@ -109,6 +109,12 @@ pub enum Named {
     Repository,
     /// A key slot.
     Key,
+    /// Whose a key slot is.
+    Holder,
+    /// The mark of a key slot that was taken away.
+    Removed,
+    /// New keys for all holders.
+    Rotation,
     /// A pack.
     Pack(Id),
     /// An index segment.
@@ -140,7 +146,7 @@ impl Named {
         let folder = name.split('/').next().unwrap_or_default();
         match folder {
             REPOSITORY if name == REPOSITORY => Some(Named::Repository),
-            "keys" => parse_flat("keys", name).map(|_| Named::Key),
+            "keys" => Named::parse_key(name),
             "packs" => parse_pack(name).map(Named::Pack),
             "index" => parse_flat("index", name).map(Named::Index),
             "snapshots" => parse_flat("snapshots", name)
@@ -156,11 +162,22 @@ impl Named {
         }
     }
 
+    fn parse_key(name: &str) -> Option<Named> {
+        let of_slot = |end: &str| name.strip_suffix(end).and_then(|name| parse_flat("keys", name));
+        let own = parse_flat("keys", name).map(|_| Named::Key);
+        let holder = || of_slot(".holder").map(|_| Named::Holder);
+        let removed = || of_slot(".removed").map(|_| Named::Removed);
+        own.or_else(holder).or_else(removed).or_else(|| parse_rotation(name).map(|_| Named::Rotation))
+    }
+
     /// The kind of signed object that it is; packs and key slots are none.
     pub fn kind(self) -> Option<ObjectKind> {
         Some(match self {
             Named::Repository => ObjectKind::Repository,
             Named::Key | Named::Pack(_) => return None,
+            Named::Holder => ObjectKind::Holder,
+            Named::Removed => ObjectKind::Removed,
+            Named::Rotation => ObjectKind::Rotation,
             Named::Index(_) => ObjectKind::Index,
             Named::Snapshot(_) => ObjectKind::Manifest,
             Named::Tombstone(_) => ObjectKind::Tombstone,
@@ -170,5 +187,39 @@ impl Named {
             Named::Quarantine(_) => ObjectKind::Quarantine,
             Named::Ledger(_) => ObjectKind::Ledger,
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_name_that_is_made_is_known() {
+        let id = Id([0xab; 16]);
+        let known = [
+            (REPOSITORY.to_owned(), Named::Repository),
+            (key(id), Named::Key),
+            (key_holder(id), Named::Holder),
+            (key_removed(id), Named::Removed),
+            (rotation(7), Named::Rotation),
+            (pack(id), Named::Pack(id)),
+            (index(id), Named::Index(id)),
+            (snapshot(id), Named::Snapshot(id)),
+            (tombstone(id), Named::Tombstone(id)),
+            (session_begin(id), Named::Begin(id)),
+            (session_end(id), Named::End(id)),
+            (epoch(12, "condemned"), Named::Epoch(12, ObjectKind::Condemned)),
+            (epoch(12, "verdict"), Named::Epoch(12, ObjectKind::Verdict)),
+            (epoch(12, "done"), Named::Epoch(12, ObjectKind::Done)),
+            (quarantine(id), Named::Quarantine(id)),
+            (ledger(id), Named::Ledger(id)),
+        ];
+        for (name, named) in known {
+            assert_eq!(Named::parse(&name), Some(named), "{name}");
+            for other in [format!("{name}x"), format!("x{name}"), name.to_uppercase(), format!("{name}/x")] {
+                assert_eq!(Named::parse(&other), None, "{other}");
+            }
+        }
     }
 }

@@ -39,8 +39,8 @@ pub fn name(id: Id) -> String {
     format!("packs/{}/{id}", &id[..2])
 }
 
-/// The place and header of each chunk of a pack, in order.
-pub type PlacedChunks = Vec<(u32, ChunkHeader)>;
+/// Where a chunk lies in a pack, and its header.
+pub type PlacedChunk = (u32, ChunkHeader);
 
 /// A pack that is being filled.
 pub struct PackBuilder {
@@ -102,7 +102,7 @@ impl PackBuilder {
     }
 
     /// Completes the pack: all of its bytes, and its chunks in order. `author` is who sealed them.
-    pub fn finish(mut self, ring: &KeyRing, author: &Certificate) -> Result<(Vec<u8>, PlacedChunks)> {
+    pub fn finish(mut self, ring: &KeyRing, author: &Certificate) -> Result<(Vec<u8>, Vec<PlacedChunk>)> {
         self.entries.sort_unstable_by_key(|(offset, _)| *offset);
         let mut body = Vec::with_capacity(1024 + self.entries.len() * TABLE_ENTRY_BYTES);
         body.extend_from_slice(&(author.as_bytes().len() as u16).to_le_bytes());

@@ -103,7 +103,9 @@ fn read(repository: &Repository, named: Named, listed: &Listed) -> Result<Said> 
     let wrong = |detail: &str| Said::Wrong(Finding::damaged(name, detail));
     let (body, signer) = (signed.body, &signed.signer);
     Ok(match named {
-        Named::Repository | Named::Key | Named::Pack(_) => Said::Nothing,
+        Named::Repository | Named::Key | Named::Holder | Named::Removed | Named::Rotation | Named::Pack(_) => {
+            Said::Nothing
+        }
         Named::Quarantine(pack) => Said::Quarantined(pack),
         Named::Tombstone(id) => Said::Tombstone(id),
         Named::Begin(id) => Said::Begin(id),
