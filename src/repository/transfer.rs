@@ -10,7 +10,7 @@ use tintype_formats::tin::chunk::{self, ChunkHeader, ChunkKind, HEADER_BYTES};
 use tintype_formats::tin::file::{FileBuilder, Header, MAX_SLOTS};
 use tintype_formats::tin::id::{ChunkId, Id};
 use tintype_formats::tin::keys::{KeyRing, Role};
-use tintype_formats::tin::manifest;
+use tintype_formats::tin::manifest::{self, Manifest};
 use tintype_formats::tin::map::{Location, Page};
 use tintype_formats::tin::open::TinFile;
 use tintype_formats::tin::pack::{self, PackHeader, PackTable, TRAILER_BYTES};
@@ -20,10 +20,10 @@ use tintype_formats::tin::slot::{SlotInfo, SlotKind};
 use tintype_formats::tin::walk::{Step, walk};
 
 use super::index::Index;
-use super::protocol::End;
+use super::protocol::{End, ListedPack};
 use super::session::{WriteSession, to_image};
 use super::snapshots::Snapshot;
-use super::{Repository, names};
+use super::{Repository, names, row_of};
 use crate::error::{Error, Kind, Result};
 
 /// Told how many bytes of how many are done; an error from it ends the work.
@@ -141,7 +141,7 @@ impl Repository {
     /// Takes the packs of a file that was exported from this very repository, as they are, and makes a snapshot of it.
     ///
     /// `None` if that cannot be: a prune has condemned one of the packs, and their names never count again, or one is
-    /// quarantined. Then the disks are to be stored anew.
+    /// quarantined, or is of an author on whom this holder does not build. Then the disks are to be stored anew.
     pub fn import(self: &Arc<Self>, file: &TinFile, watch: &Watch<'_>) -> Result<Option<(Id, Transferred)>> {
         if !self.ring().can_read_data() {
             let message = "import a file: it takes a key that can read, to see what the file holds";
@@ -149,7 +149,11 @@ impl Repository {
         }
         let session = WriteSession::begin(self, "import")?;
         match self.import_packs(&session, file, watch) {
-            Ok(Some(done)) => Ok(Some((session.commit(&file.manifest)?, done))),
+            Ok(Some(done)) => {
+                // Who signs this is not to vouch for whose snapshot somebody else said that it was.
+                let manifest = Manifest { original: None, ..file.manifest.clone() };
+                Ok(Some((session.commit(&manifest)?, done)))
+            }
             Ok(None) => {
                 session.abandon();
                 Ok(None)
@@ -165,8 +169,11 @@ impl Repository {
         let mut refused = self.protocol().epochs()?.excluded();
         refused.extend(self.protocol().quarantined()?);
         let places = file.packs.places();
-        if places.iter().any(|place| refused.contains(&place.id)) {
-            return Ok(None);
+        for place in places.iter().filter(|place| !session.usable().contains(&place.id)) {
+            let listed = ListedPack { id: place.id, len_bytes: place.length_bytes };
+            if refused.contains(&place.id) || !row_of(listed, &file.packs.table(place)?).is_trusted_by(self.ring()) {
+                return Ok(None);
+            }
         }
         check_complete(file)?;
         let total = places.iter().map(|place| place.length_bytes).sum();
@@ -198,7 +205,9 @@ fn check_complete(file: &TinFile) -> Result<()> {
                 let there = file.packs.has(location.pack) || !file.packs.find_again(id, location)?.is_empty();
                 if there { Ok(()) } else { Err(missing(id)) }
             }
-            Step::Damaged(cause) => Err(cause),
+            Step::Damaged(cause) => {
+                Err(ImageError::corrupt("import a file", "the map of its disk is damaged").caused_by(cause))
+            }
         })?;
     }
     Ok(())

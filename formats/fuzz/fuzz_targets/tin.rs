@@ -90,6 +90,7 @@ fn signed(data: &[u8]) -> Option<MemoryFile> {
         consistency: String::new(),
         disks: vec![disk; 1 + usize::from(numbers[7] >> 6)],
         machine: None,
+        original: None,
     };
     let object = manifest::seal(ring, Id([3; 16]), Id([4; 16]), &manifest).ok()?;
     let file = Arc::new(MemoryFile::new());
