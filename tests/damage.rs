@@ -381,7 +381,7 @@ fn an_index_of_a_host_that_only_writes_is_not_believed() {
 
     // A reader's copy of the index is a writer's, too.
     repository.index_for_reading().expect("an index");
-    let index = repository.index_of_packs(&[]).expect("an index");
+    let index = repository.index_of_packs(&[], true).expect("an index");
     assert!(index.find(&chunk).expect("a look").is_empty());
 }
 

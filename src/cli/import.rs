@@ -79,7 +79,7 @@ pub fn run(args: &Args, global: Global) -> Result<Outcome, Failure> {
 }
 
 fn open_foreign(args: &Args, file: &OpenFile) -> Result<TinFile> {
-    TinFile::open(file).on_path(&args.file)
+    TinFile::load(file).on_path(&args.file)
 }
 
 /// Takes the packs as they are, if they may still be used.

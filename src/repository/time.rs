@@ -33,7 +33,10 @@ mod tests {
 
     #[test]
     fn lengths_of_time_are_read_as_people_write_them() {
-        let hours = |text: &str| Timestamp::now().duration_since(ago(text).unwrap()).as_hours();
+        let hours = |text: &str| {
+            let then = ago(text).unwrap();
+            Timestamp::now().duration_since(then).as_hours()
+        };
         assert_eq!([hours("30d"), hours("2 weeks"), hours("12h"), hours("0d")], [720, 336, 12, 0]);
         assert_eq!([ago("-1d"), ago("soon"), ago("30"), ago("99999999y")], [None; 4]);
     }

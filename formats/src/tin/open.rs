@@ -142,7 +142,7 @@ pub struct TinFile {
 
 impl TinFile {
     /// Opens a file with the password that `file.secrets` gives, if it needs one.
-    pub fn open(file: &OpenFile) -> Result<TinFile> {
+    pub fn load(file: &OpenFile) -> Result<TinFile> {
         let frame = Frame::read(file.file.as_ref())?;
         let ring = Arc::new(unlock(&frame, file)?);
         Self::open_frame(file, frame, ring)
@@ -251,7 +251,7 @@ struct TinImage {
 }
 
 pub(super) fn open(file: OpenFile) -> Result<Box<dyn Image>> {
-    let file = Arc::new(TinFile::open(&file)?);
+    let file = Arc::new(TinFile::load(&file)?);
     let only = (file.manifest.disks.len() == 1).then_some(0);
     Ok(Box::new(TinImage::new(file, only)))
 }
