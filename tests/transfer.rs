@@ -166,7 +166,7 @@ fn damage_is_neither_exported_nor_imported() {
     fs::remove_dir_all(shop.0.path("repo/packs")).expect("remove");
     shop.run(&["import", "damaged.tin", "-r", "repo"]).fails(1, "damaged");
     shop.run(&["import", "cut.tin", "-r", "repo"]).fails(1, "cut short");
-    shop.run(&["export", "web", "again.tin", "-r", "repo"]).fails(1, "pack");
+    shop.run(&["export", "web", "again.tin", "-r", "repo"]).fails(1, "is nowhere");
     assert!(!shop.0.path("again.tin").exists());
     shop.run(&["import", "a.raw", "-r", "repo"]).fails(1, "does not begin with");
 }

@@ -207,7 +207,6 @@ fn file_with(ring: &KeyRing, slots: Vec<Vec<u8>>, hint: Option<Id>, names: &[&st
         consistency: "crash".to_owned(),
         disks: names.iter().map(disk).collect(),
         machine: None,
-        original: None,
     };
     let snapshot = Id::random().unwrap();
     let object = manifest::seal(ring, snapshot, Id::random().unwrap(), &manifest).unwrap();
