@@ -106,6 +106,7 @@ fn plant(repository: &Arc<Repository>, disk: &ModelDisk) {
         consistency: "unknown".to_owned(),
         disks: Vec::new(),
         machine: None,
+        original: None,
     };
     session.commit(&manifest).expect("committed");
 }
