@@ -18,10 +18,17 @@ fn the_manual_has_one_page_for_each_command() {
         .map(|page| page.unwrap().file_name().into_string().unwrap())
         .collect();
     pages.sort_unstable();
-    let help = sandbox.run(["help"]).ok().stdout;
-    let commands = help.lines().skip_while(|line| *line != "Commands:").skip(1).take_while(|line| !line.is_empty());
-    let names = commands.map(|line| line.split_whitespace().next().unwrap()).filter(|name| *name != "help");
-    let mut expected: Vec<_> = names.map(|name| format!("tintype-{name}.1")).collect();
-    expected.push("tintype.1".to_owned());
+    let commands = |args: &[&str]| {
+        let help = sandbox.run(args).ok().stdout;
+        let lines = help.lines().skip_while(|line| *line != "Commands:").skip(1).take_while(|line| !line.is_empty());
+        let names = lines.map(|line| line.split_whitespace().next().unwrap().to_owned());
+        names.filter(|name| *name != "help").collect::<Vec<_>>()
+    };
+    let mut expected = vec!["tintype.1".to_owned()];
+    for name in commands(&["help"]) {
+        expected.extend(commands(&["help", &name]).iter().map(|part| format!("tintype-{name}-{part}.1")));
+        expected.push(format!("tintype-{name}.1"));
+    }
+    expected.sort_unstable();
     assert_eq!(pages, expected);
 }

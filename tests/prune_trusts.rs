@@ -101,7 +101,6 @@ fn plant(repository: &Arc<Repository>, disk: &ModelDisk) {
         time: "2026-01-01T00:00:00Z".to_owned(),
         host: "two".to_owned(),
         tags: BTreeMap::new(),
-        original: None,
         parent: None,
         program: "evil".to_owned(),
         consistency: "unknown".to_owned(),

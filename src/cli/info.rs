@@ -13,7 +13,7 @@ use super::source_args::ImageArgs;
 use super::{Global, Outcome, escape::printable, info_stored, output, units};
 use crate::sources;
 
-/// Show what an image or a stored snapshot is: format, size, options, snapshots, the files that it names
+/// Show what an image or a stored snapshot is: format, size, options, snapshots, files
 ///
 /// No file that the image names is opened.
 #[derive(Debug, ClapArgs)]

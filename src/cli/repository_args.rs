@@ -20,19 +20,24 @@ const PASSWORD_VARIABLE: &str = "TINTYPE_PASSWORD";
 
 /// What opens a repository.
 #[derive(Debug, Clone, Default, Args)]
-#[command(next_help_heading = "Keys of a repository")]
 pub struct SecretArgs {
     /// File whose first line is the repository's password
-    #[arg(long, value_name = "FILE", env = "TINTYPE_PASSWORD_FILE", conflicts_with_all = ["password_command", "key_file"])]
+    #[arg(help_heading = "Keys of a repository", long, value_name = "FILE", env = "TINTYPE_PASSWORD_FILE", conflicts_with_all = ["password_command", "key_file"])]
     password_file: Option<PathBuf>,
     /// Command whose output is the repository's password
-    #[arg(long, value_name = "COMMAND", env = "TINTYPE_PASSWORD_COMMAND", conflicts_with = "key_file")]
+    #[arg(
+        help_heading = "Keys of a repository",
+        long,
+        value_name = "COMMAND",
+        env = "TINTYPE_PASSWORD_COMMAND",
+        conflicts_with = "key_file"
+    )]
     password_command: Option<String>,
     /// File whose content, as a whole, opens the repository
-    #[arg(long, value_name = "FILE", env = "TINTYPE_KEY_FILE")]
+    #[arg(help_heading = "Keys of a repository", long, value_name = "FILE", env = "TINTYPE_KEY_FILE")]
     key_file: Option<PathBuf>,
     /// Folder for copies of the index; they can be deleted at any time
-    #[arg(long, value_name = "DIR", env = "TINTYPE_CACHE_DIR")]
+    #[arg(help_heading = "Keys of a repository", long, value_name = "DIR", env = "TINTYPE_CACHE_DIR")]
     cache_dir: Option<PathBuf>,
 }
 
@@ -111,16 +116,15 @@ impl SecretSource for ImageSecret {
 
 /// A new secret, for a key slot that is to be made.
 #[derive(Debug, Clone, Args)]
-#[command(next_help_heading = "The new password")]
 pub struct NewSecretArgs {
     /// File whose first line is the new password
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["new_password_command", "new_key_file"])]
+    #[arg(help_heading = "The new password", long, value_name = "FILE", conflicts_with_all = ["new_password_command", "new_key_file"])]
     new_password_file: Option<PathBuf>,
     /// Command whose output is the new password
-    #[arg(long, value_name = "COMMAND", conflicts_with = "new_key_file")]
+    #[arg(help_heading = "The new password", long, value_name = "COMMAND", conflicts_with = "new_key_file")]
     new_password_command: Option<String>,
     /// File whose content, as a whole, is to open the slot
-    #[arg(long, value_name = "FILE")]
+    #[arg(help_heading = "The new password", long, value_name = "FILE")]
     new_key_file: Option<PathBuf>,
 }
 

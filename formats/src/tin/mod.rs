@@ -57,7 +57,7 @@ pub static FORMAT: Format = Format {
         subformats: &["plain"],
         options: &[OptionHelp {
             name: "chunk_size",
-            values: "64k to 4M, a power of two; default 256k",
+            values: "a power of two from 64k to 4M (default: 256k)",
             help: "How much of the disk is compressed and stored as one piece",
         }],
         compressions: &["zstd"],

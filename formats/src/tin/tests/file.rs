@@ -202,6 +202,7 @@ fn file_with(ring: &KeyRing, slots: Vec<Vec<u8>>, hint: Option<Id>, names: &[&st
         time: "2026-11-23T02:00:00Z".to_owned(),
         host: "host".to_owned(),
         tags: Default::default(),
+        original: None,
         parent: None,
         program: "test".to_owned(),
         consistency: "crash".to_owned(),
