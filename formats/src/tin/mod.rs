@@ -11,7 +11,7 @@
 //!                                   └─► SignedObject               who made it
 //! ```
 //!
-//! A [`file`] frames packs and a manifest as one image; [`open`] and the rest of the [`FORMAT`] are like those of any other
+//! A [`mod@file`] frames packs and a manifest as one image; [`open`] and the rest of the [`FORMAT`] are like those of any other
 //! format, and `SPEC.md` says what is written between and behind the packs.
 //!
 //! Nothing here is read from the store before its lengths are held against the bytes that there are. Secrets are wiped when
