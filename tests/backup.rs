@@ -102,13 +102,17 @@ fn the_next_backup_stores_what_changed() {
     let third = backup(&sandbox, &["disk.raw", "--tag", "why=test", "--consistency", "crash"]);
     assert_eq!((&third["changed_bytes"], &third["new_bytes"]), (&CHUNK.into(), &CHUNK.into()));
     assert_eq!(third["consistency"], "crash");
+    // A single disk is what it was before, whatever its file is called by now.
+    fs::rename(&disk, sandbox.path("renamed.raw")).unwrap();
+    assert_eq!(backup(&sandbox, &["renamed.raw", "--name", "disk"])["changed_bytes"], 0);
+    fs::rename(sandbox.path("renamed.raw"), &disk).unwrap();
     // Every snapshot is a full one.
     let by_id = |report: &Value| format!("repo::{}", report["snapshot"].as_str().unwrap());
     assert!(restored(&sandbox, &by_id(&first)) == before);
     assert!(restored(&sandbox, &by_id(&second)) == before);
     assert!(restored(&sandbox, "repo::disk") == fs::read(&disk).unwrap());
     let listed = run(&sandbox, &["snapshots", "--repo", "repo"]).ok();
-    assert_eq!(listed.stdout.lines().count(), 4, "{}", listed.stdout);
+    assert_eq!(listed.stdout.lines().count(), 5, "{}", listed.stdout);
     assert!(listed.stdout.contains("why=test"), "{}", listed.stdout);
 }
 

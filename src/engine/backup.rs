@@ -159,12 +159,20 @@ fn store_all(
 ) -> Result<Vec<DiskRecord>> {
     let reader = repository.chunk_reader();
     let mut records = Vec::new();
+    let alone = disks.len() == 1;
     for disk in disks {
-        let before = parent.and_then(|parent| parent.manifest.disks.iter().find(|before| before.name == disk.name));
+        let before = parent.and_then(|parent| counterpart(&parent.manifest.disks, &disk.name, alone));
         let before = before.map(|record| Arc::new(repository.mapped(&reader, record)));
         records.push(store_disk(repository, session, disk, before, options, progress)?);
     }
     Ok(records)
+}
+
+/// The disk of the snapshot before that a disk is compared with: the one of its name, or else the only one with the only one,
+/// for an image whose file is named by the day is the same disk.
+fn counterpart<'a>(before: &'a [DiskRecord], name: &str, alone: bool) -> Option<&'a DiskRecord> {
+    let only = before.first().filter(|_| alone && before.len() == 1);
+    before.iter().find(|record| record.name == name).or(only)
 }
 
 fn store_disk<S: ChunkSink + 'static>(
