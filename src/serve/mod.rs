@@ -1,0 +1,3 @@
+//! Disks in use without being copied first.
+
+pub mod nbd;
