@@ -1,12 +1,13 @@
 //! Tintype: reads any disk, and makes any disk of it.
 //!
-//! Arrows go one way: `cli -> engine -> {sources, targets, repository} -> formats`; `error` and `system` are below all of
+//! Arrows go one way: `cli -> engine -> {sources, targets, repository, serve} -> formats`; `error` and `system` are below all of
 //! them.
 
 pub mod cli;
 pub mod engine;
 pub mod error;
 pub mod repository;
+pub mod serve;
 pub mod sources;
 mod system;
 pub mod targets;
