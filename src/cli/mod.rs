@@ -24,6 +24,7 @@ mod key;
 mod man;
 mod map;
 mod measure;
+mod mount;
 mod output;
 mod profile;
 mod prune;
@@ -35,6 +36,7 @@ mod source_args;
 mod stats;
 mod tag;
 mod units;
+mod unmount;
 mod usage;
 mod verify;
 
@@ -95,12 +97,14 @@ enum Command {
     Man(man::Args),
     Map(map::Args),
     Measure(measure::Args),
+    Mount(mount::Args),
     Prune(prune::Args),
     Repair(repair::Args),
     Restore(restore::Args),
     Snapshots(snapshots::Args),
     Stats(stats::Args),
     Tag(tag::Args),
+    Unmount(unmount::Args),
     Verify(verify::Args),
 }
 
@@ -163,12 +167,14 @@ fn run(command: Command, global: Global) -> Result<Outcome, Failure> {
         Command::Man(args) => man::run(&args, global),
         Command::Map(args) => map::run(&args, global),
         Command::Measure(args) => measure::run(&args, global),
+        Command::Mount(args) => mount::run(&args, global),
         Command::Prune(args) => prune::run(&args, global),
         Command::Repair(args) => repair::run(&args, global),
         Command::Restore(args) => restore::run(&args, global),
         Command::Snapshots(args) => snapshots::run(&args, global),
         Command::Stats(args) => stats::run(&args, global),
         Command::Tag(args) => tag::run(&args, global),
+        Command::Unmount(args) => unmount::run(&args, global),
         Command::Verify(args) => verify::run(&args, global),
     }
 }

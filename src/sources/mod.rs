@@ -1,5 +1,6 @@
 //! Where disks come from: image files with their chains, devices, pipes, and slices of them.
 
+mod cached;
 mod extended;
 mod folder_gate;
 mod identity;
@@ -11,6 +12,7 @@ mod qemu_lock;
 mod slice;
 mod standard_input;
 
+pub use cached::{CachedDisk, DiskCache};
 pub use extended::Extended;
 pub use folder_gate::{FolderGate, ReferencePolicy};
 pub use identity::{aliases, of_metadata as identity_of};
