@@ -4,6 +4,8 @@
 
 use std::fs::File;
 use std::io;
+use std::os::fd::{FromRawFd, OwnedFd};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use rustix::ioctl::{self, Opcode, Updater};
 
@@ -84,4 +86,26 @@ pub fn drop_device_cache(device: &File) -> io::Result<()> {
 /// What this computer calls itself.
 pub fn host_name() -> String {
     rustix::system::uname().nodename().to_string_lossy().into_owned()
+}
+
+/// The sockets that systemd has opened for this process, if it did; to be asked for once.
+///
+/// Environment and numbers by sd_listen_fds(3): descriptors from 3 on, meant for the process of this number only.
+pub fn inherited_sockets() -> Vec<OwnedFd> {
+    static TAKEN: AtomicBool = AtomicBool::new(false);
+    const FIRST: i32 = 3;
+    const MOST: i32 = 64;
+    let number = |name: &str| std::env::var(name).ok()?.parse::<i32>().ok();
+    let meant_for = number("LISTEN_PID").and_then(|id| u32::try_from(id).ok());
+    if meant_for != Some(std::process::id()) || TAKEN.swap(true, Ordering::Relaxed) {
+        return Vec::new();
+    }
+    let count = number("LISTEN_FDS").unwrap_or(0).clamp(0, MOST);
+    let is_open = |descriptor: &i32| {
+        // SAFETY: asks for the flags of a number, which need not be a descriptor, and changes nothing but its inheritance.
+        unsafe { libc::fcntl(*descriptor, libc::F_SETFD, libc::FD_CLOEXEC) != -1 }
+    };
+    // SAFETY: whoever started this process made these descriptors for it, nothing else in it knows their numbers, and they are
+    // taken only once.
+    (FIRST..FIRST + count).filter(is_open).map(|descriptor| unsafe { OwnedFd::from_raw_fd(descriptor) }).collect()
 }

@@ -99,14 +99,19 @@ pub struct Server {
     addresses: Vec<Address>,
 }
 
-/// Stops a server from another thread.
+/// Looks at a server, and stops it, from another thread.
 #[derive(Clone)]
-pub struct Stopper(Arc<Shared>);
+pub struct Remote(Arc<Shared>);
 
-impl Stopper {
+impl Remote {
     /// Has [`Server::wait`] return.
     pub fn stop(&self) {
         self.0.begin_to_stop();
+    }
+
+    /// What the server has done until now.
+    pub fn counters(&self) -> Counters {
+        self.0.counters()
     }
 }
 
@@ -144,18 +149,12 @@ impl Server {
 
     /// What it has done until now.
     pub fn counters(&self) -> Counters {
-        let state = lock(&self.shared.state);
-        Counters {
-            connections: state.open.len(),
-            clients: state.clients,
-            read_bytes: self.shared.read_bytes.load(Ordering::Relaxed),
-            written_bytes: self.shared.written_bytes.load(Ordering::Relaxed),
-        }
+        self.shared.counters()
     }
 
-    /// Something that stops it from another thread.
-    pub fn stopper(&self) -> Stopper {
-        Stopper(Arc::clone(&self.shared))
+    /// Something that looks at it, and stops it, from another thread.
+    pub fn remote(&self) -> Remote {
+        Remote(Arc::clone(&self.shared))
     }
 
     /// Waits until somebody stops it, or the last client has gone if it is to end then.
@@ -247,6 +246,16 @@ impl Shared {
 
     pub(super) fn count_written(&self, bytes: u64) {
         self.written_bytes.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    fn counters(&self) -> Counters {
+        let state = lock(&self.state);
+        Counters {
+            connections: state.open.len(),
+            clients: state.clients,
+            read_bytes: self.read_bytes.load(Ordering::Relaxed),
+            written_bytes: self.written_bytes.load(Ordering::Relaxed),
+        }
     }
 
     fn begin_to_stop(&self) {

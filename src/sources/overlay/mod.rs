@@ -1,5 +1,7 @@
 //! Disks that can be written to although what is below them never is.
 
+use std::sync::Arc;
+
 use tintype_formats::{BlockSource, ImageError};
 
 /// A disk that takes writes.
@@ -21,4 +23,22 @@ pub trait WritableDisk: BlockSource {
 
     /// Returns when every write that returned before this call would survive a crash.
     fn flush(&self) -> Result<(), ImageError>;
+}
+
+impl<D: WritableDisk + ?Sized> WritableDisk for Arc<D> {
+    fn write_at(&self, guest_offset: u64, bytes: &[u8]) -> Result<(), ImageError> {
+        (**self).write_at(guest_offset, bytes)
+    }
+
+    fn write_zeros_at(&self, guest_offset: u64, length_bytes: u64) -> Result<(), ImageError> {
+        (**self).write_zeros_at(guest_offset, length_bytes)
+    }
+
+    fn discard_at(&self, guest_offset: u64, length_bytes: u64) -> Result<(), ImageError> {
+        (**self).discard_at(guest_offset, length_bytes)
+    }
+
+    fn flush(&self) -> Result<(), ImageError> {
+        (**self).flush()
+    }
 }
