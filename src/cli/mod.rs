@@ -24,6 +24,7 @@ mod key;
 mod man;
 mod map;
 mod measure;
+mod mount;
 mod output;
 mod profile;
 mod prune;
@@ -36,6 +37,7 @@ mod source_args;
 mod stats;
 mod tag;
 mod units;
+mod unmount;
 mod usage;
 mod verify;
 
@@ -96,6 +98,7 @@ enum Command {
     Man(man::Args),
     Map(map::Args),
     Measure(measure::Args),
+    Mount(mount::Args),
     Prune(prune::Args),
     Repair(repair::Args),
     Restore(restore::Args),
@@ -103,6 +106,7 @@ enum Command {
     Snapshots(snapshots::Args),
     Stats(stats::Args),
     Tag(tag::Args),
+    Unmount(unmount::Args),
     Verify(verify::Args),
 }
 
@@ -165,6 +169,7 @@ fn run(command: Command, global: Global) -> Result<Outcome, Failure> {
         Command::Man(args) => man::run(&args, global),
         Command::Map(args) => map::run(&args, global),
         Command::Measure(args) => measure::run(&args, global),
+        Command::Mount(args) => mount::run(&args, global),
         Command::Prune(args) => prune::run(&args, global),
         Command::Repair(args) => repair::run(&args, global),
         Command::Restore(args) => restore::run(&args, global),
@@ -172,6 +177,7 @@ fn run(command: Command, global: Global) -> Result<Outcome, Failure> {
         Command::Snapshots(args) => snapshots::run(&args, global),
         Command::Stats(args) => stats::run(&args, global),
         Command::Tag(args) => tag::run(&args, global),
+        Command::Unmount(args) => unmount::run(&args, global),
         Command::Verify(args) => verify::run(&args, global),
     }
 }

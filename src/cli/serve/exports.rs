@@ -9,10 +9,13 @@ use super::super::failure::Failure;
 use super::super::{Global, output, units};
 use super::Args;
 use crate::serve::nbd::{Access, Export, Exports};
-use crate::sources::{Slice, partitions};
+use crate::sources::{CachedDisk, DiskCache, Overlay, Slice, partitions};
 
 /// The name of a disk that has none.
 const NAMELESS: &str = "disk";
+
+/// Memory for what was decoded of all disks, in bytes: clients ask for small parts of compressed units.
+const CACHE_BYTES: u64 = 64 << 20;
 
 /// Opens the disks, and gives each of them and of their partitions a name.
 pub fn exports(args: &Args, global: Global) -> Result<Exports, Failure> {
@@ -22,11 +25,21 @@ pub fn exports(args: &Args, global: Global) -> Result<Exports, Failure> {
         let message = format!("{}: --name names one disk, there are {}", args.source, opened.len());
         return Err(Failure::usage(message).hinted("choose one with ?disk=NAME, or leave --name out"));
     }
+    if !only && args.overlay.is_some() {
+        let message = format!("{}: --overlay is written for one disk, there are {}", args.source, opened.len());
+        return Err(Failure::usage(message).hinted("choose one with ?disk=NAME"));
+    }
+    let cache = DiskCache::of_bytes(CACHE_BYTES);
     let mut exports = Exports::default();
     for (stored_name, opened) in opened {
         let name = args.name.clone().or(stored_name).unwrap_or_else(|| name_of(&args.source));
         let description = describe(args, opened.disk.as_ref());
-        add(&mut exports, &name, &description, &Access::ReadOnly(opened.disk.into()), global)?;
+        let disk: Arc<dyn BlockSource> = Arc::new(CachedDisk::new(opened.disk, &cache));
+        let access = match &args.overlay {
+            None => Access::ReadOnly(disk),
+            Some(path) => Access::Writable(Arc::new(Overlay::open_or_create(path, disk)?)),
+        };
+        add(&mut exports, &name, &description, &access, global)?;
     }
     if only {
         return Ok(exports.with_first_as_default());

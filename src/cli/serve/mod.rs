@@ -39,6 +39,9 @@ pub struct Args {
     /// Name of the disk; by default that of the file, without folder and extension, or of the stored disk
     #[arg(long, value_name = "NAME")]
     name: Option<String>,
+    /// File that takes what clients write, so that the disk stays as it is; made if it is not there, else gone on with
+    #[arg(long, value_name = "FILE")]
+    overlay: Option<PathBuf>,
     /// Folder with server-cert.pem and server-key.pem: clients have to use TLS then
     #[arg(long, value_name = "DIR", env = "TINTYPE_TLS_CERTIFICATES")]
     tls_certificates: Option<PathBuf>,
