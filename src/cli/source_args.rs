@@ -15,6 +15,7 @@ use super::{Global, output, units};
 use crate::error::{Error, Kind};
 use crate::repository::Repository;
 use crate::repository::disk::SnapshotDisk;
+use crate::repository::lease::Lease;
 use crate::repository::snapshots::Snapshot;
 use crate::sources::{self, OpenOptions, OpenedDisk, ReferencePolicy, StandardInput};
 
@@ -93,20 +94,19 @@ impl SourceArgs {
         Ok(opened)
     }
 
-    /// Opens all disks that an address stands for: of a stored snapshot of which none is chosen, each, with its name.
-    pub fn open_all(&self, address: &Address, global: Global) -> Result<Vec<(Option<String>, OpenedDisk)>, Failure> {
+    /// Opens all disks that an address stands for, for a command that reads them for long.
+    pub fn open_all(&self, address: &Address, command: &'static str, global: Global) -> Result<OpenedDisks, Failure> {
         let Some(wanted) = &address.stored else {
-            return Ok(vec![(None, self.open(address, None, global)?)]);
+            return Ok(OpenedDisks { disks: vec![(None, self.open(address, None, global)?)], lease: None });
         };
         let (repository, snapshot) = self.open_snapshot(address, wanted)?;
         let records = match &address.disk {
             Some(chosen) => vec![snapshot.disk(Some(chosen))?],
             None => snapshot.manifest.disks.iter().collect(),
         };
-        records
-            .into_iter()
-            .map(|record| Ok((Some(record.name.clone()), stored_disk(&repository, record, global)?)))
-            .collect()
+        let lease = take_lease(&repository, &snapshot, command, global)?;
+        let open = |record: &DiskRecord| Ok((Some(record.name.clone()), stored_disk(&repository, record, global)?));
+        Ok(OpenedDisks { disks: records.into_iter().map(open).collect::<Result<_, Failure>>()?, lease })
     }
 
     /// A disk of a stored snapshot.
@@ -152,6 +152,33 @@ impl SourceArgs {
             Some("raw") => Ok(()),
             Some(other) => Err(Failure::usage(format!("standard input can only be raw, not {other}"))),
             None => Err(Failure::usage("the format of standard input cannot be detected").hinted("say -f raw")),
+        }
+    }
+}
+
+/// All disks that an address stands for.
+pub struct OpenedDisks {
+    /// Each with its name, if it is one of a stored snapshot.
+    pub disks: Vec<(Option<String>, OpenedDisk)>,
+    /// Keeps what they need in their repository, until it is dropped.
+    pub lease: Option<Lease>,
+}
+
+/// Keeps a snapshot for a command that reads it for long. One that cannot be kept is read all the same.
+fn take_lease(
+    repository: &Arc<Repository>,
+    snapshot: &Snapshot,
+    command: &'static str,
+    global: Global,
+) -> Result<Option<Lease>, Failure> {
+    match repository.lease(command, snapshot) {
+        Ok(lease) => Ok(Some(lease)),
+        Err(error) if error.kind() == Kind::NoSnapshot => Err(error.into()),
+        Err(error) => {
+            let text =
+                "a prune does not know that the snapshot is read, and takes it away if it is forgotten meanwhile";
+            output::warn(&format!("{text}: {}", Failure::from(error).message()), global);
+            Ok(None)
         }
     }
 }

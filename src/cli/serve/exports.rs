@@ -6,8 +6,10 @@ use tintype_formats::{BlockSource, ImageError};
 
 use super::super::address::Address;
 use super::super::failure::Failure;
+use super::super::source_args::OpenedDisks;
 use super::super::{Global, output, units};
 use super::Args;
+use crate::repository::lease::Lease;
 use crate::serve::nbd::{Access, Export, Exports};
 use crate::sources::{CachedDisk, DiskCache, Overlay, Slice, partitions};
 
@@ -17,9 +19,9 @@ const NAMELESS: &str = "disk";
 /// Memory for what was decoded of all disks, in bytes: clients ask for small parts of compressed units.
 const CACHE_BYTES: u64 = 64 << 20;
 
-/// Opens the disks, and gives each of them and of their partitions a name.
-pub fn exports(args: &Args, global: Global) -> Result<Exports, Failure> {
-    let opened = args.disk.open_all(&args.source, global)?;
+/// Opens the disks, and gives each of them and of their partitions a name. The lease is to be held while they are read.
+pub fn exports(args: &Args, global: Global) -> Result<(Exports, Option<Lease>), Failure> {
+    let OpenedDisks { disks: opened, lease } = args.disk.open_all(&args.source, "serve", global)?;
     let only = opened.len() == 1;
     if !only && args.name.is_some() {
         let message = format!("{}: --name names one disk, there are {}", args.source, opened.len());
@@ -42,10 +44,10 @@ pub fn exports(args: &Args, global: Global) -> Result<Exports, Failure> {
         add(&mut exports, &name, &description, &access, global)?;
     }
     if only {
-        return Ok(exports.with_first_as_default());
+        return Ok((exports.with_first_as_default(), lease));
     }
     output::note("there are several disks, so that clients have to name one: none is the default", global);
-    Ok(exports)
+    Ok((exports, lease))
 }
 
 /// What a file is called, without its folder and extension.

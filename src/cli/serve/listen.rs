@@ -29,7 +29,8 @@ impl ListenArgs {
     /// Opens what is to be listened on. What systemd has opened comes in the place of the default.
     pub fn listeners(&self, encrypted: bool, global: Global) -> Result<Vec<Listener>, Failure> {
         let mut listeners = Vec::new();
-        for socket in system::inherited_sockets() {
+        let inherited = system::inherited_sockets();
+        for socket in inherited.map_err(|cause| Error::io("use the sockets that systemd opened", cause))? {
             listeners.push(Listener::inherited(socket)?);
         }
         for path in &self.socket {

@@ -74,7 +74,7 @@ struct ExportLine<'a> {
 pub fn run(args: &Args, global: Global) -> Result<Outcome, Failure> {
     let mut signals = job::catch_signals()?;
     let settings = args.settings(global)?;
-    let exports = exports::exports(args, global)?;
+    let (exports, lease) = exports::exports(args, global)?;
     let encrypted = settings.tls.is_some();
     let listeners = args.listen.listeners(encrypted, global)?;
     let is_stopped = signals.pending().any(|signal| signal != SIGUSR1);
@@ -91,6 +91,7 @@ pub fn run(args: &Args, global: Global) -> Result<Outcome, Failure> {
         handle.close();
         stopped
     })?;
+    drop(lease);
     Ok(Outcome::Done)
 }
 
