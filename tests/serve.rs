@@ -211,7 +211,7 @@ fn each_disk_of_a_snapshot_has_its_name() {
     fn with<'a>(args: &[&'a str]) -> Vec<&'a str> {
         [args, &["--password-file", "password"]].concat()
     }
-    let init: Vec<&str> = vec!["init", "repo", "--new-password-file", "password"];
+    let init: Vec<&str> = vec!["init", "repo", "--password-file", "password"];
     sandbox.run(init).ok();
     sandbox.run(with(&["backup", "a.raw", "b.raw", "--repo", "repo", "--name", "web"])).ok();
     let serving = Serving::start(&sandbox, 2, &with(&["repo::web", "--socket", "s"]));
