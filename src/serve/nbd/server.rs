@@ -348,6 +348,7 @@ fn begin(shared: &Arc<Shared>, socket: Socket) {
     let run = move || {
         if let Err(failure) = place.shared.serve(&socket)
             && !place.shared.is_stopping()
+            && !is_departure(&failure)
         {
             place.shared.tell(Event::ConnectionFailed(describe(failure)));
         }
@@ -355,6 +356,12 @@ fn begin(shared: &Arc<Shared>, socket: Socket) {
     if let Err(cause) = spawn("nbd-connection", run) {
         shared.tell(Event::ConnectionFailed(cause.to_string()));
     }
+}
+
+/// Whether the client only went without a word, as one that was stopped does.
+fn is_departure(failure: &Failure) -> bool {
+    use std::io::ErrorKind::{BrokenPipe, ConnectionReset};
+    matches!(failure, Failure::Io(cause) if [BrokenPipe, ConnectionReset].contains(&cause.kind()))
 }
 
 fn describe(failure: Failure) -> String {
