@@ -22,7 +22,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering::Relaxed;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use tintype_formats::host_file::{FileIdentity, HostExtent, HostFile, HostFileMut};
@@ -55,7 +55,7 @@ const MAX_RANGE_BYTES: u64 = 128 << 20;
 
 /// An export of an NBD server.
 pub struct NbdFile {
-    pool: Pool,
+    pool: Arc<Pool>,
     /// What the server said last about holes: runs in ascending order, without gaps, and where the first begins.
     known: Mutex<Known>,
     /// Held to change a part of one of the server's blocks.
@@ -103,7 +103,7 @@ impl NbdFile {
             let (transport, export) = negotiate(socket, &Wanted { export: &address.export, tls, deadline })?;
             Ok(Connection::new(transport, export, patience))
         };
-        Self::over(Box::new(connector), patience)
+        Self::over(Arc::new(connector), patience)
     }
 
     fn over(connector: Connector, patience: Duration) -> io::Result<Self> {

@@ -8,7 +8,7 @@
 use std::io;
 use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 use std::sync::atomic::{AtomicBool, AtomicUsize};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use super::connection::{Connection, Failed, StatusRun};
@@ -18,11 +18,11 @@ use super::wire::{self, Request};
 /// How many connections are made to a server that allows several.
 const CONNECTIONS: usize = 4;
 
-/// How long another connection than the first may take: some servers let the last of them wait.
+/// How long another connection than the first may take, and how long one attempt may at least.
 const EXTRA_CONNECTION: Duration = Duration::from_secs(3);
 
 /// Makes a connection; gives up at a time.
-pub type Connector = Box<dyn Fn(Instant) -> io::Result<Connection> + Send + Sync>;
+pub type Connector = Arc<dyn Fn(Instant) -> io::Result<Connection> + Send + Sync>;
 
 /// The connections to an export.
 pub struct Pool {
@@ -63,16 +63,27 @@ impl Patience {
 }
 
 impl Pool {
-    /// Makes the first connection, at once or not at all.
-    pub fn open(connector: Connector, patience: Duration) -> io::Result<Self> {
+    /// Makes the first connection, at once or not at all; others come later, if the server wants them.
+    pub fn open(connector: Connector, patience: Duration) -> io::Result<Arc<Self>> {
         let first = connector(Instant::now() + patience)?;
         let export = *first.export();
-        let many = export.flags & wire::EXPORT_MULTI_CONN != 0;
-        let slots: Vec<_> = (0..if many { CONNECTIONS } else { 1 }).map(|_| Mutex::new(None)).collect();
+        let slots: Vec<_> = (0..CONNECTIONS).map(|_| Mutex::new(None)).collect();
         *lock(&slots[0]) = Some(Arc::new(first));
-        let used = AtomicUsize::new(slots.len());
-        let (next, flushing, is_uncertain) = (AtomicUsize::new(0), Mutex::new(()), AtomicBool::new(false));
-        Ok(Pool { connector, export, patience, slots, used, next, flushing, is_uncertain })
+        let pool = Arc::new(Pool {
+            connector,
+            export,
+            patience,
+            slots,
+            used: AtomicUsize::new(1),
+            next: AtomicUsize::new(0),
+            flushing: Mutex::new(()),
+            is_uncertain: AtomicBool::new(false),
+        });
+        if export.flags & wire::EXPORT_MULTI_CONN != 0 {
+            let (connector, pool) = (Arc::clone(&pool.connector), Arc::downgrade(&pool));
+            std::thread::spawn(move || add_connections(&connector, &pool));
+        }
+        Ok(pool)
     }
 
     /// What the server said of the disk.
@@ -132,7 +143,7 @@ impl Pool {
 
     /// Asks until there is an answer, on a new connection where the last one was lost.
     fn retrying(&self, ask: &mut dyn FnMut(&Connection) -> Result<(), Failed>) -> io::Result<()> {
-        let slot = self.next.fetch_add(1, Relaxed) % self.used.load(Relaxed);
+        let slot = self.next.fetch_add(1, Relaxed) % self.used.load(Acquire);
         let mut patience = None;
         loop {
             let connection = self.connection(slot, &mut patience)?;
@@ -156,13 +167,6 @@ impl Pool {
         let mut held = lock(&self.slots[slot]);
         match held.as_ref() {
             Some(connection) if !connection.is_lost() => return Ok(connection.clone()),
-            None if patience.is_none() => match self.extra_connection() {
-                Some(connection) => return Ok(held.insert(connection).clone()),
-                None => {
-                    drop(held);
-                    return self.connection(0, patience);
-                }
-            },
             Some(lost) if lost.unflushed() > 0 => self.is_uncertain.store(true, Release),
             _ => {}
         }
@@ -181,16 +185,18 @@ impl Pool {
             }
         }
     }
+}
 
-    /// One more connection, if the server lets there be one; otherwise the first is enough.
-    fn extra_connection(&self) -> Option<Arc<Connection>> {
-        match (self.connector)(Instant::now() + EXTRA_CONNECTION.min(self.patience)) {
-            Ok(connection) if *connection.export() == self.export => Some(Arc::new(connection)),
-            _ => {
-                self.used.store(1, Relaxed);
-                None
-            }
+/// Fills the other slots. Some servers let a connection too many wait for ever: nobody waits for it here.
+fn add_connections(connector: &Connector, pool: &Weak<Pool>) {
+    for slot in 1..CONNECTIONS {
+        let Ok(connection) = connector(Instant::now() + EXTRA_CONNECTION) else { return };
+        let Some(pool) = pool.upgrade() else { return };
+        if *connection.export() != pool.export {
+            return;
         }
+        *lock(&pool.slots[slot]) = Some(Arc::new(connection));
+        pool.used.store(slot + 1, Release);
     }
 }
 

@@ -2,7 +2,6 @@
 
 use std::io::{Read as _, Write as _};
 use std::os::unix::net::UnixStream;
-use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 
 use proptest::prelude::*;
@@ -48,7 +47,7 @@ fn client(patience: Duration, serve: impl Fn(UnixStream) + Send + Sync + Clone +
         let (transport, export) = negotiate(socket, &Wanted { export: "x", tls: None, deadline })?;
         Ok(Connection::new(transport, export, patience))
     };
-    NbdFile::over(Box::new(connector), patience)
+    NbdFile::over(Arc::new(connector), patience)
 }
 
 /// A client of a server that says this, and nothing after it.
