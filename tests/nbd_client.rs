@@ -196,7 +196,7 @@ fn a_server_that_comes_back_is_read_on() {
     }
     let sandbox = Sandbox::new();
     let raw = sandbox.raw_disk("disk.raw", DISK_BYTES, 40);
-    let args = ["--filter=delay", "--filter=noextents", "file", "disk.raw", "rdelay=100ms"];
+    let args = ["--filter=delay", "--filter=noextents", "file", "disk.raw", "rdelay=400ms"];
     let server = Server::nbdkit(&sandbox, "s", &args);
     let run = sandbox.command(["digest", &address("s")]).stdout(Stdio::piped()).spawn().expect("tintype");
     std::thread::sleep(Duration::from_millis(300));
