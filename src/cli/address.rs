@@ -4,6 +4,8 @@ use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
+use crate::sources::{NbdAddress, is_nbd};
+
 /// The environment variable that names the repository.
 pub const REPOSITORY_VARIABLE: &str = "TINTYPE_REPOSITORY";
 
@@ -24,6 +26,9 @@ impl Address {
     /// Reads an address. A file whose name really is that wins over what stands behind a question mark.
     pub fn parse(text: &OsStr) -> Result<Address, String> {
         let whole = Address::of_text(text)?;
+        if is_nbd(&whole.path) {
+            return Address::of_nbd(whole);
+        }
         let bytes = text.as_bytes();
         let Some(mark) = bytes.iter().rposition(|byte| *byte == b'?') else { return Ok(whole) };
         if Path::new(text).symlink_metadata().is_ok() {
@@ -33,25 +38,51 @@ impl Address {
         let Ok(choices) = std::str::from_utf8(&bytes[mark + 1..]) else { return Ok(whole) };
         let mut address = Address::of_text(path.as_os_str())?;
         for choice in choices.split('&') {
-            let slot = match choice.split_once('=') {
-                Some(("disk", name)) if !name.is_empty() => (&mut address.disk, name),
-                Some(("snapshot", name)) if !name.is_empty() => (&mut address.snapshot, name),
-                _ => {
-                    let found = choice.escape_debug();
-                    return Err(format!("\"{found}\" after the question mark; expected disk=NAME or snapshot=NAME"));
-                }
-            };
-            if slot.0.replace(slot.1.to_owned()).is_some() {
-                return Err(format!("\"{}\" chooses twice", choices.escape_debug()));
+            if !address.choose(choice)? {
+                let found = choice.escape_debug();
+                return Err(format!("\"{found}\" after the question mark; expected disk=NAME or snapshot=NAME"));
             }
         }
         Ok(address)
+    }
+
+    /// Takes a choice of what is inside; false if it is none.
+    fn choose(&mut self, choice: &str) -> Result<bool, String> {
+        let (slot, name) = match choice.split_once('=') {
+            Some(("disk", name)) if !name.is_empty() => (&mut self.disk, name),
+            Some(("snapshot", name)) if !name.is_empty() => (&mut self.snapshot, name),
+            _ => return Ok(false),
+        };
+        match slot.replace(name.to_owned()) {
+            None => Ok(true),
+            Some(_) => Err(format!("\"{}\" chooses once more", choice.escape_debug())),
+        }
+    }
+
+    /// The address of an export: what stands behind its question mark is the server's, but for what is chosen inside.
+    fn of_nbd(whole: Address) -> Result<Address, String> {
+        let text = whole.path.to_str().ok_or("the NBD address is not UTF-8")?.to_owned();
+        let (place, query) = text.split_once('?').unwrap_or((&text, ""));
+        let mut address = whole;
+        let mut kept = Vec::new();
+        for choice in query.split('&').filter(|choice| !choice.is_empty()) {
+            if !address.choose(choice)? {
+                kept.push(choice);
+            }
+        }
+        let query = if kept.is_empty() { String::new() } else { format!("?{}", kept.join("&")) };
+        let text = format!("{place}{query}");
+        NbdAddress::parse(&text)?;
+        Ok(Address { path: text.into(), ..address })
     }
 
     /// What stands before the question mark: a path, or a snapshot in a repository.
     fn of_text(text: &OsStr) -> Result<Address, String> {
         let path = PathBuf::from(text);
         let plain = Address { path, stored: None, disk: None, snapshot: None };
+        if is_nbd(&plain.path) {
+            return Ok(plain);
+        }
         let bytes = text.as_bytes();
         let Some(mark) = bytes.windows(2).position(|pair| pair == b"::") else { return Ok(plain) };
         if plain.path.symlink_metadata().is_ok() {
@@ -90,7 +121,8 @@ impl std::fmt::Display for Address {
         let choices = [("disk", &self.disk), ("snapshot", &self.snapshot)];
         let chosen = choices.iter().filter_map(|(what, name)| name.as_ref().map(|name| (what, name)));
         for (index, (what, name)) in chosen.enumerate() {
-            write!(f, "{}{what}={name}", if index == 0 { '?' } else { '&' })?;
+            let is_first = index == 0 && !(is_nbd(&self.path) && self.path.as_os_str().as_bytes().contains(&b'?'));
+            write!(f, "{}{what}={name}", if is_first { '?' } else { '&' })?;
         }
         Ok(())
     }
@@ -120,6 +152,19 @@ mod tests {
         assert!(parse("/no/such/a.ova?disk=2&disk=3").is_err());
         assert!(parse("/no/such/a.qcow2?disk").is_err());
         assert!(parse("/no/such/a.qcow2?snapshot=").is_err());
+    }
+
+    #[test]
+    fn an_export_is_an_address() {
+        let parse = |text: &str| Address::parse(OsStr::new(text));
+        let found = parse("nbd+unix:///x::y?socket=/run/a&snapshot=before").unwrap();
+        assert_eq!(found.path, Path::new("nbd+unix:///x::y?socket=/run/a"));
+        assert_eq!((found.stored.as_deref(), found.snapshot.as_deref()), (None, Some("before")));
+        assert_eq!(found.to_string(), "nbd+unix:///x::y?socket=/run/a&snapshot=before");
+        let found = parse("nbd://[::1]/x?disk=2").unwrap();
+        assert_eq!((found.path.as_path(), found.disk.as_deref()), (Path::new("nbd://[::1]/x"), Some("2")));
+        assert_eq!(found.to_string(), "nbd://[::1]/x?disk=2");
+        assert!(parse("nbd+unix:///x").is_err() && parse("nbd://host/x?socket=y").is_err());
     }
 
     #[test]

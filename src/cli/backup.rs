@@ -177,7 +177,7 @@ fn disk_names(sources: &[Address]) -> Result<Vec<String>, Failure> {
         let stem = match (&address.stored, address.is_standard_input()) {
             (Some(stored), _) => stored.split('@').next().unwrap_or_default().to_owned(),
             (None, true) => "disk".to_owned(),
-            (None, false) => stem(&address.path),
+            (None, false) => export_name(&address.path).unwrap_or_else(|| stem(&address.path)),
         };
         let base = address.disk.clone().unwrap_or(stem);
         let numbered = (2..).map(|number| format!("{base}-{number}"));
@@ -185,6 +185,12 @@ fn disk_names(sources: &[Address]) -> Result<Vec<String>, Failure> {
         names.extend(name);
     }
     Ok(names)
+}
+
+/// What an NBD server calls the disk, if it is one's.
+fn export_name(path: &Path) -> Option<String> {
+    let address = sources::is_nbd(path).then(|| sources::NbdAddress::parse(path.to_str()?).ok())??;
+    Some(if address.export.is_empty() { "disk".to_owned() } else { stem(Path::new(&address.export)) })
 }
 
 fn stem(path: &Path) -> String {

@@ -1,12 +1,14 @@
 //! `tintype compare`
 
+use std::path::PathBuf;
+
 use clap::Args as ClapArgs;
 use serde::Serialize;
 
 use super::address::{self, Address};
 use super::failure::Failure;
 use super::repository_args::SecretArgs;
-use super::source_args::{ReferenceArgs, SourceArgs, ThreadArgs, format_parser};
+use super::source_args::{NbdArgs, ReferenceArgs, SourceArgs, ThreadArgs, format_parser};
 use super::{Global, Outcome, job, output, units};
 use crate::engine::NamedDisk;
 use crate::engine::compare::{Comparison, compare};
@@ -29,11 +31,16 @@ pub struct Args {
     /// Format of B
     #[arg(long, short = 'F', value_name = "FORMAT", value_parser = format_parser())]
     format_b: Option<String>,
+    /// Read A with what was written over it while it was served or mounted: the file that --overlay named there
+    #[arg(long, value_name = "FILE")]
+    with_overlay: Option<PathBuf>,
     /// Disks of different sizes are different
     #[arg(long, short)]
     strict: bool,
     #[command(flatten)]
     references: ReferenceArgs,
+    #[command(flatten)]
+    nbd: NbdArgs,
     #[command(flatten)]
     secrets: SecretArgs,
     #[command(flatten)]
@@ -59,11 +66,13 @@ struct Range {
 const SHOWN_RANGES: usize = 10;
 
 pub fn run(args: &Args, global: Global) -> Result<Outcome, Failure> {
-    let open = |address: &Address, format: &Option<String>| {
-        let (references, secrets) = (args.references.clone(), args.secrets.clone());
-        SourceArgs { format: format.clone(), references, secrets }.open(address, None, global)
+    let open = |address: &Address, format: &Option<String>, overlay: Option<&PathBuf>| {
+        let (references, nbd, secrets) = (args.references.clone(), args.nbd.clone(), args.secrets.clone());
+        SourceArgs { format: format.clone(), with_overlay: overlay.cloned(), references, nbd, secrets }
+            .open(address, None, global)
     };
-    let (a, b) = (open(&args.a, &args.format)?, open(&args.b, &args.format_b)?);
+    let a = open(&args.a, &args.format, args.with_overlay.as_ref())?;
+    let b = open(&args.b, &args.format_b, None)?;
     let found = job::run(global, "comparing", |progress| {
         let a = NamedDisk { disk: a.disk.as_ref(), path: &args.a.path };
         let b = NamedDisk { disk: b.disk.as_ref(), path: &args.b.path };

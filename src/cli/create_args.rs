@@ -11,7 +11,7 @@ use tintype_formats::{Geometry, raw};
 use super::failure::Failure;
 use super::profile::Profile;
 use super::source_args::format_parser;
-use crate::sources::{format_named, is_device};
+use crate::sources::{format_named, is_device_or_export};
 
 /// Measured on a Debian system: 0.8 of the time of level 3, for 0.8 % more space.
 const DEFAULT_ZSTD_LEVEL: u32 = 2;
@@ -55,7 +55,7 @@ impl CreateArgs {
         let Some(target) = target else {
             return Err(Failure::usage("the target's format is not given").hinted("say -O FORMAT"));
         };
-        if target == Path::new("-") || is_device(target) {
+        if target == Path::new("-") || is_device_or_export(target) {
             return Ok(&raw::FORMAT);
         }
         let name = target.file_name().and_then(|name| name.to_str());

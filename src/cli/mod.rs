@@ -50,8 +50,8 @@ use self::failure::Failure;
 
 /// Converts virtual and physical disks between formats, and backs them up
 ///
-/// Every command reads any disk: an image file of any format with its backing files, a block device, a stored snapshot
-/// (REPO::NAME, REPO::NAME@ID), or "-" for a raw stream on standard input. A snapshot inside an image is a part of the
+/// Every command reads any disk: an image file of any format with its backing files, a block device, a disk of an
+/// NBD server (nbd://HOST/NAME, nbd+unix:///NAME?socket=PATH), a stored snapshot (REPO::NAME, REPO::NAME@ID), or "-" for a raw stream on standard input. A snapshot inside an image is a part of the
 /// address: disk.qcow2?snapshot=before.
 #[derive(Debug, Parser)]
 #[command(name = "tintype", version, propagate_version = true, max_term_width = 100)]

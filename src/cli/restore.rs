@@ -13,7 +13,7 @@ use super::create_args::{CreateArgs, parse_rate};
 use super::escape::printable;
 use super::failure::Failure;
 use super::repository_args::RepositoryArgs;
-use super::source_args::ThreadArgs;
+use super::source_args::{NbdArgs, ThreadArgs};
 use super::{Global, Outcome, job, output, units};
 use crate::engine::NamedDisk;
 use crate::engine::convert::{ConvertOptions, Input, convert};
@@ -22,7 +22,7 @@ use crate::error::{Error, Kind, OnPath as _};
 use crate::repository::Repository;
 use crate::repository::disk::SnapshotDisk;
 use crate::repository::snapshots::Snapshot;
-use crate::sources::{Partition, Slice, is_device, partition_of};
+use crate::sources::{Partition, Slice, is_device_or_export, partition_of};
 use crate::targets::{Target, TargetOptions};
 
 /// How many chunks are read at once at least: a store may be far away.
@@ -60,6 +60,8 @@ pub struct Args {
     /// Read at most this many bytes a second (or with k, M, G)
     #[arg(long, value_name = "BYTES", value_parser = parse_rate, env = "TINTYPE_RATE_LIMIT")]
     rate_limit: Option<u64>,
+    #[command(flatten)]
+    nbd: NbdArgs,
     #[command(flatten)]
     repository: RepositoryArgs,
     #[command(flatten)]
@@ -141,7 +143,7 @@ fn file_name(args: &Args, record: &DiskRecord, taken: &[String]) -> Result<Strin
 
 fn format_of(args: &Args, path: &Path) -> Result<&'static Format, Failure> {
     let format = args.create.format(Some(path))?;
-    match is_device(path) && !std::ptr::eq(format, &raw::FORMAT) {
+    match is_device_or_export(path) && !std::ptr::eq(format, &raw::FORMAT) {
         true => Err(Failure::usage(format!("a device is written as raw, not as {}", format.name)).hinted("say -O raw")),
         false => Ok(format),
     }
@@ -234,7 +236,8 @@ fn write_delta(
 }
 
 fn open_target(args: &Args, path: &Path, geometry: Geometry, global: Global) -> Result<Target, Failure> {
-    let options = TargetOptions { force: args.force, existing: args.delta, target_is_zero: false };
+    let options =
+        TargetOptions { force: args.force, existing: args.delta, target_is_zero: false, nbd: args.nbd.options() };
     let target = Target::open(path, geometry.size_bytes, &[], &options)?;
     let target_bytes = target.file().len_bytes().unwrap_or_default();
     if target.is_in_place() && target_bytes > geometry.size_bytes {

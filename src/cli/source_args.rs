@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use clap::Args;
 use clap::builder::{PathBufValueParser, StringValueParser, TypedValueParser};
@@ -17,7 +18,7 @@ use crate::repository::Repository;
 use crate::repository::disk::SnapshotDisk;
 use crate::repository::lease::Lease;
 use crate::repository::snapshots::Snapshot;
-use crate::sources::{self, OpenOptions, OpenedDisk, ReferencePolicy, StandardInput};
+use crate::sources::{self, NbdOptions, OpenOptions, OpenedDisk, OverlayReader, ReferencePolicy, StandardInput};
 
 /// How disks are opened.
 #[derive(Debug, Clone, Args)]
@@ -25,10 +26,34 @@ pub struct SourceArgs {
     /// Format of the source; detected from the content for files, raw for devices
     #[arg(long, short, value_name = "FORMAT", env = "TINTYPE_FORMAT", value_parser = format_parser())]
     pub format: Option<String>,
+    /// Read the disk with what was written over it while it was served or mounted: the file that --overlay named there
+    #[arg(long, value_name = "FILE")]
+    pub with_overlay: Option<PathBuf>,
     #[command(flatten)]
     pub references: ReferenceArgs,
     #[command(flatten)]
+    pub nbd: NbdArgs,
+    #[command(flatten)]
     pub secrets: SecretArgs,
+}
+
+/// How NBD servers are talked to.
+#[derive(Debug, Clone, Args)]
+pub struct NbdArgs {
+    /// For nbds:// addresses: the folder of ca-cert.pem, and of client-cert.pem and client-key.pem if the server wants them
+    #[arg(long, value_name = "DIR", env = "TINTYPE_NBD_TLS", value_parser = folder_parser())]
+    nbd_tls: Option<PathBuf>,
+    /// How many seconds to wait for an NBD server that does not answer, or that is gone
+    #[arg(long, value_name = "SECONDS", env = "TINTYPE_NBD_TIMEOUT", default_value_t = 30)]
+    #[arg(value_parser = clap::value_parser!(u32).range(1..=86400))]
+    nbd_timeout: u32,
+}
+
+impl NbdArgs {
+    /// As sources and targets understand it.
+    pub fn options(&self) -> NbdOptions {
+        NbdOptions { tls_folder: self.nbd_tls.clone(), patience: Duration::from_secs(self.nbd_timeout.into()) }
+    }
 }
 
 /// What images may name.
@@ -91,7 +116,17 @@ impl SourceArgs {
             None => self.open_path(address, parent)?,
         };
         opened.warnings().for_each(|text| output::warn(&text, global));
-        Ok(opened)
+        self.under_overlay(opened)
+    }
+
+    fn under_overlay(&self, opened: OpenedDisk) -> Result<OpenedDisk, Failure> {
+        match &self.with_overlay {
+            None => Ok(opened),
+            Some(path) => {
+                let disk = Box::new(OverlayReader::open(path, opened.disk.into())?);
+                Ok(OpenedDisk { disk, ..opened })
+            }
+        }
     }
 
     /// Opens all disks that an address stands for, for a command that reads them for long.
@@ -104,8 +139,14 @@ impl SourceArgs {
             Some(chosen) => vec![snapshot.disk(Some(chosen))?],
             None => snapshot.manifest.disks.iter().collect(),
         };
+        if self.with_overlay.is_some() && records.len() != 1 {
+            return Err(Failure::usage(format!("--with-overlay is of one disk; choose it: {address}?disk=NAME")));
+        }
         let lease = take_lease(&repository, &snapshot, command, global)?;
-        let open = |record: &DiskRecord| Ok((Some(record.name.clone()), stored_disk(&repository, record, global)?));
+        let open = |record: &DiskRecord| {
+            let opened = self.under_overlay(stored_disk(&repository, record, global)?)?;
+            Ok((Some(record.name.clone()), opened))
+        };
         Ok(OpenedDisks { disks: records.into_iter().map(open).collect::<Result<_, Failure>>()?, lease })
     }
 
@@ -133,6 +174,7 @@ impl SourceArgs {
             snapshot: address.snapshot.clone(),
             references: self.references.policy(),
             secrets: self.secrets.for_images(),
+            nbd: self.nbd.options(),
         };
         sources::open_disk(&address.path, &options, parent).map_err(|error| self.references.explain(error))
     }
@@ -148,6 +190,11 @@ impl SourceArgs {
 
     /// Standard input is raw only, and that is to be said: a stream cannot be probed.
     pub fn check_standard_input_format(&self) -> Result<(), Failure> {
+        if self.with_overlay.is_some() {
+            return Err(Failure::usage(
+                "--with-overlay needs a disk that can be read at any place, not standard input",
+            ));
+        }
         match self.format.as_deref() {
             Some("raw") => Ok(()),
             Some(other) => Err(Failure::usage(format!("standard input can only be raw, not {other}"))),
@@ -206,6 +253,8 @@ pub struct ImageArgs {
     /// What opens it, if it is encrypted.
     #[command(flatten)]
     pub secrets: SecretArgs,
+    #[command(flatten)]
+    nbd: NbdArgs,
 }
 
 impl ImageArgs {
@@ -224,6 +273,7 @@ impl ImageArgs {
             self.address.disk.as_deref(),
             force_share,
             self.secrets.for_images(),
+            &self.nbd.options(),
         )?)
     }
 }

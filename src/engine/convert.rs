@@ -6,7 +6,6 @@ use std::path::Path;
 use std::sync::Arc;
 
 use tintype_formats::layer::Choice;
-use tintype_formats::local_file::LocalFile;
 use tintype_formats::reference_gate::ReferenceGate;
 use tintype_formats::secrets::Secrets;
 use tintype_formats::sink::{CreateOptions, IdentitySeed};
@@ -229,9 +228,8 @@ fn verify(
 
 /// The disk in the target, which is larger than the disk where the target is a larger device.
 fn open_written(target: &Target, options: &ConvertOptions<'_>) -> Result<Box<dyn BlockSource>> {
-    let local = LocalFile::new(target.read_back()?).map_err(|cause| Error::io("open to read back", cause))?;
     let file = OpenFile {
-        file: Arc::new(local),
+        file: target.read_back()?,
         name: target.path().display().to_string(),
         identity: None,
         secrets: Secrets::default(),

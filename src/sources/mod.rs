@@ -1,9 +1,10 @@
-//! Where disks come from: image files with their chains, devices, pipes, and slices of them.
+//! Where disks come from: image files with their chains, devices, NBD servers, pipes, and slices of them.
 
 mod cached;
 mod extended;
 mod folder_gate;
 mod identity;
+mod nbd_client;
 mod open;
 mod overlay;
 mod partitions;
@@ -16,8 +17,10 @@ pub use cached::{CachedDisk, DiskCache};
 pub use extended::Extended;
 pub use folder_gate::{FolderGate, ReferencePolicy};
 pub use identity::{aliases, of_metadata as identity_of};
+pub use nbd_client::{NbdAddress, NbdFile, NbdOptions, is_nbd};
 pub use open::{
-    OpenOptions, OpenedDisk, entry_of_folder, format_named, open_disk, open_host_file, open_image, open_raw,
+    OpenOptions, OpenedDisk, entry_of_folder, format_named, is_device_or_export, open_disk, open_host_file, open_image,
+    open_raw,
 };
 pub use overlay::{Overlay, OverlayReader, WritableDisk};
 pub use partitions::{Partition, partition_of, partitions};

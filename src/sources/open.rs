@@ -12,6 +12,7 @@ use tintype_formats::secrets::Secrets;
 use tintype_formats::{BlockSource, Disk, Format, Image, ImageError, OpenFile, raw, registry};
 
 use super::folder_gate::{FolderGate, ReferencePolicy};
+use super::nbd_client::{NbdFile, NbdOptions, is_nbd};
 use super::physical_disk::{self, PhysicalDisk};
 use super::{identity, qemu_lock};
 use crate::error::{Error, Kind, OnPath as _, Result};
@@ -29,6 +30,8 @@ pub struct OpenOptions {
     pub references: ReferencePolicy,
     /// Whom to ask for the password of an encrypted image.
     pub secrets: Secrets,
+    /// How NBD servers are talked to.
+    pub nbd: NbdOptions,
 }
 
 impl OpenOptions {
@@ -57,6 +60,9 @@ impl OpenedDisk {
 /// Opens the disk at `path` with everything that it inherits from; `parent`, if the chain goes through it, is declared.
 pub fn open_disk(path: &Path, options: &OpenOptions, parent: Option<&Path>) -> Result<OpenedDisk> {
     let format = format_named(options.format.as_deref())?;
+    if is_nbd(path) {
+        return open_nbd(path, options, format.unwrap_or(&raw::FORMAT)).on_path(path);
+    }
     let path = &entry_of_folder(path);
     let (mut file, is_device) = open_host_file(path, options.references.force_share)?;
     file.secrets = options.secrets.clone();
@@ -72,6 +78,26 @@ pub fn open_disk(path: &Path, options: &OpenOptions, parent: Option<&Path>) -> R
     }
     let layers = disk.layers().map(|(name, info)| (name.to_owned(), info.clone())).collect();
     Ok(OpenedDisk { snapshots: disk.snapshot_count(), disk: Box::new(disk), layers })
+}
+
+/// What a server gives is raw like a device, unless something else is said. What an image there names is not opened.
+fn open_nbd(path: &Path, options: &OpenOptions, format: &'static Format) -> Result<OpenedDisk> {
+    let mut file = nbd_file(path, &options.nbd)?;
+    file.secrets = options.secrets.clone();
+    let disk = Disk::open(file, Some(format), options.choice(), Arc::new(NoReferences))?;
+    let layers = disk.layers().map(|(name, info)| (name.to_owned(), info.clone())).collect();
+    Ok(OpenedDisk { snapshots: disk.snapshot_count(), disk: Box::new(disk), layers })
+}
+
+fn nbd_file(path: &Path, options: &NbdOptions) -> Result<OpenFile> {
+    let (file, identity) = NbdFile::open_path(path, options)?;
+    let name = path.display().to_string();
+    Ok(OpenFile { file: Arc::new(file), name, identity: Some(identity), secrets: Secrets::default() })
+}
+
+/// Whether a path is a disk that is there already, and is raw unless something else is said.
+pub fn is_device_or_export(path: &Path) -> bool {
+    physical_disk::is_device(path) || is_nbd(path)
 }
 
 /// Some images are folders: a file of theirs stands for them.
@@ -107,12 +133,16 @@ pub fn open_image(
     disk: Option<&str>,
     force_share: bool,
     secrets: Secrets,
+    nbd: &NbdOptions,
 ) -> Result<(OpenFile, Box<dyn Image>)> {
     let format = format_named(format)?;
     let path = &entry_of_folder(path);
-    let (mut file, is_device) = open_host_file(path, force_share)?;
+    let (mut file, is_raw) = match is_nbd(path) {
+        true => (nbd_file(path, nbd).on_path(path)?, true),
+        false => open_host_file(path, force_share)?,
+    };
     file.secrets = secrets;
-    let format = if is_device { Some(format.unwrap_or(&raw::FORMAT)) } else { format };
+    let format = if is_raw { Some(format.unwrap_or(&raw::FORMAT)) } else { format };
     let image = match disk {
         None => registry::open_image(&file, format),
         disk => registry::open_chosen(&file, format, Choice { disk, snapshot: None }, &NoReferences),

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use tintype_formats::host_file::FileIdentity;
+use tintype_formats::local_file::LocalFile;
 use tintype_formats::reference_gate::ReferenceGate;
 use tintype_formats::sink::{SingleFile, TargetFiles};
 use tintype_formats::{HostFile, HostFileMut, ImageError};
@@ -14,7 +15,7 @@ use super::output_file::OutputFile;
 use super::physical_disk;
 use super::standard_output::StandardOutput;
 use crate::error::{Aftermath, Error, Kind, OnPath as _, Result};
-use crate::sources::{aliases, is_device, is_held_for_writing};
+use crate::sources::{NbdFile, NbdOptions, aliases, is_device, is_held_for_writing, is_nbd};
 
 /// How a target is to be opened.
 #[derive(Debug, Clone, Default)]
@@ -25,6 +26,8 @@ pub struct TargetOptions {
     pub existing: bool,
     /// An existing target reads as zeros already.
     pub target_is_zero: bool,
+    /// How NBD servers are talked to.
+    pub nbd: NbdOptions,
 }
 
 /// An open target. Dropped before [`commit`](Self::commit), a new file leaves nothing behind.
@@ -38,6 +41,7 @@ enum TargetKind {
     NewFile(NewFiles),
     ExistingFile(Arc<OutputFile>),
     Device(Arc<OutputFile>),
+    Export(Arc<NbdFile>),
     StandardOutput(Arc<StandardOutput>),
 }
 
@@ -48,7 +52,11 @@ impl Target {
             let kind = TargetKind::StandardOutput(Arc::new(StandardOutput::open()?));
             return Ok(Target { path: "standard output".into(), options: options.clone(), kind });
         }
-        refuse_source(path, sources)?;
+        if is_nbd(path) {
+            let kind = TargetKind::Export(open_export(path, size_bytes, sources, options).on_path(path)?);
+            return Ok(Target { path: path.to_owned(), options: options.clone(), kind });
+        }
+        refuse_source(&aliases(path), sources).on_path(path)?;
         refuse_in_use(path)?;
         let is_device = is_device(path);
         let kind = match (is_device, options.existing) {
@@ -64,19 +72,19 @@ impl Target {
         match &self.kind {
             TargetKind::NewFile(files) => files.main().output().clone(),
             TargetKind::ExistingFile(file) | TargetKind::Device(file) => file.clone(),
+            TargetKind::Export(export) => export.clone(),
             TargetKind::StandardOutput(output) => output.clone(),
         }
     }
 
     /// Whether places that are not written may hold something else than zeros.
     pub fn holds_old_data(&self) -> bool {
-        let existing = matches!(self.kind, TargetKind::ExistingFile(_) | TargetKind::Device(_));
-        existing && !self.options.target_is_zero
+        self.is_in_place() && !self.options.target_is_zero
     }
 
     /// Whether it is written in place: its length is what it is.
     pub fn is_in_place(&self) -> bool {
-        matches!(self.kind, TargetKind::ExistingFile(_) | TargetKind::Device(_))
+        matches!(self.kind, TargetKind::ExistingFile(_) | TargetKind::Device(_) | TargetKind::Export(_))
     }
 
     /// Whether it can only be appended to.
@@ -94,16 +102,19 @@ impl Target {
         output.set_len_bytes(0).is_ok() && cloned
     }
 
-    /// Opens what was written for reading it back from the disk, past the page cache.
-    pub fn read_back(&self) -> Result<File> {
+    /// Opens what was written for reading it back from the disk, past the page cache of this machine.
+    pub fn read_back(&self) -> Result<Arc<dyn HostFile>> {
         let path = match &self.kind {
             TargetKind::NewFile(files) => files.main().temporary_path(),
             TargetKind::ExistingFile(_) | TargetKind::Device(_) => &self.path,
+            TargetKind::Export(export) => return Ok(export.clone()),
             TargetKind::StandardOutput(_) => {
                 return Err(Error::new(Kind::Usage, "standard output cannot be read back to verify it"));
             }
         };
-        open_uncached(path).on_path(&self.path)
+        let file = open_uncached(path).on_path(&self.path)?;
+        let file = LocalFile::new(file).map_err(|cause| Error::io("open to read back", cause)).on_path(&self.path)?;
+        Ok(Arc::new(file))
     }
 
     /// A gate that also finds the files of this image that do not have their names yet.
@@ -122,7 +133,7 @@ impl Target {
                 physical_disk::announce(device);
                 Ok(())
             }
-            TargetKind::ExistingFile(_) | TargetKind::StandardOutput(_) => Ok(()),
+            TargetKind::ExistingFile(_) | TargetKind::Export(_) | TargetKind::StandardOutput(_) => Ok(()),
         }
     }
 
@@ -134,6 +145,8 @@ impl Target {
             TargetKind::ExistingFile(file) | TargetKind::Device(file) if file.is_changed() => {
                 Some(Aftermath::Overwritten)
             }
+            TargetKind::Export(export) if export.is_changed() => Some(Aftermath::Overwritten),
+            TargetKind::Export(_) => Some(Aftermath::Unchanged),
             TargetKind::StandardOutput(output) if output.is_begun() => Some(Aftermath::Streamed),
             _ => Some(Aftermath::Unchanged),
         }
@@ -165,13 +178,33 @@ impl TargetFiles for Target {
     }
 }
 
-fn refuse_source(path: &Path, sources: &[FileIdentity]) -> Result<()> {
-    if aliases(path).iter().any(|alias| sources.contains(alias)) {
+fn refuse_source(target: &[FileIdentity], sources: &[FileIdentity]) -> Result<()> {
+    if target.iter().any(|alias| sources.contains(alias)) {
         let message =
             "the target is the source, or one of the files that the source is made of, by this or another name";
-        return Err(Error::new(Kind::TargetIsSource, message).with_path(path));
+        return Err(Error::new(Kind::TargetIsSource, message));
     }
     Ok(())
+}
+
+/// An export is written in place, like a device.
+fn open_export(
+    path: &Path,
+    size_bytes: u64,
+    sources: &[FileIdentity],
+    options: &TargetOptions,
+) -> Result<Arc<NbdFile>> {
+    let (export, identity) = NbdFile::open_path(path, &options.nbd)?;
+    refuse_source(&[identity], sources)?;
+    if !options.force {
+        let message = "it is a disk of an NBD server, and everything on it would be overwritten";
+        return Err(Error::new(Kind::TargetExists, message));
+    }
+    if export.is_read_only() {
+        return Err(Error::new(Kind::TargetUnfit, "the NBD server lets nobody write to it"));
+    }
+    check_size(&export, path, size_bytes)?;
+    Ok(Arc::new(export))
 }
 
 /// A machine that has the old target open would go on writing to a file that is gone, or under the new disk.
@@ -210,7 +243,7 @@ fn open_existing(path: &Path, size_bytes: u64) -> Result<Arc<OutputFile>> {
     Ok(Arc::new(output))
 }
 
-fn check_size(target: &OutputFile, path: &Path, size_bytes: u64) -> Result<()> {
+fn check_size(target: &dyn HostFile, path: &Path, size_bytes: u64) -> Result<()> {
     let target_bytes = target.len_bytes().map_err(|cause| Error::io("find out its size", cause)).on_path(path)?;
     if target_bytes < size_bytes {
         let message = format!("it has {target_bytes} bytes, the disk needs {size_bytes}");

@@ -22,7 +22,7 @@ use super::source_args::{SourceArgs, ThreadArgs, format_parser};
 use super::{Global, Outcome, job, output, units};
 use crate::engine::convert::{ConvertOptions, convert};
 
-use crate::sources::is_device;
+use crate::sources::is_device_or_export;
 use crate::targets::{Target, TargetOptions};
 
 /// Make another disk of a disk: an image in another format, a raw file, a device
@@ -76,7 +76,7 @@ pub struct Args {
     #[arg(long, value_name = "BYTES", value_parser = parse_bytes)]
     extend_to: Option<u64>,
     /// Keep the chain: make a file of every file that the image inherits from, beside the target
-    #[arg(long, conflicts_with_all = ["backing", "offset", "size", "extend_to", "no_create", "profile"])]
+    #[arg(long, conflicts_with_all = ["backing", "with_overlay", "offset", "size", "extend_to", "no_create", "profile"])]
     layers: bool,
     /// The file in the source's chain whose place the backing file takes
     #[arg(skip)]
@@ -146,7 +146,7 @@ fn check_combination(args: &Args, format: &Format, global: Global) -> Result<(),
         return Err(Failure::usage(message));
     }
     let is_raw = std::ptr::eq(format, &raw::FORMAT);
-    let device = is_device(&args.target);
+    let device = is_device_or_export(&args.target);
     if (args.no_create || device) && !is_raw {
         let message = format!("an existing file or device is written as raw, not as {}", format.name);
         return Err(Failure::usage(message).hinted("say -O raw"));
@@ -174,7 +174,12 @@ fn check_streamable(args: &Args, format: &Format) -> Result<(), Failure> {
 }
 
 fn target_options(args: &Args) -> TargetOptions {
-    TargetOptions { force: args.force, existing: args.no_create, target_is_zero: args.target_is_zero }
+    TargetOptions {
+        force: args.force,
+        existing: args.no_create,
+        target_is_zero: args.target_is_zero,
+        nbd: args.input.nbd.options(),
+    }
 }
 
 fn note_lost_sectors(format: &Format, geometry: Geometry, global: Global) {

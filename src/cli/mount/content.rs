@@ -116,7 +116,8 @@ fn disk_names(args: &Args) -> Result<Vec<String>, Failure> {
         return Ok(Vec::new());
     }
     let force = opening.references.force_share;
-    let opened = sources::open_image(&source.path, format, None, force, opening.secrets.for_images());
+    let opened =
+        sources::open_image(&source.path, format, None, force, opening.secrets.for_images(), &opening.nbd.options());
     let (_, image) = opened.map_err(|error| opening.references.explain(error))?;
     Ok(image.disks().iter().map(|disk| disk.name.clone()).collect())
 }

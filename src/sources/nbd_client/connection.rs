@@ -1,0 +1,451 @@
+//! One connection with many requests on their way.
+//!
+//! There is no thread of its own. Whoever waits for an answer while nobody reads becomes the reader: it reads the begin of
+//! the next answer, and gives the connection to the thread that the answer is for, which reads the rest into its own buffer.
+//! A connection that breaks is lost for all; what it means for them is decided in `pool`.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use super::handshake::Export;
+use super::transport::{Transport, read_exact};
+use super::wire::{self, Command, Fields, Reply, Request, broken};
+
+/// The longest list of ranges that is read in one answer: 8 bytes each.
+const MAX_STATUS_BYTES: u32 = 1 << 20;
+
+/// The longest message of an error that is read.
+const MAX_MESSAGE_BYTES: u32 = 4096 + 32;
+
+/// How many pieces the answer to a read may come in, besides one for every sector.
+const MAX_SPARE_CHUNKS: u32 = 16;
+
+/// Why a request has no result.
+#[derive(Debug)]
+pub enum Failed {
+    /// The server refused.
+    Server(io::Error),
+    /// The connection is gone, and whether the server did what it was asked is unknown.
+    Lost(String),
+}
+
+/// What a range is, as block status has it: its length in bytes, and flags.
+pub type StatusRun = (u32, u32);
+
+/// A connection to an export.
+pub struct Connection {
+    transport: Arc<dyn Transport>,
+    export: Export,
+    /// How long the server may be silent while a read waits.
+    patience: Duration,
+    sending: Mutex<()>,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    next_cookie: u64,
+    waiting: BTreeMap<u64, Waiting>,
+    reader: Reader,
+    /// What happened to the connection, if it is lost.
+    lost: Option<String>,
+    /// Writes that succeeded since the last flush began.
+    unflushed: u64,
+}
+
+struct Waiting {
+    wake: Arc<Condvar>,
+    /// Whether its thread sleeps, and could read in the place of another. One that is still sending could not.
+    is_idle: bool,
+    since: Instant,
+    is_read: bool,
+}
+
+impl State {
+    fn set_idle(&mut self, cookie: u64, is_idle: bool) {
+        if let Some(waiting) = self.waiting.get_mut(&cookie) {
+            waiting.is_idle = is_idle;
+        }
+    }
+}
+
+#[derive(Default, Clone, Copy)]
+enum Reader {
+    #[default]
+    Nobody,
+    Somebody,
+    /// The begin of an answer was read, and the request with this cookie is to read the rest.
+    For(u64, Reply),
+}
+
+/// Where an answer goes.
+enum Answer<'a> {
+    Nothing,
+    Bytes(&'a mut [u8]),
+    Status(&'a mut Vec<StatusRun>),
+}
+
+impl Connection {
+    /// Takes a connection on which an export was agreed.
+    pub fn new(transport: Arc<dyn Transport>, export: Export, patience: Duration) -> Self {
+        Connection { transport, export, patience, sending: Mutex::default(), state: Mutex::default() }
+    }
+
+    /// What the server said of the disk.
+    pub fn export(&self) -> &Export {
+        &self.export
+    }
+
+    /// Fills the buffer, which is no longer than a request may be.
+    pub fn read(&self, offset: u64, buffer: &mut [u8]) -> Result<(), Failed> {
+        let request = Request { command: Command::Read, offset, length_bytes: buffer.len() as u32 };
+        self.call(&request, &[], Answer::Bytes(buffer))
+    }
+
+    /// Asks what a range is.
+    pub fn block_status(&self, offset: u64, length_bytes: u32) -> Result<Vec<StatusRun>, Failed> {
+        let mut runs = Vec::new();
+        let request = Request { command: Command::BlockStatus, offset, length_bytes };
+        self.call(&request, &[], Answer::Status(&mut runs))?;
+        Ok(runs)
+    }
+
+    /// Writes bytes or zeros; until the next flush this connection is the only witness that the server still has them.
+    ///
+    /// Also says whether the connection was lost meanwhile: then there is no such witness.
+    pub fn change(&self, request: &Request, payload: &[u8]) -> Result<(), Failed> {
+        self.call(request, payload, Answer::Nothing)?;
+        let mut state = self.lock();
+        state.unflushed += 1;
+        match &state.lost {
+            Some(why) => Err(Failed::Lost(why.clone())),
+            None => Ok(()),
+        }
+    }
+
+    /// Has the server make everything durable that was written here before.
+    pub fn flush(&self) -> Result<(), Failed> {
+        let before = self.unflushed();
+        if before == 0 {
+            return Ok(());
+        }
+        if self.export.flags & wire::EXPORT_FLUSH != 0 {
+            self.call(&Request { command: Command::Flush, offset: 0, length_bytes: 0 }, &[], Answer::Nothing)?;
+        } else {
+            // Such a server has nothing to flush; that it is still the same one is all there is to know.
+            self.read(0, &mut vec![0; self.export.min_bytes as usize])?;
+        }
+        self.lock().unflushed -= before;
+        Ok(())
+    }
+
+    /// How many writes succeeded here that no flush has made durable.
+    pub fn unflushed(&self) -> u64 {
+        self.lock().unflushed
+    }
+
+    /// Whether the connection is gone.
+    pub fn is_lost(&self) -> bool {
+        self.lock().lost.is_some()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Sends a request and reads its answer.
+    fn call(&self, request: &Request, payload: &[u8], mut answer: Answer<'_>) -> Result<(), Failed> {
+        let (cookie, wake) = self.announce(request)?;
+        if let Err(cause) = self.send(request, cookie, payload) {
+            return Err(self.lose(&cause));
+        }
+        let mut progress = Progress {
+            request: *request,
+            export: self.export,
+            answered: 0,
+            chunks: 0,
+            error: None,
+            pieces: Vec::new(),
+        };
+        loop {
+            let reply = self.next_reply(cookie, &wake)?;
+            match self.take(reply, &mut progress, &mut answer) {
+                Ok(true) => break,
+                Ok(false) => self.lock().reader = Reader::Nobody,
+                Err(cause) => return Err(self.lose(&cause)),
+            }
+        }
+        let ended = progress.end(&answer);
+        self.leave(cookie);
+        match ended {
+            Ok(None) => Ok(()),
+            Ok(Some((wire::ERROR_SHUTDOWN, _))) => Err(self.lose(&io::Error::other("the server is shutting down"))),
+            Ok(Some((number, message))) => Err(Failed::Server(wire::server_error(number, &message))),
+            Err(cause) => Err(self.lose(&cause)),
+        }
+    }
+
+    fn announce(&self, request: &Request) -> Result<(u64, Arc<Condvar>), Failed> {
+        let mut state = self.lock();
+        if let Some(why) = &state.lost {
+            return Err(Failed::Lost(why.clone()));
+        }
+        let (cookie, wake) = (state.next_cookie, Arc::new(Condvar::new()));
+        state.next_cookie += 1;
+        let is_read = matches!(request.command, Command::Read | Command::BlockStatus);
+        state.waiting.insert(cookie, Waiting { wake: wake.clone(), is_idle: false, since: Instant::now(), is_read });
+        Ok((cookie, wake))
+    }
+
+    fn send(&self, request: &Request, cookie: u64, payload: &[u8]) -> io::Result<()> {
+        let _turn = self.sending.lock().unwrap_or_else(PoisonError::into_inner);
+        self.transport.write_all(&request.encode(cookie))?;
+        if payload.is_empty() { Ok(()) } else { self.transport.write_all(payload) }
+    }
+
+    /// Waits for the begin of an answer to this request, and reads those of others meanwhile if nobody else does. The
+    /// caller is the reader then.
+    fn next_reply(&self, cookie: u64, wake: &Condvar) -> Result<Reply, Failed> {
+        let mut state = self.lock();
+        loop {
+            if let Some(why) = &state.lost {
+                return Err(Failed::Lost(why.clone()));
+            }
+            match state.reader {
+                Reader::For(wanted, reply) if wanted == cookie => {
+                    state.reader = Reader::Somebody;
+                    return Ok(reply);
+                }
+                Reader::Nobody => {
+                    state.reader = Reader::Somebody;
+                    drop(state);
+                    let (wanted, reply) = self.read_reply().map_err(|cause| self.lose(&cause))?;
+                    state = self.lock();
+                    match state.waiting.get(&wanted) {
+                        Some(waiting) => waiting.wake.notify_one(),
+                        None => {
+                            drop(state);
+                            return Err(self.lose(&broken("it answers what was not asked")));
+                        }
+                    }
+                    state.reader = Reader::For(wanted, reply);
+                }
+                _ => {
+                    state.set_idle(cookie, true);
+                    state = wake.wait(state).unwrap_or_else(PoisonError::into_inner);
+                    state.set_idle(cookie, false);
+                }
+            }
+        }
+    }
+
+    /// A request is done: another one's thread reads on.
+    fn leave(&self, cookie: u64) {
+        let mut state = self.lock();
+        state.waiting.remove(&cookie);
+        state.reader = Reader::Nobody;
+        if let Some(next) = state.waiting.values().find(|waiting| waiting.is_idle) {
+            next.wake.notify_one();
+        }
+    }
+
+    /// Gives the connection up.
+    fn lose(&self, cause: &io::Error) -> Failed {
+        let mut state = self.lock();
+        let why = state.lost.get_or_insert_with(|| cause.to_string()).clone();
+        state.waiting.values().for_each(|waiting| waiting.wake.notify_one());
+        drop(state);
+        self.transport.shut_down();
+        Failed::Lost(why)
+    }
+
+    fn read_reply(&self) -> io::Result<(u64, Reply)> {
+        let mut begin = [0; 16];
+        read_exact(self.transport.as_ref(), &mut begin, &mut |_| self.check_silence())?;
+        let mut fields = Fields(&begin);
+        match fields.u32()? {
+            wire::SIMPLE_REPLY_MAGIC => {
+                let error = fields.u32()?;
+                Ok((fields.u64()?, Reply::Simple { error }))
+            }
+            wire::CHUNK_MAGIC if self.export.is_structured => {
+                let (flags, kind) = (fields.u16()?, fields.u16()?);
+                let length_bytes = Fields(&self.read_message(4)?).u32()?;
+                Ok((fields.u64()?, Reply::Chunk { is_last: flags & wire::CHUNK_DONE != 0, kind, length_bytes }))
+            }
+            other => Err(broken(format!("an answer begins with {other:#x}"))),
+        }
+    }
+
+    /// Fails if a read has waited too long. Writes and flushes may take what time they need: the kernel tells when the
+    /// other side is gone.
+    fn check_silence(&self) -> io::Result<()> {
+        let state = self.lock();
+        let longest =
+            state.waiting.values().filter(|waiting| waiting.is_read).map(|waiting| waiting.since.elapsed()).max();
+        let is_lost = state.lost.is_some();
+        drop(state);
+        let too_long = longest.is_some_and(|longest| longest > self.patience);
+        match is_lost || too_long {
+            true => {
+                Err(io::Error::new(io::ErrorKind::TimedOut, format!("the server was silent for {:?}", self.patience)))
+            }
+            false => Ok(()),
+        }
+    }
+
+    fn fill(&self, buffer: &mut [u8]) -> io::Result<()> {
+        let (mut last, mut before) = (Instant::now(), 0);
+        read_exact(self.transport.as_ref(), buffer, &mut |filled| {
+            if filled > before {
+                (last, before) = (Instant::now(), filled);
+            }
+            match last.elapsed() > self.patience {
+                true => Err(io::Error::new(io::ErrorKind::TimedOut, "the server stopped in the middle of an answer")),
+                false => Ok(()),
+            }
+        })
+    }
+
+    /// A message whose length was checked.
+    fn read_message(&self, length_bytes: u32) -> io::Result<Vec<u8>> {
+        let mut bytes = vec![0; length_bytes as usize];
+        self.fill(&mut bytes)?;
+        Ok(bytes)
+    }
+
+    /// Reads the rest of an answer; says whether it was the last part.
+    fn take(&self, reply: Reply, progress: &mut Progress, answer: &mut Answer<'_>) -> io::Result<bool> {
+        match reply {
+            Reply::Simple { error: 0 } => {
+                match answer {
+                    Answer::Nothing => {}
+                    Answer::Bytes(buffer) if !self.export.is_structured => {
+                        self.fill(buffer)?;
+                        progress.answered = buffer.len() as u64;
+                    }
+                    _ => return Err(broken("it answers in one piece where chunks were agreed")),
+                }
+                Ok(true)
+            }
+            Reply::Simple { error } => {
+                progress.error = Some((error, String::new()));
+                Ok(true)
+            }
+            Reply::Chunk { is_last, kind, length_bytes } => {
+                self.take_chunk(kind, length_bytes, progress, answer)?;
+                Ok(is_last)
+            }
+        }
+    }
+
+    fn take_chunk(
+        &self,
+        kind: u16,
+        length_bytes: u32,
+        progress: &mut Progress,
+        answer: &mut Answer<'_>,
+    ) -> io::Result<()> {
+        progress.count_chunk()?;
+        match (kind, answer) {
+            (wire::CHUNK_NONE, _) if length_bytes == 0 => Ok(()),
+            (wire::CHUNK_DATA, Answer::Bytes(buffer)) if length_bytes > 8 => {
+                let offset = Fields(&self.read_message(8)?).u64()?;
+                let range = progress.piece(offset, length_bytes - 8)?;
+                self.fill(&mut buffer[range])
+            }
+            (wire::CHUNK_HOLE, Answer::Bytes(buffer)) if length_bytes == 12 => {
+                let message = self.read_message(12)?;
+                let mut fields = Fields(&message);
+                let range = progress.piece(fields.u64()?, fields.u32()?)?;
+                buffer[range].fill(0);
+                Ok(())
+            }
+            (wire::CHUNK_STATUS, Answer::Status(runs)) if length_bytes <= MAX_STATUS_BYTES => {
+                let message = self.read_message(length_bytes)?;
+                let mut fields = Fields(&message);
+                if Some(fields.u32()?) == self.export.allocation {
+                    while !fields.0.is_empty() {
+                        runs.push((fields.u32()?, fields.u32()?));
+                    }
+                }
+                Ok(())
+            }
+            (kind, _) if kind & wire::CHUNK_ERROR_BIT != 0 && length_bytes <= MAX_MESSAGE_BYTES => {
+                let message = self.read_message(length_bytes)?;
+                let mut fields = Fields(&message);
+                let (number, words) = (fields.u32()?, usize::from(fields.u16()?));
+                let words = fields.0.get(..words).ok_or_else(|| broken("the message of an error is cut"))?;
+                progress.error.get_or_insert((number, String::from_utf8_lossy(words).into_owned()));
+                Ok(())
+            }
+            _ => Err(broken(format!(
+                "it answers {:?} with a chunk of kind {kind} and {length_bytes} bytes",
+                progress.request.command
+            ))),
+        }
+    }
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        if !self.is_lost() {
+            let goodbye = Request { command: Command::Disconnect, offset: 0, length_bytes: 0 };
+            // Nobody answers, and nobody minds.
+            let _ = self.transport.write_all(&goodbye.encode(0));
+            self.transport.shut_down();
+        }
+    }
+}
+
+/// How much of an answer has come.
+struct Progress {
+    request: Request,
+    export: Export,
+    answered: u64,
+    chunks: u32,
+    error: Option<(u32, String)>,
+    /// The ranges of the buffer that were filled.
+    pieces: Vec<(usize, usize)>,
+}
+
+impl Progress {
+    fn count_chunk(&mut self) -> io::Result<()> {
+        self.chunks += 1;
+        match self.chunks <= self.request.length_bytes.min(self.export.max_bytes) / 512 + MAX_SPARE_CHUNKS {
+            true => Ok(()),
+            false => Err(broken("it answers in too many pieces")),
+        }
+    }
+
+    /// The place of a piece in the buffer, which no other piece has.
+    fn piece(&mut self, offset: u64, length_bytes: u32) -> io::Result<std::ops::Range<usize>> {
+        let Request { offset: first, length_bytes: wanted, .. } = self.request;
+        let begin = offset.checked_sub(first).filter(|begin| *begin < u64::from(wanted));
+        let range = begin.and_then(|begin| Some(begin..begin.checked_add(length_bytes.into())?));
+        let range = range.filter(|range| !range.is_empty() && range.end <= u64::from(wanted));
+        let range = range.ok_or_else(|| {
+            broken(format!("it was asked for {wanted} bytes at {first} and answers with {length_bytes} at {offset}"))
+        })?;
+        self.answered += u64::from(length_bytes);
+        self.pieces.push((range.start as usize, range.end as usize));
+        Ok(range.start as usize..range.end as usize)
+    }
+
+    /// Checks that all was answered; gives the server's error, if it had one.
+    fn end(mut self, answer: &Answer<'_>) -> io::Result<Option<(u32, String)>> {
+        if self.error.is_some() {
+            return Ok(self.error);
+        }
+        self.pieces.sort_unstable();
+        let overlap = self.pieces.windows(2).any(|pair| matches!(pair, [(_, end), (begin, _)] if end > begin));
+        let complete = match answer {
+            Answer::Nothing => true,
+            Answer::Bytes(buffer) => !overlap && self.answered == buffer.len() as u64,
+            Answer::Status(runs) => !runs.is_empty(),
+        };
+        if complete { Ok(None) } else { Err(broken("its answer is not what was asked for, no less and no more")) }
+    }
+}
