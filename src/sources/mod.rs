@@ -19,7 +19,7 @@ pub use identity::{aliases, of_metadata as identity_of};
 pub use open::{
     OpenOptions, OpenedDisk, entry_of_folder, format_named, open_disk, open_host_file, open_image, open_raw,
 };
-pub use overlay::WritableDisk;
+pub use overlay::{Overlay, OverlayReader, WritableDisk};
 pub use partitions::{Partition, partition_of, partitions};
 pub use physical_disk::{device_sector_bytes, is_device};
 pub use qemu_lock::is_held_for_writing;
