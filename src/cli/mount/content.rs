@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use serde_json::{Map, Value, json};
+use tintype_formats::BlockSource;
 
 use super::super::address::Address;
 use super::super::failure::Failure;
@@ -14,7 +15,7 @@ use super::Args;
 use super::stored::{self, Catalog};
 use crate::repository::names;
 use crate::serve::fuse::{DiskEntry, Folder, LazyDisk, OpenDisk, OpenDisks, folder_of};
-use crate::sources::{self, CachedDisk, DiskCache, OpenedDisk};
+use crate::sources::{self, CachedDisk, DiskCache, OpenedDisk, Overlay, WritableDisk};
 
 /// How many disks stay open. One takes up to 30 MiB for its tables and maps.
 const MAX_OPEN_DISKS: usize = 4;
@@ -30,6 +31,8 @@ pub struct Content {
     pub disks: Option<usize>,
     /// Their sizes in all, in bytes.
     pub total_bytes: u64,
+    /// The disk that takes writes, if one does.
+    pub writable: Option<Arc<dyn WritableDisk>>,
 }
 
 /// What all disks of a mount share.
@@ -53,7 +56,7 @@ pub fn open(args: &Args, global: Global) -> Result<Content, Failure> {
     if is_repository(&source.path) {
         return repository(args, shared);
     }
-    let disks = match disk_names(args)? {
+    let entries = match disk_names(args)? {
         names if names.is_empty() => vec![image(args, source, None, &shared, global)?],
         names => {
             let open = |name: &String| {
@@ -63,12 +66,35 @@ pub fn open(args: &Args, global: Global) -> Result<Content, Failure> {
             names.iter().map(open).collect::<Result<_, _>>()?
         }
     };
-    Ok(of_disks(disks))
+    of_disks(args, entries, &shared)
 }
 
-fn of_disks(disks: Vec<Arc<LazyDisk>>) -> Content {
+fn of_disks(args: &Args, mut entries: Vec<DiskEntry>, shared: &Shared) -> Result<Content, Failure> {
+    let mut writable = None;
+    if args.is_writable() {
+        let [entry] = entries.as_mut_slice() else {
+            let message = format!("{}: one disk takes writes, and there are {}", args.source, entries.len());
+            return Err(Failure::usage(message).hinted("choose one with ?disk=NAME"));
+        };
+        writable = Some(make_writable(args, entry)?);
+    }
+    let disks: Vec<_> = entries.into_iter().map(|entry| LazyDisk::new(entry, &shared.pool)).collect();
     let total_bytes = disks.iter().map(|disk| disk.size_bytes()).fold(0, u64::saturating_add);
-    Content { disks: Some(disks.len()), total_bytes, root: folder_of(disks) }
+    Ok(Content { disks: Some(disks.len()), total_bytes, writable, root: folder_of(disks) })
+}
+
+/// Puts an overlay over a disk, which stays open from now on.
+fn make_writable(args: &Args, entry: &mut DiskEntry) -> Result<Arc<dyn WritableDisk>, Failure> {
+    let below = (entry.opener)()?.source;
+    let overlay = match &args.overlay {
+        Some(path) => Overlay::open_or_create(path, below)?,
+        None => Overlay::temporary(&std::env::temp_dir(), below)?,
+    };
+    let overlay: Arc<dyn WritableDisk> = Arc::new(overlay);
+    let open = OpenDisk { source: Arc::clone(&overlay) as Arc<dyn BlockSource>, writable: Some(Arc::clone(&overlay)) };
+    entry.opener = Box::new(move || Ok(open.clone()));
+    entry.is_writable = true;
+    Ok(overlay)
 }
 
 /// Some images are folders, too.
@@ -82,8 +108,11 @@ fn repository(args: &Args, shared: Shared) -> Result<Content, Failure> {
         let message = format!("{source}: choose a snapshot, too (REPO::NAME?disk=...), or leave the choice out");
         return Err(Failure::usage(message));
     }
+    if args.is_writable() {
+        return Err(Failure::usage("of a repository, only one snapshot can be written over: say REPO::NAME"));
+    }
     let repository = args.opening.secrets.open_patiently(&absolute(&source.path)?, args.retry_time)?;
-    Ok(Content { root: Catalog::open(repository, shared)?, disks: None, total_bytes: 0 })
+    Ok(Content { root: Catalog::open(repository, shared)?, disks: None, total_bytes: 0, writable: None })
 }
 
 fn snapshot(args: &Args, wanted: &str, shared: &Shared, global: Global) -> Result<Content, Failure> {
@@ -100,7 +129,7 @@ fn snapshot(args: &Args, wanted: &str, shared: &Shared, global: Global) -> Resul
         output::warn("some of it could not be read when it was backed up, and is zeros; info.json says what", global);
     }
     let lease = stored::Lease::hold(&repository);
-    Ok(of_disks(stored::disks_of(&repository, &repository.chunk_reader(), &lease, &snapshot, shared)))
+    of_disks(args, stored::disks_of(&repository, &repository.chunk_reader(), &lease, &snapshot, &shared.cache), shared)
 }
 
 /// The program may go elsewhere.
@@ -128,14 +157,14 @@ fn image(
     name: Option<&str>,
     shared: &Shared,
     global: Global,
-) -> Result<Arc<LazyDisk>, Failure> {
+) -> Result<DiskEntry, Failure> {
     let opened = args.opening.open(address, None, global)?;
     let changed = std::fs::metadata(&address.path).and_then(|found| found.modified());
     let file_name = address.path.file_name().unwrap_or(address.path.as_os_str()).to_string_lossy();
     let description = description(address, &opened);
     let disk = CachedDisk::new(opened.disk, &shared.cache);
     let open = OpenDisk { source: Arc::new(disk), writable: None };
-    let entry = DiskEntry {
+    Ok(DiskEntry {
         name: name.map_or_else(|| file_name.into_owned(), str::to_owned),
         size_bytes: open.source.geometry().size_bytes,
         data_bytes: allocated_bytes(&address.path),
@@ -143,8 +172,7 @@ fn image(
         is_writable: false,
         description,
         opener: Box::new(move || Ok(open.clone())),
-    };
-    Ok(LazyDisk::new(entry, &shared.pool))
+    })
 }
 
 /// What the image file takes, which its disk takes at least about.

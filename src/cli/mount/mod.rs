@@ -43,6 +43,13 @@ pub struct Args {
     /// The folder to show it in; it must be empty
     #[arg(value_name = "DIR")]
     folder: PathBuf,
+    /// Let the disk be written to: what is written goes into this file, which is made if it is not there. It can be
+    /// mounted again with the same disk
+    #[arg(long, value_name = "FILE", conflicts_with = "writable", env = "TINTYPE_OVERLAY")]
+    overlay: Option<PathBuf>,
+    /// Let the disk be written to, and throw away what was written when it ends
+    #[arg(long)]
+    writable: bool,
     /// Go on in the background, once it is there
     #[arg(long)]
     daemon: bool,
@@ -54,6 +61,12 @@ pub struct Args {
     retry_time: Duration,
     #[command(flatten)]
     opening: SourceArgs,
+}
+
+impl Args {
+    fn is_writable(&self) -> bool {
+        self.writable || self.overlay.is_some()
+    }
 }
 
 #[derive(Serialize)]
@@ -75,7 +88,7 @@ pub fn run(args: &Args, global: Global) -> Result<Outcome, Failure> {
     let handle = signals.handle();
     let options = fuse::Options {
         source: args.source.to_string(),
-        is_writable: false,
+        is_writable: content.writable.is_some(),
         allow_other: args.allow_other,
         total_bytes: content.total_bytes,
         threads: threads(),
@@ -84,7 +97,12 @@ pub fn run(args: &Args, global: Global) -> Result<Outcome, Failure> {
     let observer = Arc::new(Reporter { global, told: Mutex::new((None, 0)) });
     let mounted = fuse::mount(&args.folder, Arc::clone(&content.root), observer, options).map_err(explain)?;
     announce(&mounted, &content, args.daemon, global)?;
-    serve(mounted, signals, global)
+    let served = serve(mounted, signals, global);
+    if let Some(disk) = content.writable {
+        // Also after a failure: it is all that there is of it.
+        disk.flush()?;
+    }
+    served
 }
 
 /// How many requests are answered at once: while some wait for the disk, others decode.
@@ -107,7 +125,7 @@ fn serve(mounted: Mounted, mut signals: Signals, global: Global) -> Result<Outco
 fn announce(mounted: &Mounted, content: &Content, in_background: bool, global: Global) -> Result<(), Failure> {
     let place = mounted.place().display().to_string();
     let line = if global.json {
-        let (disks, writable) = (content.disks, false);
+        let (disks, writable) = (content.disks, content.writable.is_some());
         let event = MountedEvent { r#type: "mounted", folder: &place, disks, writable };
         super::escape::json(&serde_json::to_string(&event).unwrap_or_default())
     } else if global.quiet {

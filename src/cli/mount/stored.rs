@@ -17,7 +17,7 @@ use crate::repository::protocol::End;
 use crate::repository::snapshots::Snapshot;
 use crate::repository::{Repository, time};
 use crate::serve::fuse::{DiskEntry, Entry, Folder, LazyDisk, OpenDisk, file_name, folder_of};
-use crate::sources::CachedDisk;
+use crate::sources::{CachedDisk, DiskCache};
 
 /// For how long what was listed is good: who looks sooner sees the same.
 const FRESH: Duration = Duration::from_secs(3);
@@ -53,18 +53,18 @@ pub fn disks_of(
     reader: &Arc<ChunkReader>,
     lease: &Arc<Lease>,
     snapshot: &Snapshot,
-    shared: &Shared,
-) -> Vec<Arc<LazyDisk>> {
+    cache: &Arc<DiskCache>,
+) -> Vec<DiskEntry> {
     let changed = time_of(&snapshot.manifest);
     let disks = snapshot.manifest.disks.iter().map(|record| {
         let (repository, reader, lease) = (Arc::clone(repository), Arc::clone(reader), Arc::clone(lease));
-        let (cache, own) = (Arc::clone(&shared.cache), record.clone());
+        let (cache, own) = (Arc::clone(cache), record.clone());
         let opener = move || {
             let _held = &lease;
             let disk = SnapshotDisk::of(repository.mapped(&reader, &own), &own);
             Ok(OpenDisk { source: Arc::new(CachedDisk::new(disk, &cache)), writable: None })
         };
-        let entry = DiskEntry {
+        DiskEntry {
             name: record.name.clone(),
             size_bytes: record.size_bytes,
             data_bytes: Some(record.statistics.data_bytes),
@@ -72,8 +72,7 @@ pub fn disks_of(
             is_writable: false,
             description: description(snapshot, record),
             opener: Box::new(opener),
-        };
-        LazyDisk::new(entry, &shared.pool)
+        }
     });
     disks.collect()
 }
@@ -198,7 +197,8 @@ impl Catalog {
     }
 
     fn stored(&self, snapshot: &Snapshot) -> Stored {
-        let disks = disks_of(&self.repository, &self.reader, &self.lease, snapshot, &self.shared);
+        let entries = disks_of(&self.repository, &self.reader, &self.lease, snapshot, &self.shared.cache);
+        let disks = entries.into_iter().map(|entry| LazyDisk::new(entry, &self.shared.pool)).collect();
         let manifest = &snapshot.manifest;
         // Colons would make it hard to name in lists of paths and to other systems.
         let format = |time: jiff::Timestamp| time.strftime("%Y-%m-%dT%H-%M-%SZ").to_string();
