@@ -12,7 +12,7 @@ use super::super::address::Address;
 use super::super::failure::Failure;
 use super::super::{Global, output};
 use super::Args;
-use super::stored::{self, Catalog};
+use super::stored::{self, Catalog, Lease};
 use crate::repository::names;
 use crate::serve::fuse::{DiskEntry, Folder, LazyDisk, OpenDisk, OpenDisks, folder_of};
 use crate::sources::{self, CachedDisk, DiskCache, OpenedDisk, Overlay, WritableDisk};
@@ -33,6 +33,8 @@ pub struct Content {
     pub total_bytes: u64,
     /// The disk that takes writes, if one does.
     pub writable: Option<Arc<dyn WritableDisk>>,
+    /// Keeps what is read in its repository.
+    pub lease: Option<Arc<Lease>>,
 }
 
 /// What all disks of a mount share.
@@ -80,7 +82,7 @@ fn of_disks(args: &Args, mut entries: Vec<DiskEntry>, shared: &Shared) -> Result
     }
     let disks: Vec<_> = entries.into_iter().map(|entry| LazyDisk::new(entry, &shared.pool)).collect();
     let total_bytes = disks.iter().map(|disk| disk.size_bytes()).fold(0, u64::saturating_add);
-    Ok(Content { disks: Some(disks.len()), total_bytes, writable, root: folder_of(disks) })
+    Ok(Content { disks: Some(disks.len()), total_bytes, writable, lease: None, root: folder_of(disks) })
 }
 
 /// Puts an overlay over a disk, which stays open from now on.
@@ -112,7 +114,9 @@ fn repository(args: &Args, shared: Shared) -> Result<Content, Failure> {
         return Err(Failure::usage("of a repository, only one snapshot can be written over: say REPO::NAME"));
     }
     let repository = args.opening.secrets.open_patiently(&absolute(&source.path)?, args.retry_time)?;
-    Ok(Content { root: Catalog::open(repository, shared)?, disks: None, total_bytes: 0, writable: None })
+    let lease = Lease::hold(&repository);
+    let root = Catalog::open(repository, shared)?;
+    Ok(Content { root, disks: None, total_bytes: 0, writable: None, lease: Some(lease) })
 }
 
 fn snapshot(args: &Args, wanted: &str, shared: &Shared, global: Global) -> Result<Content, Failure> {
@@ -128,8 +132,9 @@ fn snapshot(args: &Args, wanted: &str, shared: &Shared, global: Global) -> Resul
     if snapshot.manifest.disks.iter().any(|disk| !disk.unreadable.is_empty()) {
         output::warn("some of it could not be read when it was backed up, and is zeros; info.json says what", global);
     }
-    let lease = stored::Lease::hold(&repository);
-    of_disks(args, stored::disks_of(&repository, &repository.chunk_reader(), &lease, &snapshot, &shared.cache), shared)
+    let lease = Lease::hold(&repository);
+    let entries = stored::disks_of(&repository, &repository.chunk_reader(), &snapshot, &shared.cache);
+    Ok(Content { lease: Some(lease), ..of_disks(args, entries, shared)? })
 }
 
 /// The program may go elsewhere.

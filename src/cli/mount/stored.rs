@@ -28,22 +28,28 @@ const LATEST: &str = "latest";
 /// Tells a prune that somebody reads: it waits for the end of it, as for a backup, before it takes packs away.
 pub struct Lease {
     repository: Arc<Repository>,
-    /// None where nothing can be written: nothing is pruned from here either.
-    session: Option<Id>,
+    /// None where nothing can be written: nothing is pruned from here either. And none when it has ended.
+    session: Mutex<Option<Id>>,
 }
 
 impl Lease {
     /// Begins to read.
     pub fn hold(repository: &Arc<Repository>) -> Arc<Self> {
         let session = repository.protocol().begin_session("mount").ok();
-        Arc::new(Lease { repository: Arc::clone(repository), session })
+        Arc::new(Lease { repository: Arc::clone(repository), session: Mutex::new(session) })
+    }
+
+    /// Says that nobody reads any more.
+    pub fn end(&self) {
+        let session = self.session.lock().unwrap_or_else(PoisonError::into_inner).take();
+        // If it cannot be told, a prune fences it when it is old.
+        let _ = session.map(|session| self.repository.protocol().end_session(session, End::Ended));
     }
 }
 
 impl Drop for Lease {
     fn drop(&mut self) {
-        // If it cannot be told, a prune fences it when it is old.
-        let _ = self.session.map(|session| self.repository.protocol().end_session(session, End::Ended));
+        self.end();
     }
 }
 
@@ -51,16 +57,14 @@ impl Drop for Lease {
 pub fn disks_of(
     repository: &Arc<Repository>,
     reader: &Arc<ChunkReader>,
-    lease: &Arc<Lease>,
     snapshot: &Snapshot,
     cache: &Arc<DiskCache>,
 ) -> Vec<DiskEntry> {
     let changed = time_of(&snapshot.manifest);
     let disks = snapshot.manifest.disks.iter().map(|record| {
-        let (repository, reader, lease) = (Arc::clone(repository), Arc::clone(reader), Arc::clone(lease));
+        let (repository, reader) = (Arc::clone(repository), Arc::clone(reader));
         let (cache, own) = (Arc::clone(cache), record.clone());
         let opener = move || {
-            let _held = &lease;
             let disk = SnapshotDisk::of(repository.mapped(&reader, &own), &own);
             Ok(OpenDisk { source: Arc::new(CachedDisk::new(disk, &cache)), writable: None })
         };
@@ -105,7 +109,6 @@ fn time_of(manifest: &Manifest) -> SystemTime {
 pub struct Catalog {
     repository: Arc<Repository>,
     reader: Arc<ChunkReader>,
-    lease: Arc<Lease>,
     shared: Shared,
     known: Mutex<Known>,
 }
@@ -136,8 +139,8 @@ struct Name {
 impl Catalog {
     /// Lists the snapshots for the first time.
     pub fn open(repository: Arc<Repository>, shared: Shared) -> Result<Arc<dyn Folder>> {
-        let (reader, lease) = (repository.chunk_reader(), Lease::hold(&repository));
-        let catalog = Catalog { repository, reader, lease, shared, known: Mutex::default() };
+        let reader = repository.chunk_reader();
+        let catalog = Catalog { repository, reader, shared, known: Mutex::default() };
         catalog.list_again()?;
         Ok(Arc::new(Names(Arc::new(catalog))))
     }
@@ -197,7 +200,7 @@ impl Catalog {
     }
 
     fn stored(&self, snapshot: &Snapshot) -> Stored {
-        let entries = disks_of(&self.repository, &self.reader, &self.lease, snapshot, &self.shared.cache);
+        let entries = disks_of(&self.repository, &self.reader, snapshot, &self.shared.cache);
         let disks = entries.into_iter().map(|entry| LazyDisk::new(entry, &self.shared.pool)).collect();
         let manifest = &snapshot.manifest;
         // Colons would make it hard to name in lists of paths and to other systems.

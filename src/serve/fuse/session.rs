@@ -7,6 +7,8 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use fuser::{Config, MountOption, Session, SessionACL, SessionUnmounter};
+use rustix::io::Errno;
+use rustix::mount::UnmountFlags;
 
 use super::errors::Observer;
 use super::file_system::{FileSystem, Listings};
@@ -44,6 +46,8 @@ pub struct Options {
 /// A mounted tree.
 pub struct Mounted {
     place: PathBuf,
+    /// The number of the device by which the system's table knows it.
+    device: Option<String>,
     unmounter: SessionUnmounter,
     session: JoinHandle<io::Result<()>>,
 }
@@ -61,7 +65,8 @@ pub fn mount(place: &Path, root: Arc<dyn Folder>, observer: Arc<dyn Observer>, o
     };
     let failed = |cause| Error::io("mount a file system", cause);
     let mut session = Session::new(file_system, &place, &config(&options)).map_err(failed).on_path(&place)?;
-    read_ahead(&place);
+    let device = mount_at(&place).ok().flatten().map(|entry| entry.device);
+    device.iter().for_each(|device| read_ahead(device));
     let unmounter = session.unmount_callable();
     let run = move || {
         let ended = session.run();
@@ -69,7 +74,7 @@ pub fn mount(place: &Path, root: Arc<dyn Folder>, observer: Arc<dyn Observer>, o
         ended
     };
     let session = std::thread::Builder::new().name("session".to_owned()).spawn(run).map_err(failed)?;
-    Ok(Mounted { place, unmounter, session })
+    Ok(Mounted { place, device, unmounter, session })
 }
 
 fn config(options: &Options) -> Config {
@@ -93,10 +98,8 @@ fn config(options: &Options) -> Config {
 }
 
 /// Has the kernel read ahead further than it would. Where this may not be, it is slower.
-fn read_ahead(place: &Path) {
-    if let Ok(Some(entry)) = mount_at(place) {
-        let _ = std::fs::write(format!("/sys/class/bdi/{}/read_ahead_kb", entry.device), READ_AHEAD_KIB.to_string());
-    }
+fn read_ahead(device: &str) {
+    let _ = std::fs::write(format!("/sys/class/bdi/{device}/read_ahead_kb"), READ_AHEAD_KIB.to_string());
 }
 
 impl Mounted {
@@ -113,8 +116,7 @@ impl Mounted {
     /// Takes it out of the folder, and waits so long for those who still use it. False if they still do: they get errors
     /// when this process ends.
     pub fn unmount(mut self, patience: Duration) -> Result<bool> {
-        let failed = |cause| Error::io("unmount", cause);
-        self.unmounter.unmount().map_err(failed).on_path(&self.place)?;
+        self.detach().map_err(|cause| Error::io("unmount", cause)).on_path(&self.place)?;
         let deadline = Instant::now() + patience;
         while !self.has_ended() {
             if Instant::now() >= deadline {
@@ -123,6 +125,19 @@ impl Mounted {
             std::thread::sleep(STEP);
         }
         self.join().map(|()| true)
+    }
+
+    /// Takes it out of the folder, also while it is in use.
+    fn detach(&mut self) -> io::Result<()> {
+        // Somebody else may have been faster, and mounted something else there.
+        if mount_at(&self.place).is_ok_and(|found| found.map(|entry| entry.device) != self.device) {
+            return Ok(());
+        }
+        match rustix::mount::unmount(&self.place, UnmountFlags::DETACH | UnmountFlags::NOFOLLOW) {
+            // Only root may; the helper does it for others.
+            Err(Errno::PERM) => self.unmounter.unmount(),
+            done => Ok(done?),
+        }
     }
 
     /// Waits until somebody has unmounted it and nobody uses it.
