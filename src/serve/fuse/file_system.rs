@@ -51,6 +51,7 @@ pub(super) struct FileSystem {
     pub(super) total_bytes: u64,
     pub(super) owner: (u32, u32),
     pub(super) listings: Listings,
+    pub(super) at_end: Option<Box<dyn FnOnce() + Send + Sync>>,
 }
 
 /// Open folders: who reads one in several requests gets what was there when it was opened.
@@ -246,6 +247,12 @@ impl Filesystem for FileSystem {
             _ = config.set_max_readahead(most);
         }
         Ok(())
+    }
+
+    fn destroy(&mut self) {
+        if let Some(at_end) = self.at_end.take() {
+            at_end();
+        }
     }
 
     fn lookup(&self, _: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
