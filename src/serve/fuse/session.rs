@@ -1,13 +1,14 @@
 //! Mounts a tree, and unmounts it again.
 
 use std::io;
-use std::mem::ManuallyDrop;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering::{Acquire, Release};
 use std::time::{Duration, Instant};
 
-use fuser::{BackgroundSession, Config, MountOption, Session, SessionACL};
+use fuser::{Config, MountOption, Session, SessionACL};
 use rustix::io::Errno;
 use rustix::mount::UnmountFlags;
 
@@ -52,9 +53,7 @@ pub struct Mounted {
     place: PathBuf,
     /// The number of the device by which the system's table knows it.
     device: Option<String>,
-    /// Never dropped: fuser 0.18 would then unmount once more what was unmounted already, and with it whatever was mounted in
-    /// the same folder since (its `is_mounted` takes the poll's error for a yes).
-    session: ManuallyDrop<BackgroundSession>,
+    ended: Arc<AtomicBool>,
 }
 
 /// Mounts a tree in an empty folder. When this returns, it is there.
@@ -62,20 +61,27 @@ pub fn mount(place: &Path, root: Arc<dyn Folder>, observer: Arc<dyn Observer>, o
     let place = whole_path(place).map_err(|cause| Error::io("look at the folder", cause)).on_path(place)?;
     let owner = (rustix::process::getuid().as_raw(), rustix::process::getgid().as_raw());
     let config = config(&options);
+    let ended = Arc::new(AtomicBool::new(false));
+    let told = Arc::clone(&ended);
     let file_system = FileSystem {
         inodes: Inodes::new(root),
         observer,
         total_bytes: options.total_bytes,
         owner,
         listings: Listings::default(),
-        at_end: Some(options.at_end),
+        at_end: Some(Box::new(move || {
+            told.store(true, Release);
+            (options.at_end)();
+        })),
     };
     let failed = |cause| Error::io("mount a file system", cause);
     let session = Session::new(file_system, &place, &config).map_err(failed).on_path(&place)?;
     let device = mount_at(&place).ok().flatten().map(|entry| entry.device);
     device.iter().for_each(|device| read_ahead(device));
-    let session = ManuallyDrop::new(session.spawn().map_err(failed)?);
-    Ok(Mounted { place, device, session })
+    // Never dropped: fuser 0.18 would then unmount once more what was unmounted already, and with it whatever was mounted in
+    // the same folder since (its `is_mounted` takes the poll's error for a yes).
+    std::mem::forget(session.spawn().map_err(failed)?);
+    Ok(Mounted { place, device, ended })
 }
 
 fn config(options: &Options) -> Config {
@@ -111,7 +117,7 @@ impl Mounted {
 
     /// Whether it was unmounted and nobody uses it any more.
     pub fn has_ended(&self) -> bool {
-        self.session.guard.is_finished()
+        self.ended.load(Acquire)
     }
 
     /// Takes it out of the folder, and waits so long for those who still use it. False if they still do: they get errors
