@@ -10,6 +10,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("repository", &["error", "system"]),
     ("serve", &["sources", "error", "system"]),
     ("targets", &["sources", "error", "system"]),
+    ("serve", &["sources", "error", "system"]),
     ("sources", &["error", "system"]),
     ("error", &[]),
     ("system", &[]),

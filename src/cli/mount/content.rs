@@ -12,7 +12,7 @@ use super::super::address::Address;
 use super::super::failure::Failure;
 use super::super::{Global, output};
 use super::Args;
-use super::stored::{self, Catalog, Lease};
+use super::stored::{self, Catalog};
 use crate::repository::names;
 use crate::serve::fuse::{DiskEntry, Folder, LazyDisk, OpenDisk, OpenDisks, folder_of};
 use crate::sources::{self, CachedDisk, DiskCache, OpenedDisk, Overlay, WritableDisk};
@@ -33,8 +33,8 @@ pub struct Content {
     pub total_bytes: u64,
     /// The disk that takes writes, if one does.
     pub writable: Option<Arc<dyn WritableDisk>>,
-    /// Keeps what is read in its repository.
-    pub lease: Option<Arc<Lease>>,
+    /// Keeps disks open.
+    pub pool: Arc<OpenDisks>,
 }
 
 /// What all disks of a mount share.
@@ -82,18 +82,25 @@ fn of_disks(args: &Args, mut entries: Vec<DiskEntry>, shared: &Shared) -> Result
     }
     let disks: Vec<_> = entries.into_iter().map(|entry| LazyDisk::new(entry, &shared.pool)).collect();
     let total_bytes = disks.iter().map(|disk| disk.size_bytes()).fold(0, u64::saturating_add);
-    Ok(Content { disks: Some(disks.len()), total_bytes, writable, lease: None, root: folder_of(disks) })
+    Ok(Content {
+        disks: Some(disks.len()),
+        total_bytes,
+        writable,
+        pool: Arc::clone(&shared.pool),
+        root: folder_of(disks),
+    })
 }
 
 /// Puts an overlay over a disk, which stays open from now on.
 fn make_writable(args: &Args, entry: &mut DiskEntry) -> Result<Arc<dyn WritableDisk>, Failure> {
-    let below = (entry.opener)()?.source;
+    let OpenDisk { source: below, hold, .. } = (entry.opener)()?;
     let overlay = match &args.overlay {
         Some(path) => Overlay::open_or_create(path, below)?,
         None => Overlay::temporary(&std::env::temp_dir(), below)?,
     };
     let overlay: Arc<dyn WritableDisk> = Arc::new(overlay);
-    let open = OpenDisk { source: Arc::clone(&overlay) as Arc<dyn BlockSource>, writable: Some(Arc::clone(&overlay)) };
+    let open =
+        OpenDisk { source: Arc::clone(&overlay) as Arc<dyn BlockSource>, writable: Some(Arc::clone(&overlay)), hold };
     entry.opener = Box::new(move || Ok(open.clone()));
     entry.is_writable = true;
     Ok(overlay)
@@ -114,9 +121,8 @@ fn repository(args: &Args, shared: Shared) -> Result<Content, Failure> {
         return Err(Failure::usage("of a repository, only one snapshot can be written over: say REPO::NAME"));
     }
     let repository = args.opening.secrets.open_patiently(&absolute(&source.path)?, args.retry_time)?;
-    let lease = Lease::hold(&repository);
-    let root = Catalog::open(repository, shared)?;
-    Ok(Content { root, disks: None, total_bytes: 0, writable: None, lease: Some(lease) })
+    let pool = Arc::clone(&shared.pool);
+    Ok(Content { root: Catalog::open(repository, shared)?, disks: None, total_bytes: 0, writable: None, pool })
 }
 
 fn snapshot(args: &Args, wanted: &str, shared: &Shared, global: Global) -> Result<Content, Failure> {
@@ -132,9 +138,8 @@ fn snapshot(args: &Args, wanted: &str, shared: &Shared, global: Global) -> Resul
     if snapshot.manifest.disks.iter().any(|disk| !disk.unreadable.is_empty()) {
         output::warn("some of it could not be read when it was backed up, and is zeros; info.json says what", global);
     }
-    let lease = Lease::hold(&repository);
     let entries = stored::disks_of(&repository, &repository.chunk_reader(), &snapshot, &shared.cache);
-    Ok(Content { lease: Some(lease), ..of_disks(args, entries, shared)? })
+    of_disks(args, entries, shared)
 }
 
 /// The program may go elsewhere.
@@ -168,7 +173,7 @@ fn image(
     let file_name = address.path.file_name().unwrap_or(address.path.as_os_str()).to_string_lossy();
     let description = description(address, &opened);
     let disk = CachedDisk::new(opened.disk, &shared.cache);
-    let open = OpenDisk { source: Arc::new(disk), writable: None };
+    let open = OpenDisk { source: Arc::new(disk), writable: None, hold: None };
     Ok(DiskEntry {
         name: name.map_or_else(|| file_name.into_owned(), str::to_owned),
         size_bytes: open.source.geometry().size_bytes,

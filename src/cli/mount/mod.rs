@@ -95,9 +95,7 @@ pub fn run(args: &Args, global: Global) -> Result<Outcome, Failure> {
     let mounted = fuse::mount(&args.folder, Arc::clone(&content.root), observer, options).map_err(explain)?;
     announce(&mounted, &content, args.daemon, global)?;
     let served = serve(&mounted, signals, global);
-    if let Some(lease) = content.lease {
-        lease.end();
-    }
+    content.pool.clear();
     if let Some(disk) = content.writable {
         // Also after a failure: it is all that there is of it.
         disk.flush()?;

@@ -1,7 +1,7 @@
 //! A repository as a folder of its names, each with its snapshots.
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
 use serde_json::{Map, Value, json};
@@ -13,7 +13,7 @@ use super::super::snapshots::SHOWN_DIGITS;
 use super::content::Shared;
 use crate::error::Result;
 use crate::repository::disk::SnapshotDisk;
-use crate::repository::protocol::End;
+use crate::repository::lease::Lease;
 use crate::repository::snapshots::Snapshot;
 use crate::repository::{Repository, time};
 use crate::serve::fuse::{DiskEntry, Entry, Folder, LazyDisk, OpenDisk, file_name, folder_of};
@@ -25,32 +25,14 @@ const FRESH: Duration = Duration::from_secs(3);
 /// The link to the newest snapshot of a name.
 const LATEST: &str = "latest";
 
-/// Tells a prune that somebody reads: it waits for the end of it, as for a backup, before it takes packs away.
-pub struct Lease {
-    repository: Arc<Repository>,
-    /// None where nothing can be written: nothing is pruned from here either. And none when it has ended.
-    session: Mutex<Option<Id>>,
-}
-
-impl Lease {
-    /// Begins to read.
-    pub fn hold(repository: &Arc<Repository>) -> Arc<Self> {
-        let session = repository.protocol().begin_session("mount").ok();
-        Arc::new(Lease { repository: Arc::clone(repository), session: Mutex::new(session) })
-    }
-
-    /// Says that nobody reads any more.
-    pub fn end(&self) {
-        let session = self.session.lock().unwrap_or_else(PoisonError::into_inner).take();
-        // If it cannot be told, a prune fences it when it is old.
-        let _ = session.map(|session| self.repository.protocol().end_session(session, End::Ended));
-    }
-}
-
-impl Drop for Lease {
-    fn drop(&mut self) {
-        self.end();
-    }
+/// Takes a lease when it is called first, and keeps it: for who only lists, a prune need not care.
+fn hold(repository: &Arc<Repository>, snapshot: &Arc<Snapshot>) -> Arc<dyn Fn() + Send + Sync> {
+    let (repository, snapshot) = (Arc::clone(repository), Arc::clone(snapshot));
+    let lease: OnceLock<Option<Lease>> = OnceLock::new();
+    Arc::new(move || {
+        // Where nothing can be written, nothing is pruned from here either.
+        let _held = lease.get_or_init(|| repository.lease("mount", &snapshot).ok());
+    })
 }
 
 /// The disks of a snapshot; nothing is read.
@@ -61,12 +43,14 @@ pub fn disks_of(
     cache: &Arc<DiskCache>,
 ) -> Vec<DiskEntry> {
     let changed = time_of(&snapshot.manifest);
+    let shared = Arc::new(snapshot.clone());
     let disks = snapshot.manifest.disks.iter().map(|record| {
-        let (repository, reader) = (Arc::clone(repository), Arc::clone(reader));
+        let (repository, reader, snapshot) = (Arc::clone(repository), Arc::clone(reader), Arc::clone(&shared));
         let (cache, own) = (Arc::clone(cache), record.clone());
         let opener = move || {
             let disk = SnapshotDisk::of(repository.mapped(&reader, &own), &own);
-            Ok(OpenDisk { source: Arc::new(CachedDisk::new(disk, &cache)), writable: None })
+            let source = Arc::new(CachedDisk::new(disk, &cache));
+            Ok(OpenDisk { source, writable: None, hold: Some(hold(&repository, &snapshot)) })
         };
         DiskEntry {
             name: record.name.clone(),
@@ -74,7 +58,7 @@ pub fn disks_of(
             data_bytes: Some(record.statistics.data_bytes),
             changed,
             is_writable: false,
-            description: description(snapshot, record),
+            description: description(&shared, record),
             opener: Box::new(opener),
         }
     });

@@ -1,0 +1,71 @@
+//! Takes the requests of a connection out of its stream of bytes, many of them with one system call.
+
+use std::io;
+
+use super::channel::Channel;
+use super::handshake::Failure;
+use super::request::Request;
+use super::wire::REQUEST_BYTES;
+
+/// How much is read ahead: many small requests, or the begin of a large one.
+const BUFFER_BYTES: usize = 16 << 10;
+
+/// What has come and was not yet taken.
+pub struct Intake {
+    buffer: Box<[u8]>,
+    begin: usize,
+    end: usize,
+    /// Nothing more is to be read: the client has gone, or what it says cannot be understood.
+    ended: bool,
+}
+
+impl Intake {
+    /// Nothing has come.
+    pub fn new() -> Self {
+        Intake { buffer: vec![0; BUFFER_BYTES].into(), begin: 0, end: 0, ended: false }
+    }
+
+    /// Has every worker find the end.
+    pub fn end(&mut self) {
+        self.ended = true;
+    }
+
+    /// Whether it has ended.
+    pub fn has_ended(&self) -> bool {
+        self.ended
+    }
+
+    /// Whether a part of a request is here already.
+    pub fn is_between_requests(&self) -> bool {
+        self.begin == self.end
+    }
+
+    /// The next request; `None` if the client hung up between two.
+    pub fn next(&mut self, channel: &Channel) -> Result<Option<Request>, Failure> {
+        loop {
+            let here = self.buffer.get(self.begin..self.end).unwrap_or_default();
+            if let Some(header) = here.first_chunk::<REQUEST_BYTES>() {
+                let request = Request::parse(header)?;
+                self.begin += REQUEST_BYTES;
+                return Ok(Some(request));
+            }
+            let between = here.is_empty();
+            self.buffer.copy_within(self.begin..self.end, 0);
+            (self.begin, self.end) = (0, self.end - self.begin);
+            match channel.read(self.buffer.get_mut(self.end..).unwrap_or_default())? {
+                0 if between => return Ok(None),
+                0 => return Err(Failure::Io(io::ErrorKind::UnexpectedEof.into())),
+                read => self.end += read,
+            }
+        }
+    }
+
+    /// The bytes that follow a request.
+    pub fn payload(&mut self, channel: &Channel, payload: &mut [u8]) -> io::Result<()> {
+        let here = self.buffer.get(self.begin..self.end).unwrap_or_default();
+        let (early, late) = payload.split_at_mut(here.len().min(payload.len()));
+        early.copy_from_slice(here.get(..early.len()).unwrap_or_default());
+        self.begin += early.len();
+        channel.read_exact(late)
+    }
+}

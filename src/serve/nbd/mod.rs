@@ -1,0 +1,47 @@
+//! A server of the NBD protocol ("fixed newstyle"): any disk becomes a block device of another program or machine.
+//!
+//! ```text
+//!   Listener ── a thread each ──► connection ── handshake ──► transmission
+//!                                                               worker 1 ┐  lock `intake`:  take one request
+//!                                                               worker 2 ┤  no lock:        carry it out
+//!                                                               worker n ┘  lock `replies`: send a whole message
+//! ```
+//!
+//! Invariants: nothing that a client sends ends more than its own connection; what a connection holds in memory is bounded
+//! whatever its client asks for or leaves unread; a disk that was given as read-only is never written to. Nothing here
+//! prints: what there is to tell goes to an [`Observer`].
+//!
+//! An *export* is a disk by a name. A *cookie* is the client's number of a request, given back with each reply. A *chunk* is
+//! a part of a structured reply.
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+mod block_status;
+mod budget;
+mod channel;
+mod errno;
+mod export;
+mod handshake;
+mod intake;
+mod listener;
+mod option;
+mod read;
+mod reply;
+mod request;
+mod server;
+mod socket;
+mod splice;
+mod tls;
+mod transmission;
+mod wire;
+mod write;
+
+pub use export::{Access, Export, Exports};
+pub use listener::{Address, Listener};
+pub use server::{Counters, Event, Limits, Observer, Server, Settings, Stopper};
+pub use tls::{TlsFiles, TlsSettings};
+
+/// Locks what stays whole whatever its holder does: a request that panicked ended its own connection.
+fn lock<T>(what: &Mutex<T>) -> MutexGuard<'_, T> {
+    what.lock().unwrap_or_else(PoisonError::into_inner)
+}
