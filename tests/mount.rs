@@ -11,6 +11,8 @@ use std::time::{Duration, Instant};
 
 use common::{Sandbox, assert_holds, have, have_or_skip, have_root, names_in};
 use serde_json::Value;
+use tintype::repository::Repository;
+use tintype::repository::store::LocalStore;
 
 const MIB: u64 = 1 << 20;
 
@@ -488,4 +490,31 @@ fn what_cannot_be_mounted_or_unmounted_is_said_with_what_to_do() {
     assert!(is_mounted(&mount.folder));
     sandbox.run(["unmount", "m"]).ok();
     assert!(!is_mounted(&mount.folder));
+}
+
+#[test]
+fn a_prune_leaves_what_is_read() {
+    if !can_mount() {
+        return;
+    }
+    let sandbox = Sandbox::new();
+    repository(&sandbox, &["--no-encryption", "--chunk-size", "64k"]);
+    let expected = fs::read(sandbox.path("a.raw")).unwrap();
+    let mount = Mount::new(&sandbox, &["repo"]);
+    let disk = File::open(mount.path("web/latest/disk.raw")).unwrap();
+    disk.read_exact_at(&mut [0; 512], 0).unwrap();
+    let repository = open(&sandbox.path("repo"));
+    let snapshots = repository.snapshots().unwrap().snapshots;
+    repository.forget(snapshots[0].id).unwrap();
+    sandbox.run(["prune", "--repo", "repo", "--wait", "0s"]).ok();
+    let mut whole = Vec::new();
+    (&disk).read_to_end(&mut whole).unwrap();
+    assert!(whole == expected, "what is read is what was forgotten");
+    drop(disk);
+    mount.end(&sandbox);
+}
+
+fn open(path: &Path) -> std::sync::Arc<Repository> {
+    let store = LocalStore::open(path).unwrap();
+    Repository::open(Box::new(store), None, false, &mut || panic!("nothing is encrypted")).unwrap()
 }
