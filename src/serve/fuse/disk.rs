@@ -159,7 +159,7 @@ impl LazyDisk {
         if let Some(parts) = &*lock(&self.parts) {
             return Arc::clone(parts);
         }
-        let found = self.open().and_then(|disk| Ok((disk.source.geometry(), partitions(disk.source.as_ref()))));
+        let found = self.open().map(|disk| (disk.source.geometry(), partitions(disk.source.as_ref())));
         let (geometry, partitions) = match found {
             Ok((geometry, partitions)) => (Some(geometry), partitions),
             Err(cause) => (None, Err(cause)),

@@ -54,15 +54,18 @@ pub(super) struct FileSystem {
     pub(super) at_end: Option<Box<dyn FnOnce() + Send + Sync>>,
 }
 
+/// What stands in a folder: number, type and name.
+type Listing = Vec<(u64, FileType, String)>;
+
 /// Open folders: who reads one in several requests gets what was there when it was opened.
 #[derive(Default)]
 pub(super) struct Listings {
     next: AtomicU64,
-    open: Mutex<HashMap<u64, Arc<Vec<(u64, FileType, String)>>>>,
+    open: Mutex<HashMap<u64, Arc<Listing>>>,
 }
 
 impl Listings {
-    fn lock(&self) -> MutexGuard<'_, HashMap<u64, Arc<Vec<(u64, FileType, String)>>>> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<u64, Arc<Listing>>> {
         self.open.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -133,7 +136,7 @@ impl FileSystem {
         }
     }
 
-    fn list(&self, inode: INodeNo) -> Result<Vec<(u64, FileType, String)>, Errno> {
+    fn list(&self, inode: INodeNo) -> Result<Listing, Errno> {
         let folder = self.folder(inode)?;
         let entries = folder.entries().map_err(|cause| self.failed("list a folder", &cause))?;
         let dots = [(inode.0, "."), (self.inodes.parent(inode.0), "..")];
