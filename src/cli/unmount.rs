@@ -1,17 +1,14 @@
 //! `tintype unmount`
 
-use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::path::PathBuf;
 
 use clap::Args as ClapArgs;
 use rustix::io::Errno;
-use rustix::mount::UnmountFlags;
 
 use super::failure::Failure;
-use super::mount::helper;
 use super::{Global, Outcome};
 use crate::error::{Error, Kind};
-use crate::serve::fuse::{SUBTYPE, mount_at, whole_path};
+use crate::serve::fuse::{self, SUBTYPE, mount_at, whole_path};
 
 /// End a mount of tintype
 #[derive(Debug, ClapArgs)]
@@ -37,7 +34,7 @@ pub fn run(args: &Args, _: Global) -> Result<Outcome, Failure> {
         }
         Some(_) => {}
     }
-    match unmount(&place, args.lazy) {
+    match fuse::unmount(&place, args.lazy) {
         Ok(()) => Ok(Outcome::Done),
         Err(cause) if cause.raw_os_error() == Some(Errno::BUSY.raw_os_error()) => {
             let shown = folder.display();
@@ -48,23 +45,5 @@ pub fn run(args: &Args, _: Global) -> Result<Outcome, Failure> {
             )))
         }
         Err(cause) => Err(Error::io("unmount", cause).with_path(folder).into()),
-    }
-}
-
-fn unmount(place: &Path, lazy: bool) -> std::io::Result<()> {
-    let flags = if lazy { UnmountFlags::DETACH } else { UnmountFlags::empty() };
-    match rustix::mount::unmount(place, flags | UnmountFlags::NOFOLLOW) {
-        Err(Errno::PERM) => {}
-        done => return Ok(done?),
-    }
-    // Only root may; the helper does it for whoever has mounted it.
-    let helper = helper().ok_or_else(|| std::io::Error::from(Errno::PERM))?;
-    let lazily = lazy.then_some("-z");
-    let output = Command::new(helper).arg("-u").args(lazily).arg("--").arg(place).output()?;
-    let said = String::from_utf8_lossy(&output.stderr);
-    match output.status.success() {
-        true => Ok(()),
-        false if said.contains("busy") => Err(Errno::BUSY.into()),
-        false => Err(std::io::Error::other(said.trim().to_owned())),
     }
 }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use serde_json::{Map, Value, json};
+use tintype_formats::BlockSource;
 
 use super::super::address::Address;
 use super::super::failure::Failure;
@@ -14,7 +15,7 @@ use super::Args;
 use super::stored::{self, Catalog};
 use crate::repository::names;
 use crate::serve::fuse::{DiskEntry, Folder, LazyDisk, OpenDisk, OpenDisks, folder_of};
-use crate::sources::{self, CachedDisk, DiskCache, OpenedDisk};
+use crate::sources::{self, CachedDisk, DiskCache, OpenedDisk, Overlay, WritableDisk};
 
 /// How many disks stay open. One takes up to 30 MiB for its tables and maps.
 const MAX_OPEN_DISKS: usize = 4;
@@ -30,6 +31,10 @@ pub struct Content {
     pub disks: Option<usize>,
     /// Their sizes in all, in bytes.
     pub total_bytes: u64,
+    /// The disk that takes writes, if one does.
+    pub writable: Option<Arc<dyn WritableDisk>>,
+    /// Keeps disks open.
+    pub pool: Arc<OpenDisks>,
 }
 
 /// What all disks of a mount share.
@@ -53,7 +58,7 @@ pub fn open(args: &Args, global: Global) -> Result<Content, Failure> {
     if is_repository(&source.path) {
         return repository(args, shared);
     }
-    let disks = match disk_names(args)? {
+    let entries = match disk_names(args)? {
         names if names.is_empty() => vec![image(args, source, None, &shared, global)?],
         names => {
             let open = |name: &String| {
@@ -63,12 +68,42 @@ pub fn open(args: &Args, global: Global) -> Result<Content, Failure> {
             names.iter().map(open).collect::<Result<_, _>>()?
         }
     };
-    Ok(of_disks(disks))
+    of_disks(args, entries, &shared)
 }
 
-fn of_disks(disks: Vec<Arc<LazyDisk>>) -> Content {
+fn of_disks(args: &Args, mut entries: Vec<DiskEntry>, shared: &Shared) -> Result<Content, Failure> {
+    let mut writable = None;
+    if args.is_writable() {
+        let [entry] = entries.as_mut_slice() else {
+            let message = format!("{}: one disk takes writes, and there are {}", args.source, entries.len());
+            return Err(Failure::usage(message).hinted("choose one with ?disk=NAME"));
+        };
+        writable = Some(make_writable(args, entry)?);
+    }
+    let disks: Vec<_> = entries.into_iter().map(|entry| LazyDisk::new(entry, &shared.pool)).collect();
     let total_bytes = disks.iter().map(|disk| disk.size_bytes()).fold(0, u64::saturating_add);
-    Content { disks: Some(disks.len()), total_bytes, root: folder_of(disks) }
+    Ok(Content {
+        disks: Some(disks.len()),
+        total_bytes,
+        writable,
+        pool: Arc::clone(&shared.pool),
+        root: folder_of(disks),
+    })
+}
+
+/// Puts an overlay over a disk, which stays open from now on.
+fn make_writable(args: &Args, entry: &mut DiskEntry) -> Result<Arc<dyn WritableDisk>, Failure> {
+    let OpenDisk { source: below, hold, .. } = (entry.opener)()?;
+    let overlay = match &args.overlay {
+        Some(path) => Overlay::open_or_create(path, below)?,
+        None => Overlay::temporary(&std::env::temp_dir(), below)?,
+    };
+    let overlay: Arc<dyn WritableDisk> = Arc::new(overlay);
+    let open =
+        OpenDisk { source: Arc::clone(&overlay) as Arc<dyn BlockSource>, writable: Some(Arc::clone(&overlay)), hold };
+    entry.opener = Box::new(move || Ok(open.clone()));
+    entry.is_writable = true;
+    Ok(overlay)
 }
 
 /// Some images are folders, too.
@@ -82,8 +117,12 @@ fn repository(args: &Args, shared: Shared) -> Result<Content, Failure> {
         let message = format!("{source}: choose a snapshot, too (REPO::NAME?disk=...), or leave the choice out");
         return Err(Failure::usage(message));
     }
+    if args.is_writable() {
+        return Err(Failure::usage("of a repository, only one snapshot can be written over: say REPO::NAME"));
+    }
     let repository = args.opening.secrets.open_patiently(&absolute(&source.path)?, args.retry_time)?;
-    Ok(Content { root: Catalog::open(repository, shared)?, disks: None, total_bytes: 0 })
+    let pool = Arc::clone(&shared.pool);
+    Ok(Content { root: Catalog::open(repository, shared)?, disks: None, total_bytes: 0, writable: None, pool })
 }
 
 fn snapshot(args: &Args, wanted: &str, shared: &Shared, global: Global) -> Result<Content, Failure> {
@@ -99,8 +138,8 @@ fn snapshot(args: &Args, wanted: &str, shared: &Shared, global: Global) -> Resul
     if snapshot.manifest.disks.iter().any(|disk| !disk.unreadable.is_empty()) {
         output::warn("some of it could not be read when it was backed up, and is zeros; info.json says what", global);
     }
-    let lease = stored::Lease::hold(&repository);
-    Ok(of_disks(stored::disks_of(&repository, &repository.chunk_reader(), &lease, &snapshot, shared)))
+    let entries = stored::disks_of(&repository, &repository.chunk_reader(), &snapshot, &shared.cache);
+    of_disks(args, entries, shared)
 }
 
 /// The program may go elsewhere.
@@ -129,14 +168,14 @@ fn image(
     name: Option<&str>,
     shared: &Shared,
     global: Global,
-) -> Result<Arc<LazyDisk>, Failure> {
+) -> Result<DiskEntry, Failure> {
     let opened = args.opening.open(address, None, global)?;
     let changed = std::fs::metadata(&address.path).and_then(|found| found.modified());
     let file_name = address.path.file_name().unwrap_or(address.path.as_os_str()).to_string_lossy();
     let description = description(address, &opened);
     let disk = CachedDisk::new(opened.disk, &shared.cache);
-    let open = OpenDisk { source: Arc::new(disk), writable: None };
-    let entry = DiskEntry {
+    let open = OpenDisk { source: Arc::new(disk), writable: None, hold: None };
+    Ok(DiskEntry {
         name: name.map_or_else(|| file_name.into_owned(), str::to_owned),
         size_bytes: open.source.geometry().size_bytes,
         data_bytes: allocated_bytes(&address.path),
@@ -144,8 +183,7 @@ fn image(
         is_writable: false,
         description,
         opener: Box::new(move || Ok(open.clone())),
-    };
-    Ok(LazyDisk::new(entry, &shared.pool))
+    })
 }
 
 /// What the image file takes, which its disk takes at least about.

@@ -22,13 +22,10 @@ use super::prune::parse_duration;
 use super::source_args::SourceArgs;
 use super::{Global, Outcome, escape::printable, output, units};
 use crate::error::{Error, Kind};
-use crate::serve::fuse::{self, MountEntry, Mounted, Observer, mount_at};
+use crate::serve::fuse::{self, HELPERS, MountEntry, Mounted, Observer, mount_at};
 
 /// How long those who still use it may take when it ends.
 const PATIENCE: Duration = Duration::from_millis(500);
-
-/// What fuser asks to mount for those who are not root.
-const HELPERS: [&str; 2] = ["fusermount3", "fusermount"];
 
 /// Show a disk, the disks of a snapshot or a whole repository as files in a folder
 ///
@@ -43,6 +40,13 @@ pub struct Args {
     /// The folder to show it in; it must be empty
     #[arg(value_name = "DIR")]
     folder: PathBuf,
+    /// Let the disk be written to: what is written goes into this file, which is made if it is not there. It can be
+    /// mounted again with the same disk
+    #[arg(long, value_name = "FILE", conflicts_with = "writable", env = "TINTYPE_OVERLAY")]
+    overlay: Option<PathBuf>,
+    /// Let the disk be written to, and throw away what was written when it ends
+    #[arg(long)]
+    writable: bool,
     /// Go on in the background, once it is there
     #[arg(long)]
     daemon: bool,
@@ -54,6 +58,12 @@ pub struct Args {
     retry_time: Duration,
     #[command(flatten)]
     opening: SourceArgs,
+}
+
+impl Args {
+    fn is_writable(&self) -> bool {
+        self.writable || self.overlay.is_some()
+    }
 }
 
 #[derive(Serialize)]
@@ -75,7 +85,7 @@ pub fn run(args: &Args, global: Global) -> Result<Outcome, Failure> {
     let handle = signals.handle();
     let options = fuse::Options {
         source: args.source.to_string(),
-        is_writable: false,
+        is_writable: content.writable.is_some(),
         allow_other: args.allow_other,
         total_bytes: content.total_bytes,
         threads: threads(),
@@ -84,7 +94,13 @@ pub fn run(args: &Args, global: Global) -> Result<Outcome, Failure> {
     let observer = Arc::new(Reporter { global, told: Mutex::new((None, 0)) });
     let mounted = fuse::mount(&args.folder, Arc::clone(&content.root), observer, options).map_err(explain)?;
     announce(&mounted, &content, args.daemon, global)?;
-    serve(mounted, signals, global)
+    let served = serve(&mounted, signals, global);
+    content.pool.clear();
+    if let Some(disk) = content.writable {
+        // Also after a failure: it is all that there is of it.
+        disk.flush()?;
+    }
+    served
 }
 
 /// How many requests are answered at once: while some wait for the disk, others decode.
@@ -93,11 +109,10 @@ fn threads() -> usize {
 }
 
 /// Waits until it is unmounted, or a signal wants it to be.
-fn serve(mounted: Mounted, mut signals: Signals, global: Global) -> Result<Outcome, Failure> {
-    let stop = signals.forever().any(|signal| signal != SIGUSR1);
-    if !stop {
-        mounted.join()?;
-    } else if !mounted.unmount(PATIENCE)? {
+fn serve(mounted: &Mounted, mut signals: Signals, global: Global) -> Result<Outcome, Failure> {
+    // The end of the mount ends the signals.
+    let _ = signals.forever().any(|signal| signal != SIGUSR1);
+    if !mounted.unmount(PATIENCE)? {
         output::warn("it was still in use: programs that have its files open get errors now", global);
     }
     Ok(Outcome::Done)
@@ -107,7 +122,7 @@ fn serve(mounted: Mounted, mut signals: Signals, global: Global) -> Result<Outco
 fn announce(mounted: &Mounted, content: &Content, in_background: bool, global: Global) -> Result<(), Failure> {
     let place = mounted.place().display().to_string();
     let line = if global.json {
-        let (disks, writable) = (content.disks, false);
+        let (disks, writable) = (content.disks, content.writable.is_some());
         let event = MountedEvent { r#type: "mounted", folder: &place, disks, writable };
         super::escape::json(&serde_json::to_string(&event).unwrap_or_default())
     } else if global.quiet {
@@ -162,19 +177,17 @@ fn check_system() -> Result<(), Failure> {
             false => "run it as root, or have whoever runs this system allow it",
         }));
     }
-    if !rustix::process::geteuid().is_root() && helper().is_none() {
+    if !rustix::process::geteuid().is_root() && !has_helper() {
         let failure = Failure::from(Error::new(Kind::Denied, "mount: this takes root, or the program fusermount3"));
         return Err(failure.hinted("install the package fuse3, or run it as root"));
     }
     Ok(())
 }
 
-/// The program that mounts and unmounts for those who are not root.
-pub fn helper() -> Option<PathBuf> {
+/// Whether there is a program that mounts for those who are not root.
+fn has_helper() -> bool {
     let folders = std::env::var_os("PATH").unwrap_or_default();
-    let candidates =
-        |name: &'static str| std::env::split_paths(&folders).map(move |folder| folder.join(name)).collect();
-    HELPERS.into_iter().flat_map(|name| -> Vec<PathBuf> { candidates(name) }).find(|path| path.is_file())
+    std::env::split_paths(&folders).any(|folder| HELPERS.iter().any(|name| folder.join(name).is_file()))
 }
 
 /// What to do about a mount that failed.

@@ -1,7 +1,7 @@
 //! A repository as a folder of its names, each with its snapshots.
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
 use serde_json::{Map, Value, json};
@@ -13,11 +13,11 @@ use super::super::snapshots::SHOWN_DIGITS;
 use super::content::Shared;
 use crate::error::Result;
 use crate::repository::disk::SnapshotDisk;
-use crate::repository::protocol::End;
+use crate::repository::lease::Lease;
 use crate::repository::snapshots::Snapshot;
 use crate::repository::{Repository, time};
 use crate::serve::fuse::{DiskEntry, Entry, Folder, LazyDisk, OpenDisk, file_name, folder_of};
-use crate::sources::CachedDisk;
+use crate::sources::{CachedDisk, DiskCache};
 
 /// For how long what was listed is good: who looks sooner sees the same.
 const FRESH: Duration = Duration::from_secs(3);
@@ -25,55 +25,42 @@ const FRESH: Duration = Duration::from_secs(3);
 /// The link to the newest snapshot of a name.
 const LATEST: &str = "latest";
 
-/// Tells a prune that somebody reads: it waits for the end of it, as for a backup, before it takes packs away.
-pub struct Lease {
-    repository: Arc<Repository>,
-    /// None where nothing can be written: nothing is pruned from here either.
-    session: Option<Id>,
-}
-
-impl Lease {
-    /// Begins to read.
-    pub fn hold(repository: &Arc<Repository>) -> Arc<Self> {
-        let session = repository.protocol().begin_session("mount", &[]).ok();
-        Arc::new(Lease { repository: Arc::clone(repository), session })
-    }
-}
-
-impl Drop for Lease {
-    fn drop(&mut self) {
-        // If it cannot be told, a prune fences it when it is old.
-        let _ = self.session.map(|session| self.repository.protocol().end_session(session, End::Ended));
-    }
+/// Takes a lease when it is called first, and keeps it: for who only lists, a prune need not care.
+fn hold(repository: &Arc<Repository>, snapshot: &Arc<Snapshot>) -> Arc<dyn Fn() + Send + Sync> {
+    let (repository, snapshot) = (Arc::clone(repository), Arc::clone(snapshot));
+    let lease: OnceLock<Option<Lease>> = OnceLock::new();
+    Arc::new(move || {
+        // Where nothing can be written, nothing is pruned from here either.
+        let _held = lease.get_or_init(|| repository.lease("mount", &snapshot).ok());
+    })
 }
 
 /// The disks of a snapshot; nothing is read.
 pub fn disks_of(
     repository: &Arc<Repository>,
     reader: &Arc<ChunkReader>,
-    lease: &Arc<Lease>,
     snapshot: &Snapshot,
-    shared: &Shared,
-) -> Vec<Arc<LazyDisk>> {
+    cache: &Arc<DiskCache>,
+) -> Vec<DiskEntry> {
     let changed = time_of(&snapshot.manifest);
+    let shared = Arc::new(snapshot.clone());
     let disks = snapshot.manifest.disks.iter().map(|record| {
-        let (repository, reader, lease) = (Arc::clone(repository), Arc::clone(reader), Arc::clone(lease));
-        let (cache, own) = (Arc::clone(&shared.cache), record.clone());
+        let (repository, reader, snapshot) = (Arc::clone(repository), Arc::clone(reader), Arc::clone(&shared));
+        let (cache, own) = (Arc::clone(cache), record.clone());
         let opener = move || {
-            let _held = &lease;
             let disk = SnapshotDisk::of(repository.mapped(&reader, &own), &own);
-            Ok(OpenDisk { source: Arc::new(CachedDisk::new(disk, &cache)), writable: None })
+            let source = Arc::new(CachedDisk::new(disk, &cache));
+            Ok(OpenDisk { source, writable: None, hold: Some(hold(&repository, &snapshot)) })
         };
-        let entry = DiskEntry {
+        DiskEntry {
             name: record.name.clone(),
             size_bytes: record.size_bytes,
             data_bytes: Some(record.statistics.data_bytes),
             changed,
             is_writable: false,
-            description: description(snapshot, record),
+            description: description(&shared, record),
             opener: Box::new(opener),
-        };
-        LazyDisk::new(entry, &shared.pool)
+        }
     });
     disks.collect()
 }
@@ -106,7 +93,6 @@ fn time_of(manifest: &Manifest) -> SystemTime {
 pub struct Catalog {
     repository: Arc<Repository>,
     reader: Arc<ChunkReader>,
-    lease: Arc<Lease>,
     shared: Shared,
     known: Mutex<Known>,
 }
@@ -137,8 +123,8 @@ struct Name {
 impl Catalog {
     /// Lists the snapshots for the first time.
     pub fn open(repository: Arc<Repository>, shared: Shared) -> Result<Arc<dyn Folder>> {
-        let (reader, lease) = (repository.chunk_reader(), Lease::hold(&repository));
-        let catalog = Catalog { repository, reader, lease, shared, known: Mutex::default() };
+        let reader = repository.chunk_reader();
+        let catalog = Catalog { repository, reader, shared, known: Mutex::default() };
         catalog.list_again()?;
         Ok(Arc::new(Names(Arc::new(catalog))))
     }
@@ -198,7 +184,8 @@ impl Catalog {
     }
 
     fn stored(&self, snapshot: &Snapshot) -> Stored {
-        let disks = disks_of(&self.repository, &self.reader, &self.lease, snapshot, &self.shared);
+        let entries = disks_of(&self.repository, &self.reader, snapshot, &self.shared.cache);
+        let disks = entries.into_iter().map(|entry| LazyDisk::new(entry, &self.shared.pool)).collect();
         let manifest = &snapshot.manifest;
         // Colons would make it hard to name in lists of paths and to other systems.
         let format = |time: jiff::Timestamp| time.strftime("%Y-%m-%dT%H-%M-%SZ").to_string();

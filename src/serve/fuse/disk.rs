@@ -20,6 +20,8 @@ pub struct OpenDisk {
     pub source: Arc<dyn BlockSource>,
     /// Writes to it, if that may be.
     pub writable: Option<Arc<dyn WritableDisk>>,
+    /// Called before its content is read: who holds it has it kept.
+    pub hold: Option<Arc<dyn Fn() + Send + Sync>>,
 }
 
 /// What is known of a disk before it is opened.
@@ -61,12 +63,19 @@ impl OpenDisks {
         // Not under the lock: opening may wait for the store, while others have all they need.
         let disk = open()?;
         let mut all = lock(&self.open);
-        all.retain(|(other, _)| *other != number);
-        if all.len() >= self.limit {
-            all.remove(0);
-        }
+        let surplus = all.iter().position(|(other, _)| *other == number).or((all.len() >= self.limit).then_some(0));
+        let closed = surplus.map(|position| all.remove(position));
         all.push((number, disk.clone()));
+        drop(all);
+        // Not under the lock either: a lease may end with it.
+        drop(closed);
         Ok(disk)
+    }
+
+    /// Closes those that nobody uses just now.
+    pub fn clear(&self) {
+        let all = std::mem::take(&mut *lock(&self.open));
+        drop(all);
     }
 
     fn find(&self, number: u64) -> Option<OpenDisk> {
@@ -150,7 +159,7 @@ impl LazyDisk {
         if let Some(parts) = &*lock(&self.parts) {
             return Arc::clone(parts);
         }
-        let found = self.open().and_then(|disk| Ok((disk.source.geometry(), partitions(disk.source.as_ref()))));
+        let found = self.open().map(|disk| (disk.source.geometry(), partitions(disk.source.as_ref())));
         let (geometry, partitions) = match found {
             Ok((geometry, partitions)) => (Some(geometry), partitions),
             Err(cause) => (None, Err(cause)),
@@ -289,7 +298,9 @@ impl DiskFile {
     /// Fills the buffer, which does not reach past the end.
     pub fn read_at(&self, offset: u64, buffer: &mut [u8]) -> Result<()> {
         self.check_range(offset, buffer.len() as u64)?;
-        Ok(self.disk.open()?.source.read_at(self.begin + offset, buffer)?)
+        let disk = self.disk.open()?;
+        disk.hold.iter().for_each(|hold| hold());
+        Ok(disk.source.read_at(self.begin + offset, buffer)?)
     }
 
     /// Writes all bytes, which do not reach past the end.

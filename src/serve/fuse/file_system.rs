@@ -51,17 +51,21 @@ pub(super) struct FileSystem {
     pub(super) total_bytes: u64,
     pub(super) owner: (u32, u32),
     pub(super) listings: Listings,
+    pub(super) at_end: Option<Box<dyn FnOnce() + Send + Sync>>,
 }
+
+/// What stands in a folder: number, type and name.
+type Listing = Vec<(u64, FileType, String)>;
 
 /// Open folders: who reads one in several requests gets what was there when it was opened.
 #[derive(Default)]
 pub(super) struct Listings {
     next: AtomicU64,
-    open: Mutex<HashMap<u64, Arc<Vec<(u64, FileType, String)>>>>,
+    open: Mutex<HashMap<u64, Arc<Listing>>>,
 }
 
 impl Listings {
-    fn lock(&self) -> MutexGuard<'_, HashMap<u64, Arc<Vec<(u64, FileType, String)>>>> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<u64, Arc<Listing>>> {
         self.open.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -132,7 +136,7 @@ impl FileSystem {
         }
     }
 
-    fn list(&self, inode: INodeNo) -> Result<Vec<(u64, FileType, String)>, Errno> {
+    fn list(&self, inode: INodeNo) -> Result<Listing, Errno> {
         let folder = self.folder(inode)?;
         let entries = folder.entries().map_err(|cause| self.failed("list a folder", &cause))?;
         let dots = [(inode.0, "."), (self.inodes.parent(inode.0), "..")];
@@ -246,6 +250,12 @@ impl Filesystem for FileSystem {
             _ = config.set_max_readahead(most);
         }
         Ok(())
+    }
+
+    fn destroy(&mut self) {
+        if let Some(at_end) = self.at_end.take() {
+            at_end();
+        }
     }
 
     fn lookup(&self, _: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {

@@ -27,5 +27,5 @@ pub use disk::{DiskEntry, DiskFile, LazyDisk, OpenDisk, OpenDisks, folder_of};
 pub use errors::Observer;
 pub use mount_table::{MountEntry, mount_at, whole_path};
 pub use names::file_name;
-pub use session::{Mounted, Options, SUBTYPE, mount};
+pub use session::{HELPERS, Mounted, Options, SUBTYPE, mount, unmount};
 pub use tree::{Entry, FixedFolder, Folder, Text};

@@ -2,11 +2,15 @@
 
 use std::io;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::sync::Arc;
-use std::thread::JoinHandle;
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering::{Acquire, Release};
 use std::time::{Duration, Instant};
 
-use fuser::{Config, MountOption, Session, SessionACL, SessionUnmounter};
+use fuser::{Config, MountOption, Session, SessionACL};
+use rustix::io::Errno;
+use rustix::mount::UnmountFlags;
 
 use super::errors::Observer;
 use super::file_system::{FileSystem, Listings};
@@ -17,6 +21,9 @@ use crate::error::{Error, OnPath as _, Result};
 
 /// What mounts of this program have in the system's table, behind "fuse.".
 pub const SUBTYPE: &str = "tintype";
+
+/// The programs that mount and unmount for those who are not root.
+pub const HELPERS: [&str; 2] = ["fusermount3", "fusermount"];
 
 /// How far the kernel is to read ahead, in KiB: with the 128 of the protocol, a program that reads a file from a file
 /// system on a disk that is shown here waits for most of what it reads.
@@ -38,38 +45,43 @@ pub struct Options {
     /// How many requests are answered at once.
     pub threads: usize,
     /// Called when it was unmounted and nobody uses it any more.
-    pub at_end: Box<dyn FnOnce() + Send>,
+    pub at_end: Box<dyn FnOnce() + Send + Sync>,
 }
 
 /// A mounted tree.
 pub struct Mounted {
     place: PathBuf,
-    unmounter: SessionUnmounter,
-    session: JoinHandle<io::Result<()>>,
+    /// The number of the device by which the system's table knows it.
+    device: Option<String>,
+    ended: Arc<AtomicBool>,
 }
 
 /// Mounts a tree in an empty folder. When this returns, it is there.
 pub fn mount(place: &Path, root: Arc<dyn Folder>, observer: Arc<dyn Observer>, options: Options) -> Result<Mounted> {
     let place = whole_path(place).map_err(|cause| Error::io("look at the folder", cause)).on_path(place)?;
     let owner = (rustix::process::getuid().as_raw(), rustix::process::getgid().as_raw());
+    let config = config(&options);
+    let ended = Arc::new(AtomicBool::new(false));
+    let told = Arc::clone(&ended);
     let file_system = FileSystem {
         inodes: Inodes::new(root),
         observer,
         total_bytes: options.total_bytes,
         owner,
         listings: Listings::default(),
+        at_end: Some(Box::new(move || {
+            told.store(true, Release);
+            (options.at_end)();
+        })),
     };
     let failed = |cause| Error::io("mount a file system", cause);
-    let mut session = Session::new(file_system, &place, &config(&options)).map_err(failed).on_path(&place)?;
-    read_ahead(&place);
-    let unmounter = session.unmount_callable();
-    let run = move || {
-        let ended = session.run();
-        (options.at_end)();
-        ended
-    };
-    let session = std::thread::Builder::new().name("session".to_owned()).spawn(run).map_err(failed)?;
-    Ok(Mounted { place, unmounter, session })
+    let session = Session::new(file_system, &place, &config).map_err(failed).on_path(&place)?;
+    let device = mount_at(&place).ok().flatten().map(|entry| entry.device);
+    device.iter().for_each(|device| read_ahead(device));
+    // Never dropped: fuser 0.18 would then unmount once more what was unmounted already, and with it whatever was mounted in
+    // the same folder since (its `is_mounted` takes the poll's error for a yes).
+    std::mem::forget(session.spawn().map_err(failed)?);
+    Ok(Mounted { place, device, ended })
 }
 
 fn config(options: &Options) -> Config {
@@ -93,10 +105,8 @@ fn config(options: &Options) -> Config {
 }
 
 /// Has the kernel read ahead further than it would. Where this may not be, it is slower.
-fn read_ahead(place: &Path) {
-    if let Ok(Some(entry)) = mount_at(place) {
-        let _ = std::fs::write(format!("/sys/class/bdi/{}/read_ahead_kb", entry.device), READ_AHEAD_KIB.to_string());
-    }
+fn read_ahead(device: &str) {
+    let _ = std::fs::write(format!("/sys/class/bdi/{device}/read_ahead_kb"), READ_AHEAD_KIB.to_string());
 }
 
 impl Mounted {
@@ -105,16 +115,19 @@ impl Mounted {
         &self.place
     }
 
-    /// Whether somebody has unmounted it.
+    /// Whether it was unmounted and nobody uses it any more.
     pub fn has_ended(&self) -> bool {
-        self.session.is_finished()
+        self.ended.load(Acquire)
     }
 
     /// Takes it out of the folder, and waits so long for those who still use it. False if they still do: they get errors
     /// when this process ends.
-    pub fn unmount(mut self, patience: Duration) -> Result<bool> {
-        let failed = |cause| Error::io("unmount", cause);
-        self.unmounter.unmount().map_err(failed).on_path(&self.place)?;
+    pub fn unmount(&self, patience: Duration) -> Result<bool> {
+        // Somebody else may have been faster, and mounted something else there.
+        if mount_at(&self.place).is_ok_and(|found| found.map(|entry| entry.device) == self.device) && !self.has_ended()
+        {
+            unmount(&self.place, true).map_err(|cause| Error::io("unmount", cause)).on_path(&self.place)?;
+        }
         let deadline = Instant::now() + patience;
         while !self.has_ended() {
             if Instant::now() >= deadline {
@@ -122,12 +135,33 @@ impl Mounted {
             }
             std::thread::sleep(STEP);
         }
-        self.join().map(|()| true)
+        Ok(true)
     }
+}
 
-    /// Waits until somebody has unmounted it and nobody uses it.
-    pub fn join(self) -> Result<()> {
-        let ended = self.session.join().unwrap_or_else(|_| Err(io::Error::other("a thread of it failed")));
-        ended.map_err(|cause| Error::io("answer the kernel", cause)).on_path(&self.place)
+/// Unmounts what is mounted in this folder; `lazily`, also while it is in use.
+pub fn unmount(place: &Path, lazily: bool) -> io::Result<()> {
+    let flags = if lazily { UnmountFlags::DETACH } else { UnmountFlags::empty() };
+    match rustix::mount::unmount(place, flags | UnmountFlags::NOFOLLOW) {
+        Err(Errno::PERM) => unmount_by_helper(place, lazily),
+        done => Ok(done?),
     }
+}
+
+/// Only root may unmount; the helper does it for whoever has mounted it.
+fn unmount_by_helper(place: &Path, lazily: bool) -> io::Result<()> {
+    for helper in HELPERS {
+        let output = Command::new(helper).arg("-u").args(lazily.then_some("-z")).arg("--").arg(place).output();
+        let output = match output {
+            Err(cause) if cause.kind() == io::ErrorKind::NotFound => continue,
+            output => output?,
+        };
+        let said = String::from_utf8_lossy(&output.stderr);
+        return match output.status.success() {
+            true => Ok(()),
+            false if said.contains("busy") => Err(Errno::BUSY.into()),
+            false => Err(io::Error::other(said.trim().to_owned())),
+        };
+    }
+    Err(Errno::PERM.into())
 }
