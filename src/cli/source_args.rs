@@ -1,9 +1,11 @@
 //! The arguments of every command that opens disks.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use clap::Args;
 use clap::builder::{PathBufValueParser, StringValueParser, TypedValueParser};
+use tintype_formats::tin::manifest::DiskRecord;
 use tintype_formats::{ErrorKind, Image, OpenFile};
 
 use super::address::{self, Address};
@@ -11,6 +13,7 @@ use super::failure::Failure;
 use super::repository_args::SecretArgs;
 use super::{Global, output, units};
 use crate::error::{Error, Kind};
+use crate::repository::Repository;
 use crate::repository::disk::SnapshotDisk;
 use crate::sources::{self, OpenOptions, OpenedDisk, ReferencePolicy, StandardInput};
 
@@ -98,15 +101,7 @@ impl SourceArgs {
         }
         let repository = self.secrets.open(&address.path)?;
         let snapshot = repository.resolve(wanted)?;
-        let record = snapshot.disk(address.disk.as_deref())?;
-        if !record.unreadable.is_empty() {
-            let (ranges, name) = (units::count(record.unreadable.len() as u64, "range", "ranges"), &record.name);
-            let text =
-                format!("{ranges} of {name} could not be read when it was backed up, and are zeros in the backup");
-            output::warn(&text, global);
-        }
-        let disk = Box::new(SnapshotDisk::open(&repository, record)?);
-        Ok(OpenedDisk { disk, layers: Vec::new(), snapshots: 0 })
+        open_record(&repository, snapshot.disk(address.disk.as_deref())?, global)
     }
 
     fn open_path(&self, address: &Address, parent: Option<&Path>) -> Result<OpenedDisk, Failure> {
@@ -137,6 +132,17 @@ impl SourceArgs {
             None => Err(Failure::usage("the format of standard input cannot be detected").hinted("say -f raw")),
         }
     }
+}
+
+/// A disk of a stored snapshot, and a word about what it lacks.
+pub fn open_record(repository: &Arc<Repository>, record: &DiskRecord, global: Global) -> Result<OpenedDisk, Failure> {
+    if !record.unreadable.is_empty() {
+        let (ranges, name) = (units::count(record.unreadable.len() as u64, "range", "ranges"), &record.name);
+        let text = format!("{ranges} of {name} could not be read when it was backed up, and are zeros in the backup");
+        output::warn(&text, global);
+    }
+    let disk = Box::new(SnapshotDisk::open(repository, record)?);
+    Ok(OpenedDisk { disk, layers: Vec::new(), snapshots: 0 })
 }
 
 /// One image file by itself: no file that it names is opened.

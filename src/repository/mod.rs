@@ -5,6 +5,7 @@
 pub mod disk;
 pub mod index;
 pub mod keys;
+pub mod lease;
 pub mod ledger;
 pub mod names;
 pub mod policy;

@@ -18,7 +18,7 @@ pub use open::{
     OpenOptions, OpenedDisk, entry_of_folder, format_named, open_disk, open_host_file, open_image, open_raw,
 };
 pub use overlay::WritableDisk;
-pub use partitions::{Partition, partition_of, partitions};
+pub use partitions::{Partition, PartitionKind, partition_of, partitions};
 pub use physical_disk::{device_sector_bytes, is_device};
 pub use qemu_lock::is_held_for_writing;
 pub use slice::Slice;

@@ -1,0 +1,189 @@
+//! The disks of a machine, and what is kept of what it writes to them.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use tintype_formats::BlockSource;
+
+use crate::boot::{BootDisk, Exports, Overlay, Parent};
+use crate::cli::address::Address;
+use crate::cli::failure::Failure;
+use crate::cli::source_args::{SourceArgs, open_record};
+use crate::cli::{Global, output};
+use crate::repository::lease::Lease;
+use crate::sources::OpenedDisk;
+
+/// The formats that QEMU reads as well: an overlay over such a file is one without this program.
+const OF_QEMU: [&str; 12] =
+    ["raw", "qcow2", "qcow", "qed", "vhdx", "vhd", "vmdk", "vdi", "parallels", "bochs", "cloop", "dmg"];
+
+/// A disk as it was named.
+struct Named {
+    disk: Arc<dyn BlockSource>,
+    /// The address of this disk alone.
+    address: Address,
+    /// What an overlay that is kept names; without it, it names an export by this name.
+    file: Option<Parent>,
+    export: String,
+}
+
+/// The disks of a machine.
+pub struct Disks {
+    named: Vec<Named>,
+    sources: Vec<Arc<dyn BlockSource>>,
+    keep: Option<PathBuf>,
+    _leases: Vec<Lease>,
+}
+
+impl Disks {
+    /// Opens the disks; of a stored snapshot all, if none is named.
+    pub fn open(
+        addresses: &[Address],
+        input: &SourceArgs,
+        keep: Option<&Path>,
+        global: Global,
+    ) -> Result<Disks, Failure> {
+        let (mut named, mut leases) = (Vec::new(), Vec::new());
+        for address in addresses {
+            if address.is_standard_input() {
+                return Err(Failure::usage("a machine needs a disk that can be read at any place, not standard input"));
+            }
+            match &address.stored {
+                Some(wanted) => leases.extend(open_stored(address, wanted, input, &mut named, global)?),
+                None => {
+                    let opened = input.open(address, None, global)?;
+                    let (file, export) = (file_of(address, &opened), address.to_string());
+                    named.push(Named { disk: Arc::from(opened.disk), address: address.clone(), file, export });
+                }
+            }
+        }
+        let sources = named.iter().map(|named| Arc::clone(&named.disk)).collect();
+        Ok(Disks { named, sources, keep: keep.map(Path::to_owned), _leases: leases })
+    }
+
+    /// The disks themselves.
+    pub fn sources(&self) -> &[Arc<dyn BlockSource>] {
+        &self.sources
+    }
+
+    /// Puts an overlay over each.
+    pub fn attach(&self, exports: &Exports) -> Result<Vec<BootDisk>, Failure> {
+        let mut disks = Vec::new();
+        for (index, named) in self.named.iter().enumerate() {
+            let geometry = named.disk.geometry();
+            let overlay = match self.kept_file(index) {
+                None => Overlay::temporary(geometry, &Parent::export(&Exports::name(index), &exports.socket())),
+                Some(path) => {
+                    let parent = self.parent_of(named, &path);
+                    match path.symlink_metadata().is_ok() {
+                        true => Overlay::open(&path, geometry, &parent),
+                        false => Overlay::create(&path, geometry, &parent),
+                    }
+                }
+            };
+            disks.push(BootDisk { disk: Arc::clone(&named.disk), overlay: overlay? });
+        }
+        Ok(disks)
+    }
+
+    /// The files that are kept.
+    pub fn kept(&self) -> impl Iterator<Item = PathBuf> {
+        (0..self.named.len()).filter_map(|index| self.kept_file(index))
+    }
+
+    /// Tells what the files are that were kept, and what can be done with them.
+    pub fn tell_what_is_kept(&self, global: Global) {
+        for (index, named) in self.named.iter().enumerate() {
+            let Some(path) = self.kept_file(index) else { continue };
+            let (shown, address) = (path.display(), &named.address);
+            output::note(
+                &format!("{shown} holds what the machine wrote; boot again with --keep to go on from it"),
+                global,
+            );
+            let text = match &named.file {
+                Some(file) => format!(
+                    "it is an overlay over {}, as long as that is unchanged: \"tintype convert {shown} NEW\" makes one disk \
+                     of both",
+                    file.name
+                ),
+                None => format!(
+                    "it is an overlay over {address}; to make one disk of both: tintype serve '{address}' --name '{}' \
+                     --socket {}, and meanwhile: qemu-img convert -O qcow2 {shown} NEW.qcow2",
+                    named.export,
+                    socket_beside(&path).display()
+                ),
+            };
+            output::note(&text, global);
+        }
+    }
+
+    fn parent_of(&self, named: &Named, kept: &Path) -> Parent {
+        named.file.clone().unwrap_or_else(|| Parent::export(&named.export, &socket_beside(kept)))
+    }
+
+    /// Where the overlay of a disk is kept: `kept.qcow2`, then `kept-2.qcow2` and so on.
+    fn kept_file(&self, index: usize) -> Option<PathBuf> {
+        let first = self.keep.as_ref()?;
+        if index == 0 {
+            return Some(first.clone());
+        }
+        let mut name = first.file_stem().unwrap_or_default().to_owned();
+        name.push(format!("-{}", index + 1));
+        if let Some(extension) = first.extension() {
+            name.push(".");
+            name.push(extension);
+        }
+        Some(first.with_file_name(name))
+    }
+}
+
+/// Where a server for the disk below a kept overlay has to listen, so that the overlay finds it.
+fn socket_beside(kept: &Path) -> PathBuf {
+    let mut name = kept.file_name().unwrap_or_default().to_owned();
+    name.push(".socket");
+    let path = kept.with_file_name(name);
+    std::path::absolute(&path).unwrap_or(path)
+}
+
+/// The file that an overlay over this disk can name, if QEMU reads it and sees the same disk in it.
+fn file_of(address: &Address, opened: &OpenedDisk) -> Option<Parent> {
+    if address.disk.is_some() || address.snapshot.is_some() {
+        return None;
+    }
+    let format = opened.layers.first().map_or("raw", |(_, info)| info.format);
+    let path = std::fs::canonicalize(&address.path).ok().filter(|path| path.is_file() || opened.layers.is_empty())?;
+    let name = path.to_str()?.to_owned();
+    OF_QEMU.contains(&format).then(|| Parent { name, format: format.to_owned() })
+}
+
+/// Opens the disks of a stored snapshot, and keeps a prune from taking them.
+fn open_stored(
+    address: &Address,
+    wanted: &str,
+    input: &SourceArgs,
+    named: &mut Vec<Named>,
+    global: Global,
+) -> Result<Option<Lease>, Failure> {
+    if address.snapshot.is_some() {
+        return Err(Failure::usage(format!("{address}: a stored disk has no snapshots inside; say NAME@ID instead")));
+    }
+    let repository = input.secrets.open(&address.path)?;
+    let lease = Lease::take(&repository, "boot");
+    let snapshot = repository.resolve(wanted)?;
+    let records = match &address.disk {
+        Some(name) => vec![snapshot.disk(Some(name))?],
+        None => snapshot.manifest.disks.iter().collect(),
+    };
+    for record in records {
+        // By its id: the newest of a name may be another one next time.
+        let (stored, disk) = (Some(snapshot.id.to_string()), Some(record.name.clone()));
+        let opened = open_record(&repository, record, global)?;
+        named.push(Named {
+            disk: Arc::from(opened.disk),
+            address: Address { stored, disk, ..address.clone() },
+            file: None,
+            export: format!("{}-{}", snapshot.id, record.name),
+        });
+    }
+    Ok(lease)
+}
