@@ -8,6 +8,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("cli", &["engine", "repository", "boot", "serve", "sources", "targets", "error", "system"]),
     ("engine", &["repository", "boot", "sources", "targets", "error"]),
     ("repository", &["error", "system"]),
+    ("serve", &["sources", "error", "system"]),
     ("targets", &["sources", "error", "system"]),
     ("boot", &["serve", "sources", "targets", "error", "system"]),
     ("serve", &["sources", "error", "system"]),
@@ -83,8 +84,8 @@ fn the_engine_prints_nothing_and_knows_no_command_line() {
         for file in rust_files(&source.join(room)) {
             let text = fs::read_to_string(&file).expect("a source file");
             for word in ["println!", "clap::", "indicatif", "std::env::var", "serde_json"] {
-                // The repository's objects have JSON in them.
-                let fine = word == "serde_json" && room == "repository";
+                // The repository's objects and the mount's info.json have JSON in them.
+                let fine = word == "serde_json" && ["repository", "serve"].contains(&room);
                 assert!(fine || !text.contains(word), "{}: {room} must not use {word}", file.display());
             }
         }

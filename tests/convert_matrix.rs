@@ -19,6 +19,12 @@ struct Endpoint {
 }
 
 impl Endpoint {
+    /// Whether this is what `convert` makes where nothing is said of subformat and compression.
+    fn is_usual(&self) -> bool {
+        let create = FORMATS.iter().find(|format| format.name == self.format).and_then(|format| format.create.as_ref());
+        self.compress == "none" && self.subformat == create.and_then(|create| create.subformats.first().copied())
+    }
+
     fn folder(&self) -> String {
         format!("{}-{}-{}", self.format, self.subformat.unwrap_or("default"), self.compress)
     }
@@ -85,8 +91,10 @@ fn every_format_becomes_every_other_and_stays_the_same_disk() {
         assert_same(&sandbox, &target, endpoint, &folder);
         foreign_reader_agrees(&sandbox, &target, endpoint);
     }
-    for from in &endpoints {
-        for to in &endpoints {
+    // The variants of one format have been read above: between formats, the usual one stands for all.
+    let usual = |endpoint: &&Endpoint| endpoint.is_usual();
+    for from in endpoints.iter().filter(usual) {
+        for to in endpoints.iter().filter(usual) {
             let source = format!("{}/disk.image", from.folder());
             std::fs::create_dir(sandbox.path("result")).unwrap();
             let args = ["convert", "-f", from.format, &source, "result/disk.image", "--size", &size];
@@ -97,7 +105,7 @@ fn every_format_becomes_every_other_and_stays_the_same_disk() {
     }
 }
 
-/// Holes are not read to be compared, as they would be for a digest: there are hundreds of pairs.
+/// Holes are not read to be compared, as they would be for a digest: there are a hundred pairs.
 fn assert_same(sandbox: &Sandbox, image: &str, endpoint: &Endpoint, about: &str) {
     let strict = (endpoint.format != "gce").then_some("--strict");
     let args = ["compare", "-f", "raw", "-F", endpoint.format, "source.raw", image];

@@ -27,6 +27,31 @@ const READ_WRONG_BY_ITS_ONLY_READER: (&str, &str) = (
     "7906281f7a25f13df78c907d7bc4e9313d9a26fa86386c6e2a737a784fe80b8f",
 );
 
+/// The SHA-256 of disks of 16 to 40 GiB, nearly all of it zeros, and the BLAKE3 that was seen to be of the same bytes: to hash
+/// them takes 3 s instead of 20.
+const LARGE: &[(&str, &str)] = &[
+    (
+        "60dd30b4c74361427d1089510cabb36e2eeda0cc4747f467ea43173acd358c49",
+        "0789e036786a0043223ba2000a267225ad83b662b904933bbefd56001a234c7b",
+    ),
+    (
+        "edc5d630b2da0ddb08992afb58ded06ffb56b884e184b4974fda16e31b7e6817",
+        "2500313de8b91bb040ecc69b52e15ddabb1f21fb8ab58da225c631e996e64dae",
+    ),
+    (
+        "f7dc6812a3b12a35f3ec895ce981bd59ff4558270fc80cd812c9cd522bff1295",
+        "f8d750cb5c61ce460e0dfc8a8eb0d162cdbdb9b23beb940c6dfff90141de5c4c",
+    ),
+    (
+        "ebfb4ef19ae410f190327b5ebd312711263bc7579970e87d9c1e2d84e06b3c25",
+        "875283713208b0d6be59b2c6862b0a3cfdd8ebe5366b815e34dfffd98554ef26",
+    ),
+    (
+        "8ca2bd2d91f1c6ada47128fc2f8d38587e73954ede5a664fe2bb09c19606060e",
+        "ba8d439a2dc07215d55c8ec9fe0f24c36e14e6cba321e5850911f666bcbc2050",
+    ),
+];
+
 struct Entry {
     path: String,
     format: String,
@@ -40,12 +65,14 @@ fn manifest(corpus: &Path) -> Vec<Entry> {
     rows.map(|row| Entry { path: row[0].clone(), format: row[1].clone(), guest_sha256: row[5].clone() }).collect()
 }
 
-fn unpack(sandbox: &Sandbox, corpus: &Path) {
+/// Unpacks the corpus, or only a folder of it.
+fn unpack(sandbox: &Sandbox, corpus: &Path, folder: Option<&str>) {
     let status = Command::new("tar")
         .args(["--zstd", "-xf"])
         .arg(corpus.join("images.tar.zst"))
         .arg("-C")
         .arg(sandbox.path(""))
+        .args(folder)
         .status()
         .expect("tar");
     assert!(status.success(), "unpacking the corpus");
@@ -55,7 +82,7 @@ fn unpack(sandbox: &Sandbox, corpus: &Path) {
 fn images_of_others_have_the_content_that_readers_agree_on() {
     let Some(corpus) = corpus().filter(|_| have("zstd")) else { return };
     let sandbox = Sandbox::new();
-    unpack(&sandbox, &corpus);
+    unpack(&sandbox, &corpus, None);
     let mut tried = BTreeSet::new();
     for entry in manifest(&corpus) {
         let bad = entry.path.starts_with("bad/");
@@ -67,11 +94,8 @@ fn images_of_others_have_the_content_that_readers_agree_on() {
             continue;
         }
         let args: &[&str] = if entry.format == "raw" { &["-f", "raw"] } else { &[] };
-        let run = sandbox.run(["digest", &entry.path].iter().chain(args)).ok();
-        let expected = match READ_WRONG_BY_ITS_ONLY_READER {
-            (path, digest) if path == entry.path => digest,
-            _ => entry.guest_sha256.as_str(),
-        };
+        let (algorithm, expected) = expected(&entry);
+        let run = sandbox.run(["digest", "-a", algorithm, &entry.path].iter().chain(args)).ok();
         assert_eq!(run.stdout.split_whitespace().next(), Some(expected), "{}", entry.path);
         let check = sandbox.run(["check", &entry.path].iter().chain(args));
         assert!(matches!(check.code, Some(0 | 3 | 4)), "{}: {}", entry.path, check.stderr);
@@ -80,11 +104,21 @@ fn images_of_others_have_the_content_that_readers_agree_on() {
     assert!(tried.contains("qcow2") && tried.contains("vhdx") && tried.contains("raw"), "{tried:?}");
 }
 
+/// By which algorithm to take an image's digest, and what it is to be.
+fn expected(entry: &Entry) -> (&'static str, &str) {
+    let (path, digest) = READ_WRONG_BY_ITS_ONLY_READER;
+    if path == entry.path {
+        return ("sha256", digest);
+    }
+    let large = LARGE.iter().find(|(sha256, _)| *sha256 == entry.guest_sha256);
+    large.map_or(("sha256", &entry.guest_sha256), |(_, blake3)| ("blake3", blake3))
+}
+
 #[test]
 fn bad_images_give_errors() {
     let Some(corpus) = corpus().filter(|_| have("zstd")) else { return };
     let sandbox = Sandbox::new();
-    unpack(&sandbox, &corpus);
+    unpack(&sandbox, &corpus, Some("bad"));
     for entry in manifest(&corpus).iter().filter(|entry| entry.path.starts_with("bad/")) {
         // What is of a format that is not read yet looks raw: it is opened as what it claims to be.
         let Some(format) = registry::by_name(&entry.format) else { continue };
@@ -99,7 +133,7 @@ fn bad_images_give_errors() {
 fn parents_are_found_beside_the_child() {
     let Some(corpus) = corpus().filter(|_| have("zstd")) else { return };
     let sandbox = Sandbox::new();
-    unpack(&sandbox, &corpus);
+    unpack(&sandbox, &corpus, Some("qcow2"));
     let chains = [
         (
             "qcow2/fox-it__dissect.hypervisor/backing-chain-1.qcow2",
@@ -120,7 +154,7 @@ fn parents_are_found_beside_the_child() {
 fn a_cut_backup_is_not_read_as_zeros() {
     let Some(corpus) = corpus().filter(|_| have("zstd")) else { return };
     let sandbox = Sandbox::new();
-    unpack(&sandbox, &corpus);
+    unpack(&sandbox, &corpus, Some("vma"));
     let archive = "vma/fox-it__dissect.hypervisor/test.vma";
     sandbox.run(["digest", archive]).fails(1, "the backup is not complete");
     assert_eq!(sandbox.run(["check", archive]).code, Some(4));

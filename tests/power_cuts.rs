@@ -2,29 +2,38 @@
 //!
 //! `TINTYPE_SEEDS` says how many runs to make (500 if not set).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tintype::engine::backup::{BackupDisk, BackupOptions, backup};
 use tintype::engine::convert::Input;
 use tintype::engine::{NamedDisk, Progress};
-use tintype::error::Result;
+use tintype::error::{Kind, Result};
 use tintype::repository::disk::SnapshotDisk;
+use tintype::repository::prune::{Patience, PruneOptions, prune};
 use tintype::repository::store::simulated::{Faults, Simulation};
 use tintype::repository::{InitOptions, Repository};
+use tintype_formats::OpenFile;
+use tintype_formats::secrets::Secrets;
 use tintype_formats::testing::{MemoryFile, Random, open_disk, read_all};
 use tintype_formats::tin::id::Id;
-use tintype_formats::tin::slot::Cost;
+use tintype_formats::tin::open::TinFile;
+use tintype_formats::tin::slot::{Cost, Secret};
 
 const CHUNK: u64 = 64 << 10;
 const DISK_CHUNKS: u64 = 24;
+const CHEAP: Cost = Cost { memory_kib: 8, passes: 1, lanes: 1 };
 
-/// What the disk holds, and which snapshots of it must be there.
-#[derive(Clone)]
+/// What the disk holds, which snapshots of it must be there, and what opens them.
 struct World {
     content: Vec<u8>,
     kept: BTreeMap<Id, Vec<u8>>,
+    /// One of these opens the repository; more than one only while it is not known whether a change of the password came through.
+    passwords: Vec<String>,
+    /// A snapshot in a file, and what it holds.
+    exported: Option<(OpenFile, Vec<u8>)>,
 }
 
 impl World {
@@ -66,6 +75,50 @@ impl World {
         forgotten
     }
 
+    fn prune(&self, repository: &Arc<Repository>) -> Result<()> {
+        let patience = Patience { wait: Duration::from_secs(5), fence_after: Duration::ZERO };
+        let options = PruneOptions { max_unused_permille: 0, patience, dry_run: false, without: HashSet::new() };
+        prune(repository, &options, &Progress::new()).map(|_| ())
+    }
+
+    fn change_password(&mut self, repository: &Arc<Repository>, random: &mut Random) -> Result<()> {
+        let new = format!("password {}", random.next_u64());
+        self.passwords.push(new.clone());
+        repository.change_secret(&secret(&new), CHEAP)?;
+        self.passwords = vec![new];
+        Ok(())
+    }
+
+    fn export(&mut self, repository: &Arc<Repository>) {
+        let snapshot = repository.newest("machine").unwrap().expect("a snapshot");
+        let file = Arc::new(MemoryFile::default());
+        repository.export(&snapshot, Arc::clone(&file) as _, &|_, _| Ok(())).unwrap();
+        let file = OpenFile { file, name: "exported".to_owned(), identity: None, secrets: Secrets::default() };
+        self.exported = Some((file, self.kept[&snapshot.id].clone()));
+    }
+
+    fn import(&mut self, repository: &Arc<Repository>) -> Result<()> {
+        let (file, content) = self.exported.as_ref().expect("an exported snapshot");
+        let file = TinFile::open_with(file, repository.ring())?.expect("a file of this repository");
+        if let Some((id, _)) = repository.import(&file, &|_, _| Ok(()))? {
+            self.kept.insert(id, content.clone());
+        }
+        Ok(())
+    }
+
+    /// Opens the repository by the passwords that there may be.
+    fn open(&self, simulation: &Simulation) -> Result<Arc<Repository>> {
+        let mut tried = Err(tintype::error::Error::new(Kind::WrongKey, "there is no password"));
+        for password in self.passwords.iter().rev() {
+            tried = Repository::open(Box::new(simulation.client()), None, true, &mut || Ok(secret(password)));
+            match &tried {
+                Err(cause) if cause.kind() == Kind::WrongKey => {}
+                _ => break,
+            }
+        }
+        tried
+    }
+
     /// Every snapshot that is visible reads whole, and none that was promised is missing.
     fn check(&self, repository: &Arc<Repository>, seed: u64) {
         let listing = repository.snapshots().unwrap();
@@ -83,14 +136,19 @@ impl World {
     }
 }
 
-fn open(simulation: &Simulation) -> Result<Arc<Repository>> {
-    Repository::open(Box::new(simulation.client()), None, false, &mut || unreachable!("it is not encrypted"))
+fn secret(password: &str) -> Secret {
+    Secret::passphrase(password.as_bytes().to_vec())
 }
 
-/// One step of a random history.
-fn step(world: &mut World, repository: &Arc<Repository>, random: &mut Random) -> Result<()> {
-    match random.below(4) {
-        0 if world.kept.len() > 1 => world.forget_one(repository, random),
+/// One step of a random history, by a new process.
+fn step(world: &mut World, simulation: &Simulation, random: &mut Random) -> Result<()> {
+    let repository = &world.open(simulation)?;
+    match random.below(10) {
+        0 | 1 if world.kept.len() > 1 => world.forget_one(repository, random),
+        2 | 3 => world.prune(repository),
+        4 => world.change_password(repository, random),
+        5 => repository.rotate_keys().map(|_| ()),
+        6 if world.exported.is_some() => world.import(repository),
         _ => {
             world.change(random);
             world.back_up(repository).map(|_| ())
@@ -101,24 +159,31 @@ fn step(world: &mut World, repository: &Arc<Repository>, random: &mut Random) ->
 fn run(seed: u64) {
     let mut random = Random(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1);
     let simulation = Simulation::new(seed, Faults::default());
-    let options =
-        InitOptions { chunk_bytes: CHUNK, secret: None, recovery: None, holder: "host", cost: Cost::default() };
+    let first = secret("first");
+    let options = InitOptions { chunk_bytes: CHUNK, secret: Some(&first), recovery: None, holder: "host", cost: CHEAP };
     let repository = Repository::init(Box::new(simulation.client()), None, &options).unwrap();
-    let mut world = World { content: vec![0; (DISK_CHUNKS * CHUNK - 512) as usize], kept: BTreeMap::new() };
-    for _ in 0..1 + random.below(3) {
-        step(&mut world, &repository, &mut random).unwrap();
+    let content = vec![0; (DISK_CHUNKS * CHUNK - 512) as usize];
+    let passwords = vec!["first".to_owned()];
+    let mut world = World { content, kept: BTreeMap::new(), passwords, exported: None };
+    world.change(&mut random);
+    world.back_up(&repository).unwrap();
+    world.export(&repository);
+    for _ in 0..random.below(5) {
+        step(&mut world, &simulation, &mut random).unwrap();
     }
-    world.check(&repository, seed);
+    // A process that began before a rotation does not know the new keys.
+    world.check(&world.open(&simulation).unwrap(), seed);
     simulation.cut_power_at(simulation.counts().operations() + 1 + random.below(60));
     while !simulation.is_power_cut() {
-        let _ = step(&mut world, &repository, &mut random);
+        let _ = step(&mut world, &simulation, &mut random);
     }
     let simulation = simulation.after_power_cut();
-    let repository = open(&simulation).unwrap();
+    let repository = world.open(&simulation).unwrap_or_else(|cause| panic!("seed {seed}: {cause}"));
     world.check(&repository, seed);
     // The next ones succeed, whatever was left behind.
     world.change(&mut random);
-    world.back_up(&repository).unwrap();
+    world.back_up(&repository).unwrap_or_else(|cause| panic!("seed {seed}: {cause}"));
+    world.prune(&repository).unwrap_or_else(|cause| panic!("seed {seed}: {cause}"));
     world.check(&repository, seed);
 }
 

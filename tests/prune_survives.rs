@@ -118,7 +118,7 @@ fn used(simulation: &Simulation) -> (Arc<Repository>, Vec<Id>) {
     let stored: Vec<Id> = (0..5).map(|number| store(&repository, "vm", number).expect("a backup")).collect();
     repository.forget(stored[0]).expect("forgotten");
     repository.forget(stored[3]).expect("forgotten");
-    repository.protocol().begin_session("killed").expect("a session");
+    repository.protocol().begin_session("killed", &[]).expect("a session");
     let left = [1, 2, 4].map(|number| stored[number]).to_vec();
     (repository, left)
 }
@@ -296,6 +296,43 @@ fn objects_that_do_not_count_do_not_stand_in_the_way() {
     assert_eq!(repository.snapshots().expect("a listing").snapshots.len(), required.len() - 1);
     run(&repository, Duration::ZERO).expect("a prune");
     assert_eq!(plan_packs(&repository), packs);
+}
+
+#[test]
+fn a_lease_keeps_a_forgotten_snapshot_and_no_prune_waits_for_it() {
+    let simulation = Simulation::new(1, Faults::default());
+    let (repository, required) = used(&simulation);
+    run(&repository, Duration::ZERO).expect("a prune");
+    let snapshot = repository.committed(required[0]).expect("a manifest").expect("committed").expect("whole");
+    let lease = repository.lease("serve", &snapshot).expect("a lease");
+    repository.forget(snapshot.id).expect("forgotten");
+    store(&open(&simulation), "vm", 50).expect("a backup");
+    let began = std::time::Instant::now();
+    for about in ["first", "second"] {
+        let pruned = run(&open(&simulation), Duration::from_secs(3600)).expect("a prune");
+        assert!(pruned.waiting.is_empty() && pruned.fenced.is_empty(), "{about}: {pruned:?}");
+        let disk = SnapshotDisk::open(&repository, &snapshot.manifest.disks[0]).expect("a disk");
+        assert_eq!(digest(&disk).expect("it reads"), digest_of(1), "{about}");
+    }
+    assert!(began.elapsed() < Duration::from_secs(10), "a prune waited for a reader");
+    let denied = open(&simulation).lease("serve", &snapshot).err().expect("it is forgotten");
+    assert_eq!(denied.kind(), Kind::NoSnapshot);
+    drop(lease);
+    assert!(run(&open(&simulation), Duration::from_secs(3600)).expect("a prune").deleted > 0);
+    check(&open(&simulation), &required[1..], "afterwards");
+    check_clean(&open(&simulation), "afterwards");
+}
+
+#[test]
+fn the_lease_of_a_reader_that_died_is_fenced() {
+    let simulation = Simulation::new(1, Faults::default());
+    let (repository, required) = used(&simulation);
+    repository.protocol().begin_session("serve", &[required[0]]).expect("a session");
+    repository.forget(required[0]).expect("forgotten");
+    let pruned = run(&repository, Duration::ZERO).expect("a prune");
+    assert_eq!(pruned.fenced.len(), 2, "{pruned:?}");
+    check(&repository, &required[1..], "fenced");
+    check_clean(&repository, "fenced");
 }
 
 /// A process that is killed before it can sync anything.

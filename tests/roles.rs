@@ -103,7 +103,7 @@ fn a_host_that_may_only_write_backs_up_and_reads_nothing_back() {
 fn a_host_that_may_only_write_cannot_fence_or_condemn() {
     let keys = Keys::new();
     let (admin, writer) = (keys.open("admin"), keys.open("write"));
-    let session = admin.protocol().begin_session("backup").unwrap();
+    let session = admin.protocol().begin_session("backup", &[]).unwrap();
     let _ = writer.protocol().end_session(session, End::Fenced);
     assert_eq!(admin.protocol().session_end(session).unwrap(), None, "a fence by a writer is none");
     for kind in [ObjectKind::Condemned, ObjectKind::Verdict, ObjectKind::Tombstone, ObjectKind::Quarantine] {

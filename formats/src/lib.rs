@@ -51,7 +51,7 @@ mod tar;
 pub mod testing;
 pub mod tin;
 mod two_level;
-mod unit_cache;
+pub mod unit_cache;
 pub mod vdi;
 pub mod vhd;
 pub mod vhdx;

@@ -1,9 +1,11 @@
-//! A bounded cache of decoded units (compressed chunks) of one image, so that readers of parts decode each only once.
+//! A bounded cache of decoded units (compressed chunks) of one image or of several, so that readers of parts decode each
+//! only once.
 //!
 //! Chunks do not begin where readers' buffers do: two neighbouring reads, often by two threads at once, need the same one.
 //! Whoever comes second waits for the first instead of decoding it again.
 
 use std::collections::HashMap;
+use std::hash::Hash;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::error::Result;
@@ -15,16 +17,15 @@ const CACHE_BYTES: u64 = 16 << 20;
 /// Units that are larger than this, in bytes, are decoded one at a time: many threads would otherwise take much memory.
 const LARGE_UNIT_BYTES: u64 = 4 << 20;
 
-/// Decoded units by their number.
-#[derive(Default)]
-pub struct UnitCache {
-    slots: Mutex<Slots>,
+/// Decoded units by their number; of several disks, by the disk's number and theirs.
+pub struct UnitCache<K = u64> {
+    slots: Mutex<Slots<K>>,
     large: Mutex<()>,
 }
 
-#[derive(Default)]
-struct Slots {
-    by_number: HashMap<u64, Slot>,
+struct Slots<K> {
+    by_number: HashMap<K, Slot>,
+    max_bytes: u64,
     total_bytes: u64,
     clock: u64,
 }
@@ -35,14 +36,26 @@ struct Slot {
     used: u64,
 }
 
-impl UnitCache {
+impl<K: Copy + Eq + Hash> Default for UnitCache<K> {
+    fn default() -> Self {
+        Self::of_bytes(CACHE_BYTES)
+    }
+}
+
+impl<K: Copy + Eq + Hash> UnitCache<K> {
+    /// A cache that takes so much memory, unless one unit alone is larger.
+    pub fn of_bytes(max_bytes: u64) -> Self {
+        let slots = Slots { by_number: HashMap::new(), max_bytes, total_bytes: 0, clock: 0 };
+        UnitCache { slots: Mutex::new(slots), large: Mutex::default() }
+    }
+
     /// Copies what lies `skip_bytes` into unit `number` to `target`.
     ///
     /// `decode` fills a buffer of the unit's length; it is called at most once while the unit is kept, directly with
     /// `target` if that takes all of the unit.
     pub fn read(
         &self,
-        number: u64,
+        number: K,
         length_bytes: u64,
         skip_bytes: u64,
         target: &mut [u8],
@@ -69,15 +82,15 @@ impl UnitCache {
     }
 }
 
-impl Slots {
+impl<K: Copy + Eq + Hash> Slots<K> {
     /// The place for a unit; the ones that were used least recently make room for it.
-    fn slot(&mut self, number: u64, length_bytes: u64) -> Arc<Mutex<Option<Arc<Vec<u8>>>>> {
+    fn slot(&mut self, number: K, length_bytes: u64) -> Arc<Mutex<Option<Arc<Vec<u8>>>>> {
         self.clock += 1;
         if let Some(slot) = self.by_number.get_mut(&number) {
             slot.used = self.clock;
             return Arc::clone(&slot.unit);
         }
-        while self.total_bytes + length_bytes > CACHE_BYTES
+        while self.total_bytes + length_bytes > self.max_bytes
             && let Some(oldest) = self.by_number.iter().min_by_key(|(_, slot)| slot.used).map(|(number, _)| *number)
             && let Some(removed) = self.by_number.remove(&oldest)
         {
@@ -103,7 +116,7 @@ mod tests {
 
     #[test]
     fn a_unit_is_decoded_once_for_all_who_read_parts_of_it() {
-        let (cache, decoded) = (UnitCache::default(), AtomicU64::new(0));
+        let (cache, decoded) = (UnitCache::<u64>::default(), AtomicU64::new(0));
         std::thread::scope(|scope| {
             for thread in 0..8 {
                 let (cache, decoded) = (&cache, &decoded);
@@ -126,7 +139,7 @@ mod tests {
 
     #[test]
     fn the_oldest_goes_a_large_one_fits_and_a_failure_is_not_kept() {
-        let (cache, decoded) = (UnitCache::default(), AtomicU64::new(0));
+        let (cache, decoded) = (UnitCache::<u64>::default(), AtomicU64::new(0));
         let read = |number, length_bytes| {
             let decode = |_: &mut [u8]| {
                 decoded.fetch_add(1, Relaxed);

@@ -97,6 +97,7 @@ impl Machine {
             chosen => return launch(chosen),
         };
         let mut machine = launch(Accelerator::Tcg)?;
+        let problem = problem.trim_start_matches("start the machine: ").split("; ").next().unwrap_or_default();
         machine.remarks.push(format!("KVM does not work here, the processor is emulated, which is slower ({problem})"));
         Ok(machine)
     }

@@ -24,6 +24,9 @@ pub struct Verdict {
 /// How often is looked whether the watch is to stop, or a port answers.
 const STEP: Duration = Duration::from_millis(100);
 
+/// After how long without a word the begin of a line counts as one.
+const PROMPT: Duration = Duration::from_secs(1);
+
 /// How often the screen is looked at.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
 
@@ -54,7 +57,11 @@ pub fn watch_until(
         if is_stopped() {
             return Err(Error::cancelled());
         }
-        if let Some(verdict) = machine.next_event(STEP).and_then(|event| watch.hear(&event)) {
+        let verdict = match machine.next_event(STEP) {
+            Some(event) => watch.hear(&event),
+            None => watch.hear_silence(),
+        };
+        if let Some(verdict) = verdict {
             return Ok(verdict);
         }
         if let Some(seen) = answer.as_ref().and_then(answer_of) {
@@ -85,9 +92,12 @@ pub fn warn_of(text: &mut Vec<u8>, event: &Event) -> Option<&'static str> {
 struct Watch<'a> {
     condition: &'a Condition,
     serial: Vec<u8>,
+    heard_at: Instant,
     log: Vec<u8>,
     last_line: String,
     resets: usize,
+    /// How it ended, if it did.
+    end: Option<&'static str>,
     looked_at: Instant,
     is_handed_over: bool,
     /// The last that was seen while the firmware worked.
@@ -101,9 +111,11 @@ impl<'a> Watch<'a> {
         Watch {
             condition,
             serial: Vec::new(),
+            heard_at: Instant::now(),
             log: Vec::new(),
             last_line: String::new(),
             resets: 0,
+            end: None,
             looked_at: Instant::now(),
             is_handed_over: false,
             before: None,
@@ -123,34 +135,60 @@ impl<'a> Watch<'a> {
                 self.resets += 1;
                 (self.resets > MOST_RESETS).then(|| failed(format!("it started anew {} times", self.resets)))
             }
-            Event::Qmp(name, _) if name == "SHUTDOWN" => Some(failed(self.with_last_line("it powered itself off"))),
+            Event::Qmp(name, _) if name == "SHUTDOWN" => {
+                self.end = Some("it powered itself off");
+                None
+            }
             Event::Qmp(..) => None,
-            Event::Gone => Some(failed(self.with_last_line("QEMU ended"))),
+            // Said again when there is nothing more to come.
+            Event::Gone => match self.end.replace("QEMU ended") {
+                None => None,
+                Some(how) => Some(self.at_the_end(how)),
+            },
         }
     }
 
-    /// Lines are looked at when they end, and so is what waits behind them without an end: prompts have none.
     fn hear_serial(&mut self, bytes: &[u8]) -> Option<Verdict> {
+        self.heard_at = Instant::now();
         self.serial.extend_from_slice(bytes);
-        let mut lines = take_lines(&mut self.serial);
-        lines.push(self.serial.clone());
-        for line in lines {
-            let line = without_escapes(&line);
-            if let Condition::Serial(pattern) = self.condition
-                && !line.is_empty()
-                && pattern.is_match(&line)
-            {
-                return Some(Verdict { met: true, seen: String::from_utf8_lossy(&line).into_owned() });
-            }
-            let text = String::from_utf8_lossy(&line).into_owned();
-            if let Some(verdict) = self.hear_firmware(&line) {
-                return Some(verdict);
-            }
-            if !text.trim().is_empty() {
-                self.last_line = text;
-            }
+        let lines = take_lines(&mut self.serial);
+        lines.iter().find_map(|line| self.hear_line(line))
+    }
+
+    /// What waits without an end is a line when nothing more comes: prompts have no end. Looked at any earlier, the begin of
+    /// a line could match what the whole does not.
+    fn hear_silence(&mut self) -> Option<Verdict> {
+        // Only now: its last words come another way than the word about its end.
+        if let Some(how) = self.end {
+            return Some(self.at_the_end(how));
         }
-        None
+        if self.serial.is_empty() || self.heard_at.elapsed() < PROMPT {
+            return None;
+        }
+        let line = self.serial.clone();
+        self.hear_line(&line)
+    }
+
+    /// No more is coming: what waits without an end is a line.
+    fn at_the_end(&mut self, how: &str) -> Verdict {
+        let line = std::mem::take(&mut self.serial);
+        self.hear_line(&line).unwrap_or_else(|| failed(self.with_last_line(how)))
+    }
+
+    fn hear_line(&mut self, line: &[u8]) -> Option<Verdict> {
+        let line = without_escapes(line);
+        let text = String::from_utf8_lossy(&line).into_owned();
+        if let Condition::Serial(pattern) = self.condition
+            && !line.is_empty()
+            && pattern.is_match(&line)
+        {
+            return Some(Verdict { met: true, seen: text });
+        }
+        let verdict = self.hear_firmware(&line);
+        if !text.trim().is_empty() {
+            self.last_line = text;
+        }
+        verdict
     }
 
     fn hear_firmware(&mut self, line: &[u8]) -> Option<Verdict> {
@@ -296,11 +334,14 @@ mod tests {
     }
 
     #[test]
-    fn a_line_matches_in_pieces_in_colour_and_before_it_ends() {
+    fn a_line_matches_in_pieces_in_colour_and_without_an_end() {
         let condition: Condition = "serial:^ready [0-9]+".parse().unwrap();
         let mut watch = Watch::new(&condition);
         assert_eq!(watch.hear(&serial("not ready 1\r\nrea")), None);
-        let verdict = watch.hear(&serial("\u{1b}[1;32mdy 42")).unwrap();
+        assert_eq!(watch.hear(&serial("\u{1b}[1;32mdy 42")), None, "more may come");
+        assert_eq!(watch.hear_silence(), None);
+        watch.heard_at -= PROMPT;
+        let verdict = watch.hear_silence().unwrap();
         assert_eq!(verdict, Verdict { met: true, seen: "ready 42".to_owned() });
     }
 
@@ -310,14 +351,17 @@ mod tests {
         let heard = |event: Event| Watch::new(&condition).hear(&event).map(|verdict| verdict.seen);
         assert!(heard(serial("[ 1.2] Kernel panic - not syncing: VFS\n")).unwrap().contains("Kernel panic"));
         assert!(heard(Event::FirmwareLog(b"No bootable device.\n".to_vec())).is_some());
-        assert!(heard(Event::Gone).is_some());
         assert_eq!(heard(serial("all is well\n")), None);
         let mut watch = Watch::new(&condition);
         let reset = || Event::Qmp("RESET".to_owned(), json!({"guest": true}));
         let verdicts: Vec<_> = (0..=MOST_RESETS).map(|_| watch.hear(&reset()).is_some()).collect();
         assert_eq!(verdicts.iter().position(|verdict| *verdict), Some(MOST_RESETS));
-        watch.hear(&serial("the last words\n"));
-        let off = watch.hear(&Event::Qmp("SHUTDOWN".to_owned(), json!({"guest": true}))).unwrap();
+        assert_eq!(watch.hear(&Event::Qmp("SHUTDOWN".to_owned(), json!({"guest": true}))), None);
+        watch.hear(&serial("the last words"));
+        let off = watch.hear_silence().unwrap();
+        let mut watch = Watch::new(&condition);
+        assert_eq!(watch.hear(&Event::Gone), None);
+        assert_eq!(watch.hear(&Event::Gone).unwrap().seen, "QEMU ended");
         assert_eq!(off.seen, "it powered itself off; its last line was \"the last words\"");
     }
 
@@ -338,7 +382,9 @@ mod tests {
     #[test]
     fn memory_stays_bounded_when_no_line_ends() {
         let mut text = Vec::new();
-        (0..100).for_each(|_| drop(warn_of(&mut text, &serial(&"x".repeat(4096)))));
+        for _ in 0..100 {
+            assert_eq!(warn_of(&mut text, &serial(&"x".repeat(4096))), None);
+        }
         assert!(text.len() <= MAX_LINE_BYTES + 4096);
         let mut bytes = vec![b'x'; 3 * MAX_LINE_BYTES];
         assert!(take_lines(&mut bytes).len() >= 2 && bytes.len() <= MAX_LINE_BYTES + 1);

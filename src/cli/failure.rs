@@ -58,14 +58,7 @@ impl Failure {
 
     /// The error, its causes, and what became of the target, in one line.
     pub fn message(&self) -> String {
-        let mut message = self.error.to_string();
-        let mut cause = self.error.source();
-        while let Some(error) = cause {
-            message.push_str(": ");
-            message.push_str(&error.to_string());
-            cause = error.source();
-        }
-        let mut message = without_numbers(&message);
+        let mut message = with_causes(&self.error);
         if let Some(remark) = self.error.aftermath().and_then(|aftermath| remark(self.kind(), aftermath)) {
             message.push_str("; ");
             message.push_str(remark);
@@ -87,6 +80,18 @@ impl Failure {
         }
         exit_code
     }
+}
+
+/// The error and its causes.
+pub fn with_causes(error: &Error) -> String {
+    let mut message = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        message.push_str(": ");
+        message.push_str(&error.to_string());
+        cause = error.source();
+    }
+    without_numbers(&message)
 }
 
 fn exit_code(kind: Kind) -> u8 {

@@ -26,6 +26,7 @@ mod machine_args;
 mod man;
 mod map;
 mod measure;
+mod mount;
 mod output;
 mod profile;
 mod prune;
@@ -37,6 +38,7 @@ mod source_args;
 mod stats;
 mod tag;
 mod units;
+mod unmount;
 mod usage;
 mod verify;
 mod verify_boot;
@@ -99,12 +101,14 @@ enum Command {
     Man(man::Args),
     Map(map::Args),
     Measure(measure::Args),
+    Mount(mount::Args),
     Prune(prune::Args),
     Repair(repair::Args),
     Restore(restore::Args),
     Snapshots(snapshots::Args),
     Stats(stats::Args),
     Tag(tag::Args),
+    Unmount(unmount::Args),
     Verify(verify::Args),
 }
 
@@ -168,12 +172,14 @@ fn run(command: Command, global: Global) -> Result<Outcome, Failure> {
         Command::Man(args) => man::run(&args, global),
         Command::Map(args) => map::run(&args, global),
         Command::Measure(args) => measure::run(&args, global),
+        Command::Mount(args) => mount::run(&args, global),
         Command::Prune(args) => prune::run(&args, global),
         Command::Repair(args) => repair::run(&args, global),
         Command::Restore(args) => restore::run(&args, global),
         Command::Snapshots(args) => snapshots::run(&args, global),
         Command::Stats(args) => stats::run(&args, global),
         Command::Tag(args) => tag::run(&args, global),
+        Command::Unmount(args) => unmount::run(&args, global),
         Command::Verify(args) => verify::run(&args, global),
     }
 }

@@ -53,7 +53,8 @@ fn parse_permille(text: &str) -> Result<u64, String> {
     }
 }
 
-fn parse_duration(text: &str) -> Result<Duration, String> {
+/// Reads a length of time.
+pub fn parse_duration(text: &str) -> Result<Duration, String> {
     let wrong = || "expected a time like 90s, 10m, 24h or 7d".to_owned();
     let (digits, unit) = text.split_at(text.find(|letter: char| !letter.is_ascii_digit()).unwrap_or(text.len()));
     let number: u64 = digits.parse().map_err(|_| wrong())?;

@@ -4,6 +4,7 @@ use std::io::{self, BufRead, IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
+use std::time::Duration;
 
 use clap::Args;
 use tintype_formats::secrets::{SecretSource, Secrets};
@@ -13,7 +14,8 @@ use tintype_formats::{ErrorKind, ImageError};
 use super::failure::Failure;
 use crate::error::{Error, Kind, OnPath as _, Result};
 use crate::repository::Repository;
-use crate::repository::store::{LocalStore, Store};
+use crate::repository::names;
+use crate::repository::store::{LocalStore, PatientStore, Store};
 
 /// The environment variable that holds a password itself.
 const PASSWORD_VARIABLE: &str = "TINTYPE_PASSWORD";
@@ -62,6 +64,16 @@ impl SecretArgs {
     /// Opens the repository at a path.
     pub fn open(&self, path: &Path) -> Result<Arc<Repository>, Failure> {
         let store = open_store(path)?;
+        Ok(Repository::open(store, self.cache_folder(), self.is_said(), &mut || self.secret("password: "))?)
+    }
+
+    /// Opens the repository at a path for a long reader, which waits so long for it whenever it is away.
+    pub fn open_patiently(&self, path: &Path, patience: Duration) -> Result<Arc<Repository>, Failure> {
+        let store: Box<dyn Store> = match PatientStore::open(path, names::REPOSITORY, patience) {
+            Ok(store) => Box::new(store),
+            // Nothing there to wait for: this one says what it is instead.
+            Err(_) => open_store(path)?,
+        };
         Ok(Repository::open(store, self.cache_folder(), self.is_said(), &mut || self.secret("password: "))?)
     }
 

@@ -10,10 +10,9 @@ use crate::boot::{
     BootDisk, Condition, Exports, Look, Machine, Network, Overlay, Parent, Plan, Settings, Verdict, look_at,
     watch_until,
 };
-use crate::error::{Error, Result};
+use crate::error::{Error, Kind, Result};
 use crate::repository::Repository;
 use crate::repository::disk::SnapshotDisk;
-use crate::repository::lease::Lease;
 use crate::repository::ledger::Boot;
 use crate::repository::snapshots::Snapshot;
 
@@ -52,7 +51,11 @@ pub fn verify_boot(
     test: &BootTest,
     is_stopped: &dyn Fn() -> bool,
 ) -> Result<BootReport> {
-    let lease = Lease::take(repository, "boot");
+    // Where nothing can be written, nothing is pruned from either.
+    let lease = match repository.lease("boot", snapshot) {
+        Err(cause) if cause.kind() == Kind::NoSnapshot => return Err(cause),
+        lease => lease,
+    };
     let mut report = boot(repository, snapshot, test, is_stopped)?;
     drop(lease);
     let boot = Boot { ok: report.verdict.met, until: test.condition.kind(), seconds: report.elapsed.as_secs() };
@@ -103,7 +106,7 @@ pub fn plan_for(sources: &[Arc<dyn BlockSource>], settings: &Settings) -> Result
     let first = looks.iter().position(Look::is_bootable).unwrap_or(0);
     match (looks.get(first), sources.get(first)) {
         (Some(look), Some(disk)) => Plan::new(settings, look, disk.geometry()),
-        _ => Err(Error::new(crate::error::Kind::Usage, "there is no disk to boot from")),
+        _ => Err(Error::new(Kind::Usage, "there is no disk to boot from")),
     }
 }
 

@@ -91,7 +91,7 @@ impl Repository {
     /// Notes what came of starting a snapshot as a machine: an entry that verified no pack.
     pub fn record_boot(&self, snapshot: Id, boot: Boot) -> Result<()> {
         self.record(&Entry {
-            time: time::now(),
+            time: time::exactly_now(),
             depth: Depth::Structure,
             packs: Vec::new(),
             damaged: Vec::new(),

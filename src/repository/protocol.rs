@@ -58,13 +58,24 @@ impl End {
     }
 }
 
-/// What a session's begin says, for people.
+/// What a session's begin says: for people, but for the snapshots.
 #[derive(Serialize)]
 struct Begin<'a> {
     host: &'a str,
     program: &'a str,
     operation: &'a str,
     time: String,
+    #[serde(skip_serializing_if = "<[Id]>::is_empty")]
+    snapshots: &'a [Id],
+}
+
+/// What is known of an open session.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Begun {
+    /// When it began, if it says so in a way that counts.
+    pub time: Option<Timestamp>,
+    /// The snapshots that it reads, if it is a lease.
+    pub snapshots: Vec<Id>,
 }
 
 /// One round of prune.
@@ -123,11 +134,16 @@ pub struct Protocol<'a> {
 }
 
 impl Protocol<'_> {
-    /// W1: announces a session.
-    pub fn begin_session(&self, operation: &str) -> Result<Id> {
+    /// W1: announces a session; a reader names the snapshots that it reads.
+    pub fn begin_session(&self, operation: &str, snapshots: &[Id]) -> Result<Id> {
         let id = Id::random()?;
-        let begin =
-            Begin { host: &self.ring.certificate().name, program: super::PROGRAM, operation, time: time::now() };
+        let begin = Begin {
+            host: &self.ring.certificate().name,
+            program: super::PROGRAM,
+            operation,
+            time: time::now(),
+            snapshots,
+        };
         let body = serde_json::to_vec(&begin).unwrap_or_default();
         self.create(ObjectKind::SessionBegin, &names::session_begin(id), &body)?;
         Ok(id)
@@ -170,15 +186,18 @@ impl Protocol<'_> {
         }
     }
 
-    /// When a session says that it began; nothing if it does not say so in a way that counts.
-    pub fn session_time(&self, session: Id) -> Result<Option<Timestamp>> {
+    /// What a session says of itself; nothing if it does not say so in a way that counts.
+    pub fn session_begun(&self, session: Id) -> Result<Begun> {
         #[derive(Deserialize)]
         struct Said {
             time: String,
+            #[serde(default)]
+            snapshots: Vec<Id>,
         }
         let found = self.read(ObjectKind::SessionBegin, &names::session_begin(session))?;
         let said = found.and_then(|(body, _)| serde_json::from_slice::<Said>(&body).ok());
-        Ok(said.and_then(|said| time::parse(&said.time)))
+        let begun = |said: Said| Begun { time: time::parse(&said.time), snapshots: said.snapshots };
+        Ok(said.map(begun).unwrap_or_default())
     }
 
     /// The sessions without an end.

@@ -49,7 +49,7 @@ struct SessionTarget {
 impl WriteSession {
     /// W1 to W3: announces the session, and finds out what may be built on.
     pub fn begin(repository: &Arc<Repository>, operation: &str) -> Result<WriteSession> {
-        let id = repository.protocol().begin_session(operation)?;
+        let id = repository.protocol().begin_session(operation, &[])?;
         Self::prepare(repository, Some(id))
     }
 

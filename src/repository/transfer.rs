@@ -20,7 +20,7 @@ use tintype_formats::tin::slot::{SlotInfo, SlotKind};
 use tintype_formats::tin::walk::{Step, walk};
 
 use super::index::Index;
-use super::protocol::{End, ListedPack};
+use super::protocol::ListedPack;
 use super::session::{WriteSession, to_image};
 use super::snapshots::Snapshot;
 use super::{Repository, names, row_of};
@@ -46,13 +46,12 @@ impl Repository {
         file: Arc<dyn HostFileMut>,
         watch: &Watch<'_>,
     ) -> Result<Transferred> {
-        // Keeps a prune waiting. Where nothing can be written, nothing is pruned from here either.
-        let lease = self.protocol().begin_session("export").ok();
-        let exported = self.export_packs(snapshot, file, watch);
-        if let Some(lease) = lease {
-            let _ = self.protocol().end_session(lease, End::Ended);
-        }
-        exported
+        // Where nothing can be written, nothing is pruned from here either.
+        let _lease = match self.lease("export", snapshot) {
+            Err(cause) if cause.kind() == Kind::NoSnapshot => return Err(cause),
+            lease => lease.ok(),
+        };
+        self.export_packs(snapshot, file, watch)
     }
 
     fn export_packs(

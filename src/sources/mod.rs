@@ -1,5 +1,6 @@
 //! Where disks come from: image files with their chains, devices, pipes, and slices of them.
 
+mod cached;
 mod extended;
 mod folder_gate;
 mod identity;
@@ -11,13 +12,14 @@ mod qemu_lock;
 mod slice;
 mod standard_input;
 
+pub use cached::{CachedDisk, DiskCache};
 pub use extended::Extended;
 pub use folder_gate::{FolderGate, ReferencePolicy};
 pub use identity::{aliases, of_metadata as identity_of};
 pub use open::{
     OpenOptions, OpenedDisk, entry_of_folder, format_named, open_disk, open_host_file, open_image, open_raw,
 };
-pub use overlay::WritableDisk;
+pub use overlay::{Overlay, OverlayReader, WritableDisk};
 pub use partitions::{Partition, PartitionKind, partition_of, partitions};
 pub use physical_disk::{device_sector_bytes, is_device};
 pub use qemu_lock::is_held_for_writing;

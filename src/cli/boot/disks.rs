@@ -10,6 +10,7 @@ use crate::cli::address::Address;
 use crate::cli::failure::Failure;
 use crate::cli::source_args::{SourceArgs, open_record};
 use crate::cli::{Global, output};
+use crate::error::Kind;
 use crate::repository::lease::Lease;
 use crate::sources::OpenedDisk;
 
@@ -101,11 +102,17 @@ impl Disks {
                 global,
             );
             let text = match &named.file {
-                Some(file) => format!(
-                    "it is an overlay over {}, as long as that is unchanged: \"tintype convert {shown} NEW\" makes one disk \
-                     of both",
-                    file.name
-                ),
+                Some(_) => {
+                    let name = self.parent_of(named, &path).name;
+                    let is_beside = !Path::new(&name).is_absolute();
+                    let folder =
+                        Path::new(&name).parent().map(|folder| folder.display().to_string()).unwrap_or_default();
+                    let allow = if is_beside { String::new() } else { format!(" --allow-references '{folder}'") };
+                    format!(
+                        "it is an overlay over {name}, as long as that is unchanged; to make one disk of both: tintype \
+                         convert {shown} NEW.qcow2{allow}"
+                    )
+                }
                 None => format!(
                     "it is an overlay over {address}; to make one disk of both: tintype serve '{address}' --name '{}' \
                      --socket {}, and meanwhile: qemu-img convert -O qcow2 {shown} NEW.qcow2",
@@ -117,8 +124,17 @@ impl Disks {
         }
     }
 
+    /// What the overlay names: a file in its own folder or below by a relative name, so that both can be moved together.
     fn parent_of(&self, named: &Named, kept: &Path) -> Parent {
-        named.file.clone().unwrap_or_else(|| Parent::export(&named.export, &socket_beside(kept)))
+        let Some(file) = &named.file else { return Parent::export(&named.export, &socket_beside(kept)) };
+        let folder = kept.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        let folder = std::fs::canonicalize(folder).unwrap_or_default();
+        let relative = Path::new(&file.name).strip_prefix(&folder).ok().and_then(Path::to_str);
+        match relative {
+            // A colon would make the name's begin a protocol.
+            Some(name) if !name.contains(':') => Parent { name: name.to_owned(), format: file.format.clone() },
+            _ => file.clone(),
+        }
     }
 
     /// Where the overlay of a disk is kept: `kept.qcow2`, then `kept-2.qcow2` and so on.
@@ -168,8 +184,12 @@ fn open_stored(
         return Err(Failure::usage(format!("{address}: a stored disk has no snapshots inside; say NAME@ID instead")));
     }
     let repository = input.secrets.open(&address.path)?;
-    let lease = Lease::take(&repository, "boot");
     let snapshot = repository.resolve(wanted)?;
+    // Where nothing can be written, nothing is pruned from either.
+    let lease = match repository.lease("boot", &snapshot) {
+        Err(cause) if cause.kind() == Kind::NoSnapshot => return Err(cause.into()),
+        lease => lease.ok(),
+    };
     let records = match &address.disk {
         Some(name) => vec![snapshot.disk(Some(name))?],
         None => snapshot.manifest.disks.iter().collect(),

@@ -33,14 +33,16 @@ pub struct Waited {
     pub open: Vec<Id>,
 }
 
-/// Waits for every open session. Later ones need no waiting for: they do not build on what is condemned.
+/// Waits for every open session. Later ones need no waiting for: they do not build on what is condemned. Nor do leases, which
+/// commit nothing: what they name is marked.
 pub fn wait(repository: &Repository, patience: Patience, watch: &dyn Watch) -> Result<Waited> {
     let protocol = repository.protocol();
     let mut waited = Waited::default();
     for session in protocol.open_sessions()? {
-        if is_old(protocol.session_time(session)?, patience.fence_after) {
+        let begun = protocol.session_begun(session)?;
+        if is_old(begun.time, patience.fence_after) {
             waited.fenced.extend(fence(repository, session)?.then_some(session));
-        } else {
+        } else if begun.snapshots.is_empty() {
             waited.open.push(session);
         }
     }

@@ -278,13 +278,16 @@ impl PackSource for SurveyedPacks {
     }
 }
 
-/// Every snapshot whose chunks must stay, the oldest first. Where one cannot be read, nobody knows which these are.
+/// Every snapshot whose chunks must stay, the oldest first; those that readers hold come last. Where one cannot be read,
+/// nobody knows which these are.
 fn snapshots_to_keep(repository: &Arc<Repository>, without: Option<&HashSet<Id>>) -> Result<Vec<Snapshot>> {
     let mut snapshots = Vec::new();
-    for id in repository.snapshot_ids()? {
-        if without.is_some_and(|without| without.contains(&id)) {
-            continue;
-        }
+    let mut ids = repository.snapshot_ids()?;
+    ids.retain(|id| without.is_none_or(|without| !without.contains(id)));
+    // After the snapshots: one that was forgotten before they were read was leased before that, or nobody reads it.
+    let leased = repository.leased_snapshots()?;
+    ids.extend(leased.into_iter().filter(|id| !ids.contains(id)).collect::<Vec<_>>());
+    for id in ids {
         match repository.kept(id)? {
             None => {}
             Some(Ok(snapshot)) => snapshots.push(snapshot),

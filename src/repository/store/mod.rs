@@ -9,6 +9,7 @@
 mod error;
 pub mod local;
 mod name;
+mod patient;
 #[cfg(any(test, feature = "testing"))]
 pub mod simulated;
 #[cfg(test)]
@@ -16,6 +17,7 @@ mod tests;
 
 pub use error::{StoreError, StoreErrorKind};
 pub use local::LocalStore;
+pub use patient::PatientStore;
 
 /// Keeps objects. Many threads, and many processes by stores of their own, may use one place at once.
 ///

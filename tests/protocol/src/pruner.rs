@@ -118,7 +118,7 @@ fn wait_steps(model: &Protocol, state: &State, pruner: &Pruner, add: &mut impl F
             .filter(|&s| state.sessions[s].end == End::Commit)
             .for_each(|session| add(Step::Fence { session }));
     }
-    if open.is_empty() || !model.keeps(Rule::SessionsAreWaitedFor) {
+    if (open - leases(state)).is_empty() || !model.keeps(Rule::SessionsAreWaitedFor) {
         let packs_first = !model.keeps(Rule::SnapshotsBeforePacks);
         if packs_first || must_skip_mark(model, pruner) {
             add(Step::ListPacks);
@@ -175,7 +175,7 @@ pub fn apply(model: &Protocol, state: &mut State, number: usize, step: Step) {
         Step::Fence { session } => state.sessions[session].end = End::Fenced,
         Step::Mark => mark(model, state, &mut pruner),
         Step::MarkRest => {
-            pruner.used |= used_on(model, state, 1);
+            pruner.used |= used_on(model, state, 1) | leased(model, state);
             pruner.step = PrunerStep::Marked;
         }
         Step::ListPacks => {
@@ -229,6 +229,9 @@ fn mark(model: &Protocol, state: &mut State, pruner: &mut Pruner) {
         state.unsynced_tombstones = Set::EMPTY;
     }
     pruner.used = used_on(model, state, 0);
+    if !model.sizes.two_pages {
+        pruner.used |= leased(model, state);
+    }
     pruner.blind = !pages_are_readable(model, state);
     match pruner.step {
         PrunerStep::Condemned => pruner.early = true,
@@ -274,10 +277,7 @@ fn decide(model: &Protocol, state: &mut State, pruner: &mut Pruner) {
     if !pruner.used.within(state.chunks_of(listed - state.hostile)) && !overtaken && model.sizes.budget.voids == 0 {
         state.harm.false_alarm = true;
     }
-    let mut used = if pruner.blind { Set::one(1) } else { pruner.used };
-    if model.keeps(Rule::LeasesAreVisible) {
-        used |= leased(state);
-    }
+    let used = if pruner.blind { Set::one(1) } else { pruner.used };
     let published = state.epochs[pruner.epoch as usize].condemned.unwrap_or_default();
     let condemned = if pruner.own_plan.is_empty() { published } else { pruner.own_plan };
     let mut kept = listed - condemned;
@@ -299,10 +299,19 @@ fn decide(model: &Protocol, state: &mut State, pruner: &mut Pruner) {
     *pruner = Pruner { step: PrunerStep::Decided, epoch: pruner.epoch, used, packs: verdict, ..Pruner::default() };
 }
 
-/// What the snapshots that live leases name need.
-fn leased(state: &State) -> Set {
+/// P6, after the snapshots and before the packs: what the snapshots that live leases name need.
+fn leased(model: &Protocol, state: &State) -> Set {
+    if !model.keeps(Rule::LeasesAreVisible) {
+        return Set::EMPTY;
+    }
     let leases = state.sessions.iter().filter(|session| session.lease && session.end == End::Open);
     leases.fold(Set::EMPTY, |all, session| all | session.needs)
+}
+
+/// The sessions that are leases: they can be fenced, and are not waited for.
+fn leases(state: &State) -> Set {
+    let leases = state.sessions.iter().enumerate().filter(|(_, session)| session.lease);
+    leases.fold(Set::EMPTY, |all, (number, _)| all | Set::one(number))
 }
 
 /// P7: the first one's verdict counts. From here on deletes are on their way.

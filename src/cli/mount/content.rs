@@ -1,0 +1,162 @@
+//! What is to be mounted: one disk, several, or a repository.
+
+use std::os::unix::fs::MetadataExt as _;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use serde_json::{Map, Value, json};
+
+use super::super::address::Address;
+use super::super::failure::Failure;
+use super::super::{Global, output};
+use super::Args;
+use super::stored::{self, Catalog};
+use crate::repository::names;
+use crate::serve::fuse::{DiskEntry, Folder, LazyDisk, OpenDisk, OpenDisks, folder_of};
+use crate::sources::{self, CachedDisk, DiskCache, OpenedDisk};
+
+/// How many disks stay open. One takes up to 30 MiB for its tables and maps.
+const MAX_OPEN_DISKS: usize = 4;
+
+/// Memory for decoded units of all disks, in bytes.
+const CACHE_BYTES: u64 = 64 << 20;
+
+/// What to mount.
+pub struct Content {
+    /// The topmost folder.
+    pub root: Arc<dyn Folder>,
+    /// How many disks there are; of a repository, nobody has counted.
+    pub disks: Option<usize>,
+    /// Their sizes in all, in bytes.
+    pub total_bytes: u64,
+}
+
+/// What all disks of a mount share.
+pub struct Shared {
+    /// Keeps disks open.
+    pub pool: Arc<OpenDisks>,
+    /// Keeps what was decoded.
+    pub cache: Arc<DiskCache>,
+}
+
+/// Opens what is to be mounted.
+pub fn open(args: &Args, global: Global) -> Result<Content, Failure> {
+    let source = &args.source;
+    let shared = Shared { pool: OpenDisks::up_to(MAX_OPEN_DISKS), cache: DiskCache::of_bytes(CACHE_BYTES) };
+    if let Some(wanted) = &source.stored {
+        return snapshot(args, wanted, &shared, global);
+    }
+    if source.is_standard_input() {
+        return Err(Failure::usage("mount needs a file, a device or a repository, not standard input"));
+    }
+    if is_repository(&source.path) {
+        return repository(args, shared);
+    }
+    let disks = match disk_names(args)? {
+        names if names.is_empty() => vec![image(args, source, None, &shared, global)?],
+        names => {
+            let open = |name: &String| {
+                let address = Address { disk: Some(name.clone()), ..source.clone() };
+                image(args, &address, Some(name), &shared, global)
+            };
+            names.iter().map(open).collect::<Result<_, _>>()?
+        }
+    };
+    Ok(of_disks(disks))
+}
+
+fn of_disks(disks: Vec<Arc<LazyDisk>>) -> Content {
+    let total_bytes = disks.iter().map(|disk| disk.size_bytes()).fold(0, u64::saturating_add);
+    Content { disks: Some(disks.len()), total_bytes, root: folder_of(disks) }
+}
+
+/// Some images are folders, too.
+fn is_repository(path: &Path) -> bool {
+    path.is_dir() && sources::entry_of_folder(path) == path && path.join(names::REPOSITORY).is_file()
+}
+
+fn repository(args: &Args, shared: Shared) -> Result<Content, Failure> {
+    let source = &args.source;
+    if source.disk.is_some() || source.snapshot.is_some() {
+        let message = format!("{source}: choose a snapshot, too (REPO::NAME?disk=...), or leave the choice out");
+        return Err(Failure::usage(message));
+    }
+    let repository = args.opening.secrets.open_patiently(&absolute(&source.path)?, args.retry_time)?;
+    Ok(Content { root: Catalog::open(repository, shared)?, disks: None, total_bytes: 0 })
+}
+
+fn snapshot(args: &Args, wanted: &str, shared: &Shared, global: Global) -> Result<Content, Failure> {
+    let source = &args.source;
+    if source.snapshot.is_some() {
+        return Err(Failure::usage(format!("{source}: a stored disk has no snapshots inside; say NAME@ID instead")));
+    }
+    let repository = args.opening.secrets.open_patiently(&absolute(&source.path)?, args.retry_time)?;
+    let mut snapshot = repository.resolve(wanted)?;
+    if let Some(name) = &source.disk {
+        snapshot.manifest.disks = vec![snapshot.disk(Some(name))?.clone()];
+    }
+    if snapshot.manifest.disks.iter().any(|disk| !disk.unreadable.is_empty()) {
+        output::warn("some of it could not be read when it was backed up, and is zeros; info.json says what", global);
+    }
+    let lease = stored::Lease::hold(&repository);
+    Ok(of_disks(stored::disks_of(&repository, &repository.chunk_reader(), &lease, &snapshot, shared)))
+}
+
+/// The program may go elsewhere.
+fn absolute(path: &Path) -> Result<std::path::PathBuf, Failure> {
+    Ok(std::path::absolute(path).map_err(|cause| crate::error::Error::io("find out the current folder", cause))?)
+}
+
+/// The disks of a container, unless one of them is chosen.
+fn disk_names(args: &Args) -> Result<Vec<String>, Failure> {
+    let (source, opening) = (&args.source, &args.opening);
+    let format = opening.format.as_deref();
+    if source.disk.is_some() || source.snapshot.is_some() || !source.path.is_file() && !source.path.is_dir() {
+        return Ok(Vec::new());
+    }
+    let force = opening.references.force_share;
+    let opened = sources::open_image(&source.path, format, None, force, opening.secrets.for_images());
+    let (_, image) = opened.map_err(|error| opening.references.explain(error))?;
+    Ok(image.disks().iter().map(|disk| disk.name.clone()).collect())
+}
+
+/// A disk that is open as long as it is mounted.
+fn image(
+    args: &Args,
+    address: &Address,
+    name: Option<&str>,
+    shared: &Shared,
+    global: Global,
+) -> Result<Arc<LazyDisk>, Failure> {
+    let opened = args.opening.open(address, None, global)?;
+    let changed = std::fs::metadata(&address.path).and_then(|found| found.modified());
+    let file_name = address.path.file_name().unwrap_or(address.path.as_os_str()).to_string_lossy();
+    let description = description(address, &opened);
+    let disk = CachedDisk::new(opened.disk, &shared.cache);
+    let open = OpenDisk { source: Arc::new(disk), writable: None };
+    let entry = DiskEntry {
+        name: name.map_or_else(|| file_name.into_owned(), str::to_owned),
+        size_bytes: open.source.geometry().size_bytes,
+        data_bytes: allocated_bytes(&address.path),
+        changed: changed.unwrap_or_else(|_| SystemTime::now()),
+        is_writable: false,
+        description,
+        opener: Box::new(move || Ok(open.clone())),
+    };
+    Ok(LazyDisk::new(entry, &shared.pool))
+}
+
+/// What the image file takes, which its disk takes at least about.
+fn allocated_bytes(path: &Path) -> Option<u64> {
+    let found = std::fs::metadata(path).ok()?;
+    found.is_file().then(|| found.blocks() * 512)
+}
+
+fn description(address: &Address, opened: &OpenedDisk) -> Map<String, Value> {
+    let layers = opened.layers.iter().map(|(name, info)| json!({ "file": name, "format": info.format }));
+    let mut description = Map::new();
+    description.insert("source".to_owned(), address.to_string().into());
+    description.insert("layers".to_owned(), layers.collect());
+    description
+}

@@ -1,0 +1,288 @@
+//! A repository as a folder of its names, each with its snapshots.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant, SystemTime};
+
+use serde_json::{Map, Value, json};
+use tintype_formats::tin::id::Id;
+use tintype_formats::tin::manifest::{DiskRecord, Manifest};
+use tintype_formats::tin::read::ChunkReader;
+
+use super::super::snapshots::SHOWN_DIGITS;
+use super::content::Shared;
+use crate::error::Result;
+use crate::repository::disk::SnapshotDisk;
+use crate::repository::protocol::End;
+use crate::repository::snapshots::Snapshot;
+use crate::repository::{Repository, time};
+use crate::serve::fuse::{DiskEntry, Entry, Folder, LazyDisk, OpenDisk, file_name, folder_of};
+use crate::sources::CachedDisk;
+
+/// For how long what was listed is good: who looks sooner sees the same.
+const FRESH: Duration = Duration::from_secs(3);
+
+/// The link to the newest snapshot of a name.
+const LATEST: &str = "latest";
+
+/// Tells a prune that somebody reads: it waits for the end of it, as for a backup, before it takes packs away.
+pub struct Lease {
+    repository: Arc<Repository>,
+    /// None where nothing can be written: nothing is pruned from here either.
+    session: Option<Id>,
+}
+
+impl Lease {
+    /// Begins to read.
+    pub fn hold(repository: &Arc<Repository>) -> Arc<Self> {
+        let session = repository.protocol().begin_session("mount", &[]).ok();
+        Arc::new(Lease { repository: Arc::clone(repository), session })
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        // If it cannot be told, a prune fences it when it is old.
+        let _ = self.session.map(|session| self.repository.protocol().end_session(session, End::Ended));
+    }
+}
+
+/// The disks of a snapshot; nothing is read.
+pub fn disks_of(
+    repository: &Arc<Repository>,
+    reader: &Arc<ChunkReader>,
+    lease: &Arc<Lease>,
+    snapshot: &Snapshot,
+    shared: &Shared,
+) -> Vec<Arc<LazyDisk>> {
+    let changed = time_of(&snapshot.manifest);
+    let disks = snapshot.manifest.disks.iter().map(|record| {
+        let (repository, reader, lease) = (Arc::clone(repository), Arc::clone(reader), Arc::clone(lease));
+        let (cache, own) = (Arc::clone(&shared.cache), record.clone());
+        let opener = move || {
+            let _held = &lease;
+            let disk = SnapshotDisk::of(repository.mapped(&reader, &own), &own);
+            Ok(OpenDisk { source: Arc::new(CachedDisk::new(disk, &cache)), writable: None })
+        };
+        let entry = DiskEntry {
+            name: record.name.clone(),
+            size_bytes: record.size_bytes,
+            data_bytes: Some(record.statistics.data_bytes),
+            changed,
+            is_writable: false,
+            description: description(snapshot, record),
+            opener: Box::new(opener),
+        };
+        LazyDisk::new(entry, &shared.pool)
+    });
+    disks.collect()
+}
+
+fn description(snapshot: &Snapshot, record: &DiskRecord) -> Map<String, Value> {
+    let manifest = &snapshot.manifest;
+    let about = json!({
+        "id": snapshot.id,
+        "name": manifest.name,
+        "time": manifest.time,
+        "host": manifest.host,
+        "consistency": manifest.consistency,
+        "tags": manifest.tags,
+    });
+    let unreadable = record.unreadable.iter();
+    let unreadable = unreadable.map(|(offset, length)| json!({ "offset_bytes": offset, "length_bytes": length }));
+    let mut description = Map::new();
+    description.insert("snapshot".to_owned(), about);
+    description.insert("source".to_owned(), json!({ "path": record.source.path, "format": record.source.format }));
+    description.insert("unreadable".to_owned(), unreadable.collect());
+    description
+}
+
+/// When a snapshot was begun, as far as it says.
+fn time_of(manifest: &Manifest) -> SystemTime {
+    time::parse(&manifest.time).map_or(SystemTime::UNIX_EPOCH, SystemTime::from)
+}
+
+/// The snapshots of a repository, listed when somebody looks.
+pub struct Catalog {
+    repository: Arc<Repository>,
+    reader: Arc<ChunkReader>,
+    lease: Arc<Lease>,
+    shared: Shared,
+    known: Mutex<Known>,
+}
+
+#[derive(Default)]
+struct Known {
+    listed: Option<Instant>,
+    /// Manifests never change: each is read once.
+    snapshots: HashMap<Id, Stored>,
+    names: Arc<BTreeMap<String, Arc<Name>>>,
+}
+
+#[derive(Clone)]
+struct Stored {
+    name: String,
+    entry: Entry,
+    changed: SystemTime,
+    time: String,
+}
+
+/// The snapshots of one name, by the names of their folders.
+#[derive(Default)]
+struct Name {
+    snapshots: BTreeMap<String, Entry>,
+    newest: Option<(Id, String, SystemTime)>,
+}
+
+impl Catalog {
+    /// Lists the snapshots for the first time.
+    pub fn open(repository: Arc<Repository>, shared: Shared) -> Result<Arc<dyn Folder>> {
+        let (reader, lease) = (repository.chunk_reader(), Lease::hold(&repository));
+        let catalog = Catalog { repository, reader, lease, shared, known: Mutex::default() };
+        catalog.list_again()?;
+        Ok(Arc::new(Names(Arc::new(catalog))))
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Known> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What there is, listed not long ago. While it cannot be listed, what was there is shown: nobody has forgotten it.
+    fn names(&self) -> Arc<BTreeMap<String, Arc<Name>>> {
+        let is_due = {
+            let known = &mut *self.lock();
+            let is_due = known.listed.is_none_or(|listed| listed.elapsed() >= FRESH);
+            if is_due {
+                // Others who look meanwhile do not list as well.
+                known.listed = Some(Instant::now());
+            }
+            is_due
+        };
+        if is_due {
+            let _ = self.list_again();
+        }
+        Arc::clone(&self.lock().names)
+    }
+
+    fn list_again(&self) -> Result<()> {
+        let ids = self.repository.snapshot_ids()?;
+        let mut before = std::mem::take(&mut self.lock().snapshots);
+        let mut snapshots = HashMap::new();
+        let mut failure = Ok(());
+        for id in &ids {
+            let stored = match before.remove(id) {
+                Some(stored) => Some(stored),
+                None if failure.is_err() => None,
+                None => match self.repository.committed(*id) {
+                    Ok(Some(Ok(snapshot))) => Some(self.stored(&snapshot)),
+                    // Of another host, or damaged: "tintype snapshots" says so.
+                    Ok(_) => None,
+                    Err(cause) => {
+                        failure = Err(cause);
+                        None
+                    }
+                },
+            };
+            snapshots.extend(stored.map(|stored| (*id, stored)));
+        }
+        let mut names: BTreeMap<String, Name> = BTreeMap::new();
+        // Ids begin with the time: the newest is the last.
+        for id in &ids {
+            if let Some(stored) = snapshots.get(id) {
+                names.entry(stored.name.clone()).or_default().add(*id, stored);
+            }
+        }
+        let names = names.into_iter().map(|(name, all)| (name, Arc::new(all))).collect();
+        *self.lock() = Known { listed: Some(Instant::now()), snapshots, names: Arc::new(names) };
+        failure
+    }
+
+    fn stored(&self, snapshot: &Snapshot) -> Stored {
+        let disks = disks_of(&self.repository, &self.reader, &self.lease, snapshot, &self.shared);
+        let manifest = &snapshot.manifest;
+        // Colons would make it hard to name in lists of paths and to other systems.
+        let format = |time: jiff::Timestamp| time.strftime("%Y-%m-%dT%H-%M-%SZ").to_string();
+        let time = time::parse(&manifest.time).map_or_else(|| "unknown".to_owned(), format);
+        let entry = Entry::Folder(folder_of(disks));
+        Stored { name: file_name(&manifest.name), entry, changed: time_of(manifest), time }
+    }
+}
+
+impl Name {
+    fn add(&mut self, id: Id, stored: &Stored) {
+        let digits = id.to_string();
+        let short = format!("{}_{}", stored.time, &digits[..SHOWN_DIGITS]);
+        let name = match self.snapshots.contains_key(&short) {
+            true => format!("{}_{digits}", stored.time),
+            false => short,
+        };
+        self.snapshots.insert(name.clone(), stored.entry.clone());
+        self.newest = Some((id, name, stored.changed));
+    }
+}
+
+/// The topmost folder: one for each name.
+struct Names(Arc<Catalog>);
+
+impl Names {
+    fn folder(&self, name: &str) -> Entry {
+        Entry::Folder(Arc::new(Snapshots { catalog: Arc::clone(&self.0), name: name.to_owned() }))
+    }
+}
+
+impl Folder for Names {
+    fn entries(&self) -> Result<Vec<(String, Entry)>> {
+        Ok(self.0.names().keys().map(|name| (name.clone(), self.folder(name))).collect())
+    }
+
+    fn entry(&self, name: &str) -> Result<Option<Entry>> {
+        Ok(self.0.names().contains_key(name).then(|| self.folder(name)))
+    }
+
+    fn changed(&self) -> SystemTime {
+        let names = self.0.names();
+        let newest = names.values().filter_map(|name| name.newest.as_ref());
+        newest.map(|(_, _, changed)| *changed).max().unwrap_or(SystemTime::UNIX_EPOCH)
+    }
+
+    fn changes(&self) -> bool {
+        true
+    }
+}
+
+/// The folder of one name.
+struct Snapshots {
+    catalog: Arc<Catalog>,
+    name: String,
+}
+
+impl Snapshots {
+    fn name(&self) -> Arc<Name> {
+        self.catalog.names().get(&self.name).cloned().unwrap_or_default()
+    }
+}
+
+impl Folder for Snapshots {
+    fn entries(&self) -> Result<Vec<(String, Entry)>> {
+        let name = self.name();
+        let latest = name.newest.iter().map(|(_, newest, _)| (LATEST.to_owned(), Entry::Link(newest.clone())));
+        let snapshots = name.snapshots.iter().map(|(name, entry)| (name.clone(), entry.clone()));
+        Ok(latest.chain(snapshots).collect())
+    }
+
+    fn entry(&self, wanted: &str) -> Result<Option<Entry>> {
+        let name = self.name();
+        if wanted == LATEST {
+            return Ok(name.newest.as_ref().map(|(_, newest, _)| Entry::Link(newest.clone())));
+        }
+        Ok(name.snapshots.get(wanted).cloned())
+    }
+
+    fn changed(&self) -> SystemTime {
+        self.name().newest.as_ref().map_or(SystemTime::UNIX_EPOCH, |(_, _, changed)| *changed)
+    }
+
+    fn changes(&self) -> bool {
+        true
+    }
+}

@@ -1,0 +1,340 @@
+//! Disks that are opened when somebody uses them, and the files that show them.
+
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::SystemTime;
+
+use serde::Serialize;
+use tintype_formats::extent::DiskKind;
+use tintype_formats::{BlockSource, ImageError};
+
+use super::names::file_name;
+use super::tree::{Entry, FixedFolder, Folder, Text};
+use crate::error::{Error, Kind, Result};
+use crate::sources::{Partition, WritableDisk, partitions};
+
+/// An open disk.
+#[derive(Clone)]
+pub struct OpenDisk {
+    /// Reads it.
+    pub source: Arc<dyn BlockSource>,
+    /// Writes to it, if that may be.
+    pub writable: Option<Arc<dyn WritableDisk>>,
+}
+
+/// What is known of a disk before it is opened.
+pub struct DiskEntry {
+    /// Its name, as people gave it.
+    pub name: String,
+    /// Its size in bytes.
+    pub size_bytes: u64,
+    /// How much of it is stored, if that is known.
+    pub data_bytes: Option<u64>,
+    /// When it was as it is.
+    pub changed: SystemTime,
+    /// Whether it takes writes.
+    pub is_writable: bool,
+    /// What `info.json` says of it beside sizes and partitions.
+    pub description: serde_json::Map<String, serde_json::Value>,
+    /// Opens it.
+    pub opener: Box<dyn Fn() -> Result<OpenDisk> + Send + Sync>,
+}
+
+/// Keeps a bounded number of disks open, those that were used last.
+pub struct OpenDisks {
+    limit: usize,
+    next: AtomicU64,
+    /// By number, the one used last at the end.
+    open: Mutex<Vec<(u64, OpenDisk)>>,
+}
+
+impl OpenDisks {
+    /// Keeps up to `limit` disks open.
+    pub fn up_to(limit: usize) -> Arc<Self> {
+        Arc::new(OpenDisks { limit, next: AtomicU64::new(0), open: Mutex::default() })
+    }
+
+    fn get(&self, number: u64, open: impl FnOnce() -> Result<OpenDisk>) -> Result<OpenDisk> {
+        if let Some(disk) = self.find(number) {
+            return Ok(disk);
+        }
+        // Not under the lock: opening may wait for the store, while others have all they need.
+        let disk = open()?;
+        let mut all = lock(&self.open);
+        all.retain(|(other, _)| *other != number);
+        if all.len() >= self.limit {
+            all.remove(0);
+        }
+        all.push((number, disk.clone()));
+        Ok(disk)
+    }
+
+    fn find(&self, number: u64) -> Option<OpenDisk> {
+        let mut all = lock(&self.open);
+        let position = all.iter().rposition(|(other, _)| *other == number)?;
+        let found = all.remove(position);
+        let disk = found.1.clone();
+        all.push(found);
+        Some(disk)
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// A disk that is opened when somebody uses it.
+pub struct LazyDisk {
+    entry: DiskEntry,
+    number: u64,
+    pool: Arc<OpenDisks>,
+    parts: Mutex<Option<Arc<Parts>>>,
+}
+
+/// What a look at a disk found.
+struct Parts {
+    partitions: Vec<Partition>,
+    info: Arc<Text>,
+}
+
+#[derive(Serialize)]
+struct Info<'a> {
+    name: &'a str,
+    size_bytes: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    logical_sector_bytes: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    physical_sector_bytes: Option<u32>,
+    writable: bool,
+    #[serde(flatten)]
+    description: &'a serde_json::Map<String, serde_json::Value>,
+    partitions: Vec<PartitionInfo>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    no_partitions_because: Option<String>,
+}
+
+#[derive(Serialize)]
+struct PartitionInfo {
+    file: String,
+    number: u32,
+    offset_bytes: u64,
+    size_bytes: u64,
+}
+
+impl LazyDisk {
+    /// A disk that `pool` keeps open while it is used.
+    pub fn new(entry: DiskEntry, pool: &Arc<OpenDisks>) -> Arc<Self> {
+        let number = pool.next.fetch_add(1, Relaxed);
+        Arc::new(LazyDisk { entry, number, pool: Arc::clone(pool), parts: Mutex::default() })
+    }
+
+    /// The disk, opened.
+    pub fn open(&self) -> Result<OpenDisk> {
+        self.pool.get(self.number, || {
+            let disk = (self.entry.opener)()?;
+            let found = disk.source.geometry().size_bytes;
+            if found != self.entry.size_bytes {
+                let message = format!("the disk has {found} bytes now; expected {}", self.entry.size_bytes);
+                return Err(Error::new(Kind::Io, message));
+            }
+            Ok(disk)
+        })
+    }
+
+    /// Its size in bytes.
+    pub fn size_bytes(&self) -> u64 {
+        self.entry.size_bytes
+    }
+
+    fn parts(&self) -> Arc<Parts> {
+        if let Some(parts) = &*lock(&self.parts) {
+            return Arc::clone(parts);
+        }
+        let found = self.open().and_then(|disk| Ok((disk.source.geometry(), partitions(disk.source.as_ref()))));
+        let (geometry, partitions) = match found {
+            Ok((geometry, partitions)) => (Some(geometry), partitions),
+            Err(cause) => (None, Err(cause)),
+        };
+        // A table that is not there is not there next time either; what could not be read may be readable then.
+        let is_final =
+            partitions.as_ref().map_or_else(|cause| cause.kind() == Kind::Io && geometry.is_some(), |_| true);
+        let problem = partitions.as_ref().err().map(ToString::to_string);
+        let partitions = partitions.unwrap_or_default();
+        let info = Info {
+            name: &self.entry.name,
+            size_bytes: self.entry.size_bytes,
+            logical_sector_bytes: geometry.map(|geometry| geometry.logical_sector_bytes),
+            physical_sector_bytes: geometry.map(|geometry| geometry.physical_sector_bytes),
+            writable: self.entry.is_writable,
+            description: &self.entry.description,
+            partitions: partitions.iter().map(PartitionInfo::of).collect(),
+            no_partitions_because: problem,
+        };
+        let mut bytes = serde_json::to_vec_pretty(&info).unwrap_or_default();
+        bytes.push(b'\n');
+        let info = Arc::new(Text { bytes, changed: self.entry.changed });
+        let parts = Arc::new(Parts { partitions, info });
+        if is_final {
+            *lock(&self.parts) = Some(Arc::clone(&parts));
+        }
+        parts
+    }
+}
+
+impl PartitionInfo {
+    fn of(partition: &Partition) -> Self {
+        PartitionInfo {
+            file: partition_file(partition),
+            number: partition.number,
+            offset_bytes: partition.begin,
+            size_bytes: partition.size_bytes,
+        }
+    }
+}
+
+fn partition_file(partition: &Partition) -> String {
+    format!("partition-{}.raw", partition.number)
+}
+
+/// The folder of one disk.
+struct DiskFolder(Arc<LazyDisk>);
+
+impl DiskFolder {
+    fn file(&self, begin: u64, size_bytes: u64) -> Entry {
+        Entry::Disk(Arc::new(DiskFile { disk: Arc::clone(&self.0), begin, size_bytes }))
+    }
+
+    fn whole(&self) -> Entry {
+        self.file(0, self.0.size_bytes())
+    }
+}
+
+impl Folder for DiskFolder {
+    fn entries(&self) -> Result<Vec<(String, Entry)>> {
+        let parts = self.0.parts();
+        let of_partition =
+            |partition: &Partition| (partition_file(partition), self.file(partition.begin, partition.size_bytes));
+        let mut entries = vec![("disk.raw".to_owned(), self.whole())];
+        entries.extend(parts.partitions.iter().map(of_partition));
+        entries.push(("info.json".to_owned(), Entry::Text(Arc::clone(&parts.info))));
+        Ok(entries)
+    }
+
+    fn entry(&self, name: &str) -> Result<Option<Entry>> {
+        match name {
+            // Without a look at the disk.
+            "disk.raw" => Ok(Some(self.whole())),
+            _ if !name.ends_with(".raw") && name != "info.json" => Ok(None),
+            _ => Ok(self.entries()?.into_iter().find(|(own, _)| own == name).map(|(_, entry)| entry)),
+        }
+    }
+
+    fn changed(&self) -> SystemTime {
+        self.0.entry.changed
+    }
+
+    fn changes(&self) -> bool {
+        // As long as the partitions are not known.
+        lock(&self.0.parts).is_none()
+    }
+}
+
+/// The folder of these disks: of one, what it has; of several, a folder for each by its name.
+pub fn folder_of(mut disks: Vec<Arc<LazyDisk>>) -> Arc<dyn Folder> {
+    if disks.len() == 1
+        && let Some(disk) = disks.pop()
+    {
+        return Arc::new(DiskFolder(disk));
+    }
+    let changed = disks.iter().map(|disk| disk.entry.changed).max().unwrap_or(SystemTime::UNIX_EPOCH);
+    let mut entries: Vec<(String, Entry)> = Vec::new();
+    for (index, disk) in disks.into_iter().enumerate() {
+        let name = file_name(&disk.entry.name);
+        let is_taken = entries.iter().any(|(other, _)| *other == name);
+        let name = if is_taken { format!("{name}%{}", index + 1) } else { name };
+        entries.push((name, Entry::Folder(Arc::new(DiskFolder(disk)))));
+    }
+    Arc::new(FixedFolder { entries, changed })
+}
+
+/// A file that shows a disk, or a part of it.
+pub struct DiskFile {
+    disk: Arc<LazyDisk>,
+    begin: u64,
+    size_bytes: u64,
+}
+
+impl DiskFile {
+    /// Its size in bytes.
+    pub fn size_bytes(&self) -> u64 {
+        self.size_bytes
+    }
+
+    /// How many bytes of it are stored: of a part nobody knows, and all may be.
+    pub fn data_bytes(&self) -> u64 {
+        let whole = self.size_bytes == self.disk.size_bytes();
+        self.disk.entry.data_bytes.filter(|_| whole).unwrap_or(self.size_bytes).min(self.size_bytes)
+    }
+
+    /// When it was as it is.
+    pub fn changed(&self) -> SystemTime {
+        self.disk.entry.changed
+    }
+
+    /// Whether it takes writes.
+    pub fn is_writable(&self) -> bool {
+        self.disk.entry.is_writable
+    }
+
+    /// Fills the buffer, which does not reach past the end.
+    pub fn read_at(&self, offset: u64, buffer: &mut [u8]) -> Result<()> {
+        self.check_range(offset, buffer.len() as u64)?;
+        Ok(self.disk.open()?.source.read_at(self.begin + offset, buffer)?)
+    }
+
+    /// Writes all bytes, which do not reach past the end.
+    pub fn write_at(&self, offset: u64, bytes: &[u8]) -> Result<()> {
+        self.check_range(offset, bytes.len() as u64)?;
+        Ok(self.writable()?.write_at(self.begin + offset, bytes)?)
+    }
+
+    /// Makes a range read as zeros.
+    pub fn write_zeros_at(&self, offset: u64, length_bytes: u64) -> Result<()> {
+        self.check_range(offset, length_bytes)?;
+        Ok(self.writable()?.write_zeros_at(self.begin + offset, length_bytes)?)
+    }
+
+    /// Returns when all that was written would survive a crash.
+    pub fn flush(&self) -> Result<()> {
+        match self.is_writable() {
+            true => Ok(self.writable()?.flush()?),
+            false => Ok(()),
+        }
+    }
+
+    /// The first place from `offset` on that is data, or that is none; the end of the file counts as a hole.
+    pub fn seek(&self, offset: u64, wants_data: bool) -> Result<Option<u64>> {
+        let source = self.disk.open()?.source;
+        let mut at = offset;
+        while at < self.size_bytes {
+            let extent = source.extent_at(self.begin + at, self.size_bytes - at)?;
+            let is_data = !matches!(extent.kind, DiskKind::Zero | DiskKind::Hole);
+            if is_data == wants_data {
+                return Ok(Some(at));
+            }
+            at = at.saturating_add(extent.length_bytes.max(1));
+        }
+        Ok((!wants_data && offset < self.size_bytes).then_some(self.size_bytes))
+    }
+
+    fn check_range(&self, offset: u64, length_bytes: u64) -> Result<()> {
+        match offset.checked_add(length_bytes) {
+            Some(end) if end <= self.size_bytes => Ok(()),
+            _ => Err(ImageError::out_of_range(offset, length_bytes, self.size_bytes).into()),
+        }
+    }
+
+    fn writable(&self) -> Result<Arc<dyn WritableDisk>> {
+        self.disk.open()?.writable.ok_or_else(|| Error::new(Kind::Denied, "the disk takes no writes"))
+    }
+}
