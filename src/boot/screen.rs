@@ -59,10 +59,11 @@ impl Picture {
         self.pixels.as_chunks().0
     }
 
+    /// Whether all but a cursor is of one colour.
     fn is_blank(&self) -> bool {
         let pixels = self.pixels();
-        let Some(first) = pixels.first() else { return true };
-        let others = pixels.iter().filter(|pixel| *pixel != first).count();
+        let Some(most) = most_frequent(pixels) else { return true };
+        let others = pixels.iter().filter(|pixel| *pixel != most).count();
         (others as f64) < pixels.len() as f64 * CHANGED_SHARE / 10.0
     }
 
@@ -73,6 +74,19 @@ impl Picture {
         let changed = self.pixels().iter().zip(other.pixels()).filter(|(one, other)| one != other).count();
         changed as f64 > self.pixels().len() as f64 * CHANGED_SHARE
     }
+}
+
+/// The colour of more than half of the pixels; any, if no colour has so many.
+fn most_frequent(pixels: &[[u8; 3]]) -> Option<&[u8; 3]> {
+    let (mut candidate, mut lead) = (pixels.first()?, 0usize);
+    for pixel in pixels {
+        match lead {
+            0 => (candidate, lead) = (pixel, 1),
+            _ if pixel == candidate => lead += 1,
+            _ => lead -= 1,
+        }
+    }
+    Some(candidate)
 }
 
 /// The text of a screen in text mode: its memory has a letter and a colour for each cell.

@@ -3,7 +3,7 @@
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::path::Path;
-use std::sync::mpsc::{self, Receiver, TryRecvError};
+use std::sync::mpsc::{self, Receiver};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -64,7 +64,7 @@ pub fn watch_until(
         if let Some(verdict) = verdict {
             return Ok(verdict);
         }
-        if let Some(seen) = answer.as_ref().and_then(answer_of) {
+        if let Some(seen) = answer.as_ref().and_then(|answer| answer.try_recv().ok()) {
             return Ok(Verdict { met: true, seen });
         }
         if watch.is_time_to_look() {
@@ -141,10 +141,7 @@ impl<'a> Watch<'a> {
             }
             Event::Qmp(..) => None,
             // Said again when there is nothing more to come.
-            Event::Gone => match self.end.replace("QEMU ended") {
-                None => None,
-                Some(how) => Some(self.at_the_end(how)),
-            },
+            Event::Gone => self.end.replace("QEMU ended").map(|how| self.at_the_end(how)),
         }
     }
 
@@ -319,13 +316,6 @@ fn ask_once(port: u16) -> Option<String> {
     Some(format!("an answer: {}", String::from_utf8_lossy(line)))
 }
 
-fn answer_of(answer: &Receiver<String>) -> Option<String> {
-    match answer.try_recv() {
-        Ok(answer) => Some(answer),
-        Err(TryRecvError::Empty | TryRecvError::Disconnected) => None,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::super::screen::Picture;
@@ -372,9 +362,8 @@ mod tests {
     fn a_screen_counts_when_it_stays() {
         let condition = Condition::Screen;
         let mut watch = Watch::new(&condition);
-        let screen = |colours: &[u8; 6]| {
-            Screen::Graphics(Picture::parse(&[&b"P6\n2 1\n255\n"[..], colours].concat()).unwrap())
-        };
+        let screen =
+            |colours: &[u8; 6]| Screen::Graphics(Picture::parse(&[&b"P6\n2 1\n255\n"[..], colours].concat()).unwrap());
         assert_eq!(watch.see(screen(b"logo  ")), None);
         assert!(watch.shown.is_none(), "the firmware still works");
         watch.hear(&serial("BdsDxe: starting Boot0001\n"));
