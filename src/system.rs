@@ -4,8 +4,10 @@
 
 use std::fs::File;
 use std::io;
+use std::os::fd::{FromRawFd, OwnedFd};
 use std::os::unix::process::CommandExt as _;
 use std::process::Command;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use rustix::ioctl::{self, Opcode, Updater};
 use rustix::process::Signal;
@@ -102,4 +104,37 @@ pub fn end_with_parent(command: &mut Command) {
 /// What this computer calls itself.
 pub fn host_name() -> String {
     rustix::system::uname().nodename().to_string_lossy().into_owned()
+}
+
+/// The sockets that systemd has opened for this process, if it did; to be asked for once, before it listens by itself.
+///
+/// Environment and numbers by sd_listen_fds(3): descriptors from 3 on, meant for the process of this number only.
+pub fn inherited_sockets() -> io::Result<Vec<OwnedFd>> {
+    static TAKEN: AtomicBool = AtomicBool::new(false);
+    const FIRST: i32 = 3;
+    const MOST: i32 = 64;
+    let number = |name: &str| std::env::var(name).ok()?.parse::<i32>().ok();
+    let meant_for = number("LISTEN_PID").and_then(|id| u32::try_from(id).ok());
+    if meant_for != Some(std::process::id()) || TAKEN.swap(true, Ordering::Relaxed) {
+        return Ok(Vec::new());
+    }
+    let count = number("LISTEN_FDS").unwrap_or(0).clamp(0, MOST);
+    (FIRST..FIRST + count).map(take_listening_socket).collect()
+}
+
+/// Takes a descriptor that somebody else left open, if it is a socket that listens.
+fn take_listening_socket(descriptor: i32) -> io::Result<OwnedFd> {
+    let (mut listens, mut length) = (0i32, size_of::<i32>() as libc::socklen_t);
+    // SAFETY: the kernel writes one `int` and its length, whatever the number is a descriptor of, if of anything.
+    let answered = unsafe {
+        let place = (&raw mut listens).cast();
+        libc::getsockopt(descriptor, libc::SOL_SOCKET, libc::SO_ACCEPTCONN, place, &raw mut length)
+    };
+    if answered != 0 || listens == 0 {
+        return Err(io::Error::other(format!("descriptor {descriptor} is no socket that listens")));
+    }
+    // SAFETY: changes only whether programs that are started inherit it.
+    unsafe { libc::fcntl(descriptor, libc::F_SETFD, libc::FD_CLOEXEC) };
+    // SAFETY: it is open, nothing in this process has made a socket that listens, and each is taken only once.
+    Ok(unsafe { OwnedFd::from_raw_fd(descriptor) })
 }

@@ -48,6 +48,8 @@ pub fn file_extent_at(file: &File, host_offset: u64, max_bytes: u64) -> io::Resu
     let data = |length_bytes| HostExtent { length_bytes, hole: false };
     let next_data = match rustix::fs::seek(file, SeekFrom::Data(host_offset)) {
         Ok(offset) => offset,
+        // Somebody cut the file meanwhile: who takes that for data finds out that it is gone.
+        Err(rustix::io::Errno::NXIO) if rustix::fs::seek(file, SeekFrom::End(0))? < end => return Ok(data(max_bytes)),
         Err(rustix::io::Errno::NXIO) => end,
         Err(rustix::io::Errno::INVAL | rustix::io::Errno::OPNOTSUPP) => return Ok(data(max_bytes)),
         Err(errno) => return Err(errno.into()),

@@ -1,5 +1,7 @@
 //! The disk as the guest sees it: the one abstraction that every reader of disks takes.
 
+use std::sync::Arc;
+
 use crate::error::Result;
 use crate::extent::DiskExtent;
 use crate::host_file::OpenFile;
@@ -67,6 +69,24 @@ pub trait BlockSource: Send + Sync {
 }
 
 impl<S: BlockSource + ?Sized> BlockSource for Box<S> {
+    fn geometry(&self) -> Geometry {
+        (**self).geometry()
+    }
+
+    fn extent_at(&self, guest_offset: u64, max_bytes: u64) -> Result<DiskExtent> {
+        (**self).extent_at(guest_offset, max_bytes)
+    }
+
+    fn read_at(&self, guest_offset: u64, buffer: &mut [u8]) -> Result<()> {
+        (**self).read_at(guest_offset, buffer)
+    }
+
+    fn host_files(&self) -> &[OpenFile] {
+        (**self).host_files()
+    }
+}
+
+impl<S: BlockSource + ?Sized> BlockSource for Arc<S> {
     fn geometry(&self) -> Geometry {
         (**self).geometry()
     }

@@ -33,6 +33,7 @@ mod prune;
 mod repair;
 mod repository_args;
 mod restore;
+mod serve;
 mod snapshots;
 mod source_args;
 mod stats;
@@ -105,6 +106,7 @@ enum Command {
     Prune(prune::Args),
     Repair(repair::Args),
     Restore(restore::Args),
+    Serve(serve::Args),
     Snapshots(snapshots::Args),
     Stats(stats::Args),
     Tag(tag::Args),
@@ -176,6 +178,7 @@ fn run(command: Command, global: Global) -> Result<Outcome, Failure> {
         Command::Prune(args) => prune::run(&args, global),
         Command::Repair(args) => repair::run(&args, global),
         Command::Restore(args) => restore::run(&args, global),
+        Command::Serve(args) => serve::run(&args, global),
         Command::Snapshots(args) => snapshots::run(&args, global),
         Command::Stats(args) => stats::run(&args, global),
         Command::Tag(args) => tag::run(&args, global),

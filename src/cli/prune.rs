@@ -53,7 +53,7 @@ fn parse_permille(text: &str) -> Result<u64, String> {
     }
 }
 
-/// Reads a length of time.
+/// A time like 90s, 10m, 24h or 7d.
 pub fn parse_duration(text: &str) -> Result<Duration, String> {
     let wrong = || "expected a time like 90s, 10m, 24h or 7d".to_owned();
     let (digits, unit) = text.split_at(text.find(|letter: char| !letter.is_ascii_digit()).unwrap_or(text.len()));

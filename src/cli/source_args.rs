@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use clap::Args;
 use clap::builder::{PathBufValueParser, StringValueParser, TypedValueParser};
+use tintype_formats::tin::id::Id;
 use tintype_formats::tin::manifest::DiskRecord;
 use tintype_formats::{ErrorKind, Image, OpenFile};
 
@@ -15,6 +16,8 @@ use super::{Global, output, units};
 use crate::error::{Error, Kind};
 use crate::repository::Repository;
 use crate::repository::disk::SnapshotDisk;
+use crate::repository::lease::Lease;
+use crate::repository::snapshots::Snapshot;
 use crate::sources::{self, OpenOptions, OpenedDisk, ReferencePolicy, StandardInput};
 
 /// How disks are opened.
@@ -92,8 +95,33 @@ impl SourceArgs {
         Ok(opened)
     }
 
+    /// Opens all disks that an address stands for, for a command that reads them for long.
+    pub fn open_all(&self, address: &Address, command: &'static str, global: Global) -> Result<OpenedDisks, Failure> {
+        let Some(wanted) = &address.stored else {
+            return Ok(OpenedDisks {
+                disks: vec![(None, self.open(address, None, global)?)],
+                snapshot: None,
+                lease: None,
+            });
+        };
+        let (repository, snapshot) = self.open_snapshot(address, wanted)?;
+        let records = match &address.disk {
+            Some(chosen) => vec![snapshot.disk(Some(chosen))?],
+            None => snapshot.manifest.disks.iter().collect(),
+        };
+        let lease = take_lease(&repository, &snapshot, command, global)?;
+        let open = |record: &DiskRecord| Ok((Some(record.name.clone()), stored_disk(&repository, record, global)?));
+        let disks = records.into_iter().map(open).collect::<Result<_, Failure>>()?;
+        Ok(OpenedDisks { disks, snapshot: Some(snapshot.id), lease })
+    }
+
     /// A disk of a stored snapshot.
     fn open_stored(&self, address: &Address, wanted: &str, global: Global) -> Result<OpenedDisk, Failure> {
+        let (repository, snapshot) = self.open_snapshot(address, wanted)?;
+        stored_disk(&repository, snapshot.disk(address.disk.as_deref())?, global)
+    }
+
+    fn open_snapshot(&self, address: &Address, wanted: &str) -> Result<(Arc<Repository>, Snapshot), Failure> {
         if address.snapshot.is_some() {
             return Err(Failure::usage(format!(
                 "{address}: a stored disk has no snapshots inside; say NAME@ID instead"
@@ -101,7 +129,7 @@ impl SourceArgs {
         }
         let repository = self.secrets.open(&address.path)?;
         let snapshot = repository.resolve(wanted)?;
-        open_record(&repository, snapshot.disk(address.disk.as_deref())?, global)
+        Ok((repository, snapshot))
     }
 
     fn open_path(&self, address: &Address, parent: Option<&Path>) -> Result<OpenedDisk, Failure> {
@@ -134,8 +162,37 @@ impl SourceArgs {
     }
 }
 
-/// A disk of a stored snapshot, and a word about what it lacks.
-pub fn open_record(repository: &Arc<Repository>, record: &DiskRecord, global: Global) -> Result<OpenedDisk, Failure> {
+/// All disks that an address stands for.
+pub struct OpenedDisks {
+    /// Each with its name, if it is one of a stored snapshot.
+    pub disks: Vec<(Option<String>, OpenedDisk)>,
+    /// The snapshot that they are of, if they are stored.
+    pub snapshot: Option<Id>,
+    /// Keeps what they need in their repository, until it is dropped.
+    pub lease: Option<Lease>,
+}
+
+/// Keeps a snapshot for a command that reads it for long. One that cannot be kept is read all the same.
+fn take_lease(
+    repository: &Arc<Repository>,
+    snapshot: &Snapshot,
+    command: &'static str,
+    global: Global,
+) -> Result<Option<Lease>, Failure> {
+    match repository.lease(command, snapshot) {
+        Ok(lease) => Ok(Some(lease)),
+        Err(error) if error.kind() == Kind::NoSnapshot => Err(error.into()),
+        Err(error) => {
+            let text =
+                "a prune does not know that the snapshot is read, and takes it away if it is forgotten meanwhile";
+            output::warn(&format!("{text}: {}", Failure::from(error).message()), global);
+            Ok(None)
+        }
+    }
+}
+
+/// Opens a disk of a stored snapshot, and says what is missing of it.
+fn stored_disk(repository: &Arc<Repository>, record: &DiskRecord, global: Global) -> Result<OpenedDisk, Failure> {
     if !record.unreadable.is_empty() {
         let (ranges, name) = (units::count(record.unreadable.len() as u64, "range", "ranges"), &record.name);
         let text = format!("{ranges} of {name} could not be read when it was backed up, and are zeros in the backup");

@@ -3,6 +3,8 @@
 use tintype_formats::extent::DiskExtent;
 use tintype_formats::{BlockSource, Geometry, ImageError, OpenFile};
 
+use super::overlay::WritableDisk;
+
 /// The bytes of a disk from an offset on.
 pub struct Slice<S> {
     disk: S,
@@ -37,6 +39,27 @@ impl<S: BlockSource> BlockSource for Slice<S> {
 
     fn host_files(&self) -> &[OpenFile] {
         self.disk.host_files()
+    }
+}
+
+impl<S: WritableDisk> WritableDisk for Slice<S> {
+    fn write_at(&self, guest_offset: u64, bytes: &[u8]) -> Result<(), ImageError> {
+        self.geometry.check_range(guest_offset, bytes.len() as u64)?;
+        self.disk.write_at(self.begin + guest_offset, bytes)
+    }
+
+    fn write_zeros_at(&self, guest_offset: u64, length_bytes: u64) -> Result<(), ImageError> {
+        self.geometry.check_range(guest_offset, length_bytes)?;
+        self.disk.write_zeros_at(self.begin + guest_offset, length_bytes)
+    }
+
+    fn discard_at(&self, guest_offset: u64, length_bytes: u64) -> Result<(), ImageError> {
+        self.geometry.check_range(guest_offset, length_bytes)?;
+        self.disk.discard_at(self.begin + guest_offset, length_bytes)
+    }
+
+    fn flush(&self) -> Result<(), ImageError> {
+        self.disk.flush()
     }
 }
 

@@ -4,13 +4,13 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use tintype_formats::BlockSource;
+use tintype_formats::tin::id::Id;
 
 use crate::boot::{BootDisk, Exports, Overlay, Parent};
 use crate::cli::address::Address;
 use crate::cli::failure::Failure;
-use crate::cli::source_args::{SourceArgs, open_record};
+use crate::cli::source_args::SourceArgs;
 use crate::cli::{Global, output};
-use crate::error::Kind;
 use crate::repository::lease::Lease;
 use crate::sources::OpenedDisk;
 
@@ -49,13 +49,18 @@ impl Disks {
             if address.is_standard_input() {
                 return Err(Failure::usage("a machine needs a disk that can be read at any place, not standard input"));
             }
-            match &address.stored {
-                Some(wanted) => leases.extend(open_stored(address, wanted, input, &mut named, global)?),
-                None => {
-                    let opened = input.open(address, None, global)?;
-                    let (file, export) = (file_of(address, &opened), address.to_string());
-                    named.push(Named { disk: Arc::from(opened.disk), address: address.clone(), file, export });
-                }
+            let opened = input.open_all(address, "boot", global)?;
+            leases.extend(opened.lease);
+            for (name, disk) in opened.disks {
+                named.push(match (opened.snapshot, name) {
+                    (Some(snapshot), Some(name)) => stored(address, snapshot, name, disk),
+                    _ => Named {
+                        file: file_of(address, &disk),
+                        disk: Arc::from(disk.disk),
+                        address: address.clone(),
+                        export: address.to_string(),
+                    },
+                });
             }
         }
         let sources = named.iter().map(|named| Arc::clone(&named.disk)).collect();
@@ -172,38 +177,12 @@ fn file_of(address: &Address, opened: &OpenedDisk) -> Option<Parent> {
     OF_QEMU.contains(&format).then(|| Parent { name, format: format.to_owned() })
 }
 
-/// Opens the disks of a stored snapshot, and keeps a prune from taking them.
-fn open_stored(
-    address: &Address,
-    wanted: &str,
-    input: &SourceArgs,
-    named: &mut Vec<Named>,
-    global: Global,
-) -> Result<Option<Lease>, Failure> {
-    if address.snapshot.is_some() {
-        return Err(Failure::usage(format!("{address}: a stored disk has no snapshots inside; say NAME@ID instead")));
+/// A disk of a stored snapshot, by the snapshot's id: the newest of a name may be another one next time.
+fn stored(address: &Address, snapshot: Id, name: String, opened: OpenedDisk) -> Named {
+    Named {
+        disk: Arc::from(opened.disk),
+        export: format!("{snapshot}-{name}"),
+        address: Address { stored: Some(snapshot.to_string()), disk: Some(name), ..address.clone() },
+        file: None,
     }
-    let repository = input.secrets.open(&address.path)?;
-    let snapshot = repository.resolve(wanted)?;
-    // Where nothing can be written, nothing is pruned from either.
-    let lease = match repository.lease("boot", &snapshot) {
-        Err(cause) if cause.kind() == Kind::NoSnapshot => return Err(cause.into()),
-        lease => lease.ok(),
-    };
-    let records = match &address.disk {
-        Some(name) => vec![snapshot.disk(Some(name))?],
-        None => snapshot.manifest.disks.iter().collect(),
-    };
-    for record in records {
-        // By its id: the newest of a name may be another one next time.
-        let (stored, disk) = (Some(snapshot.id.to_string()), Some(record.name.clone()));
-        let opened = open_record(&repository, record, global)?;
-        named.push(Named {
-            disk: Arc::from(opened.disk),
-            address: Address { stored, disk, ..address.clone() },
-            file: None,
-            export: format!("{}-{}", snapshot.id, record.name),
-        });
-    }
-    Ok(lease)
 }

@@ -58,10 +58,8 @@ impl Listener {
     /// Takes a socket that listens already.
     pub fn inherited(socket: OwnedFd) -> Result<Listener> {
         let doing = |cause: io::Error| Error::io("use the socket that systemd opened", cause);
-        let listens = rustix::net::sockopt::socket_acceptconn(&socket).map_err(|errno| doing(errno.into()))?;
         let domain = rustix::net::sockopt::socket_domain(&socket).map_err(|errno| doing(errno.into()))?;
         let socket = match domain {
-            _ if !listens => return Err(doing(io::Error::other("it does not listen"))),
             AddressFamily::UNIX => ListeningSocket::Unix(UnixListener::from(socket)),
             AddressFamily::INET | AddressFamily::INET6 => ListeningSocket::Tcp(TcpListener::from(socket)),
             _ => return Err(doing(io::Error::other("it is neither TCP nor Unix"))),

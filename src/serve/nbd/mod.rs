@@ -38,7 +38,7 @@ mod write;
 
 pub use export::{Access, Export, Exports};
 pub use listener::{Address, Listener};
-pub use server::{Counters, Event, Limits, Observer, Server, Settings, Stopper};
+pub use server::{Counters, Event, Limits, Observer, Remote, Server, Settings};
 pub use tls::{TlsFiles, TlsSettings};
 
 /// Locks what stays whole whatever its holder does: a request that panicked ended its own connection.

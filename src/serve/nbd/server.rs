@@ -99,14 +99,19 @@ pub struct Server {
     addresses: Vec<Address>,
 }
 
-/// Stops a server from another thread.
+/// Looks at a server, and stops it, from another thread.
 #[derive(Clone)]
-pub struct Stopper(Arc<Shared>);
+pub struct Remote(Arc<Shared>);
 
-impl Stopper {
+impl Remote {
     /// Has [`Server::wait`] return.
     pub fn stop(&self) {
         self.0.begin_to_stop();
+    }
+
+    /// What the server has done until now.
+    pub fn counters(&self) -> Counters {
+        self.0.counters()
     }
 }
 
@@ -144,18 +149,12 @@ impl Server {
 
     /// What it has done until now.
     pub fn counters(&self) -> Counters {
-        let state = lock(&self.shared.state);
-        Counters {
-            connections: state.open.len(),
-            clients: state.clients,
-            read_bytes: self.shared.read_bytes.load(Ordering::Relaxed),
-            written_bytes: self.shared.written_bytes.load(Ordering::Relaxed),
-        }
+        self.shared.counters()
     }
 
-    /// Something that stops it from another thread.
-    pub fn stopper(&self) -> Stopper {
-        Stopper(Arc::clone(&self.shared))
+    /// Something that looks at it, and stops it, from another thread.
+    pub fn remote(&self) -> Remote {
+        Remote(Arc::clone(&self.shared))
     }
 
     /// Waits until somebody stops it, or the last client has gone if it is to end then.
@@ -249,6 +248,16 @@ impl Shared {
         self.written_bytes.fetch_add(bytes, Ordering::Relaxed);
     }
 
+    fn counters(&self) -> Counters {
+        let state = lock(&self.state);
+        Counters {
+            connections: state.open.len(),
+            clients: state.clients,
+            read_bytes: self.read_bytes.load(Ordering::Relaxed),
+            written_bytes: self.written_bytes.load(Ordering::Relaxed),
+        }
+    }
+
     fn begin_to_stop(&self) {
         // Under the lock, so that no one who has just looked goes to sleep.
         let state = lock(&self.state);
@@ -339,6 +348,7 @@ fn begin(shared: &Arc<Shared>, socket: Socket) {
     let run = move || {
         if let Err(failure) = place.shared.serve(&socket)
             && !place.shared.is_stopping()
+            && !is_departure(&failure)
         {
             place.shared.tell(Event::ConnectionFailed(describe(failure)));
         }
@@ -346,6 +356,12 @@ fn begin(shared: &Arc<Shared>, socket: Socket) {
     if let Err(cause) = spawn("nbd-connection", run) {
         shared.tell(Event::ConnectionFailed(cause.to_string()));
     }
+}
+
+/// Whether the client only went without a word, as one that was stopped does.
+fn is_departure(failure: &Failure) -> bool {
+    use std::io::ErrorKind::{BrokenPipe, ConnectionReset};
+    matches!(failure, Failure::Io(cause) if [BrokenPipe, ConnectionReset].contains(&cause.kind()))
 }
 
 fn describe(failure: Failure) -> String {

@@ -97,6 +97,7 @@ impl<'a> Transmission<'a> {
     }
 
     fn work<'s>(&'s self, scope: &'s Scope<'s, '_>) {
+        let _closing = CloseOnPanic(self.socket);
         let mut worker = Worker::default();
         while let Some((request, share)) = self.take(&mut worker) {
             self.let_next_in(scope);
@@ -213,6 +214,17 @@ impl<'a> Transmission<'a> {
 
     fn fail(&self, failure: Failure) {
         lock(&self.failure).get_or_insert(failure);
+    }
+}
+
+/// A request that panicked is never answered: its client is not to wait for that.
+struct CloseOnPanic<'a>(&'a Socket);
+
+impl Drop for CloseOnPanic<'_> {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            self.0.close();
+        }
     }
 }
 

@@ -56,6 +56,24 @@ pub trait WritableDisk: BlockSource {
     fn flush(&self) -> Result<(), ImageError>;
 }
 
+impl<D: WritableDisk + ?Sized> WritableDisk for Arc<D> {
+    fn write_at(&self, guest_offset: u64, bytes: &[u8]) -> Result<(), ImageError> {
+        (**self).write_at(guest_offset, bytes)
+    }
+
+    fn write_zeros_at(&self, guest_offset: u64, length_bytes: u64) -> Result<(), ImageError> {
+        (**self).write_zeros_at(guest_offset, length_bytes)
+    }
+
+    fn discard_at(&self, guest_offset: u64, length_bytes: u64) -> Result<(), ImageError> {
+        (**self).discard_at(guest_offset, length_bytes)
+    }
+
+    fn flush(&self) -> Result<(), ImageError> {
+        (**self).flush()
+    }
+}
+
 /// Blocks are locked in groups of 256 KiB: two words of states each, and a part of one page of the table.
 const GROUP_BYTES: u64 = 64 * BLOCK_BYTES;
 
