@@ -5,9 +5,12 @@
 use std::fs::File;
 use std::io;
 use std::os::fd::{FromRawFd, OwnedFd};
+use std::os::unix::process::CommandExt as _;
+use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use rustix::ioctl::{self, Opcode, Updater};
+use rustix::process::Signal;
 
 /// `struct file_clone_range` of `linux/fs.h`.
 #[repr(C)]
@@ -81,6 +84,21 @@ pub fn drop_device_cache(device: &File) -> io::Result<()> {
     // SAFETY: the request takes no argument.
     unsafe { ioctl::ioctl(device, ioctl::NoArg::<BLKFLSBUF>::new()) }?;
     Ok(())
+}
+
+/// Has a program end when the thread that starts it does, however that ends.
+pub fn end_with_parent(command: &mut Command) {
+    let parent = rustix::process::getpid();
+    let before_exec = move || {
+        rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?;
+        // The parent may have gone before that.
+        if rustix::process::getppid() != Some(parent) {
+            return Err(io::ErrorKind::BrokenPipe.into());
+        }
+        Ok(())
+    };
+    // SAFETY: between fork and exec it makes system calls only; it allocates nothing and takes no lock.
+    unsafe { command.pre_exec(before_exec) };
 }
 
 /// What this computer calls itself.

@@ -1,15 +1,16 @@
-//! The arrows of the house go one way: cli -> engine -> {sources, targets, repository, serve} -> formats.
+//! The arrows of the house go one way: cli -> engine -> {sources, targets, repository, serve, boot} -> formats.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
 /// What each room may use of the others.
 const MAY_USE: &[(&str, &[&str])] = &[
-    ("cli", &["engine", "repository", "serve", "sources", "targets", "error", "system"]),
-    ("engine", &["repository", "sources", "targets", "error"]),
+    ("cli", &["engine", "repository", "boot", "serve", "sources", "targets", "error", "system"]),
+    ("engine", &["repository", "boot", "sources", "targets", "error"]),
     ("repository", &["error", "system"]),
     ("serve", &["sources", "error", "system"]),
     ("targets", &["sources", "error", "system"]),
+    ("boot", &["serve", "sources", "targets", "error", "system"]),
     ("serve", &["sources", "error", "system"]),
     ("sources", &["error", "system"]),
     ("error", &[]),

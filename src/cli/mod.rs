@@ -3,6 +3,7 @@
 mod address;
 mod backup;
 mod bar;
+mod boot;
 mod check;
 mod compare;
 mod completions;
@@ -21,6 +22,7 @@ mod info_stored;
 mod init;
 mod job;
 mod key;
+mod machine_args;
 mod man;
 mod map;
 mod measure;
@@ -40,6 +42,7 @@ mod units;
 mod unmount;
 mod usage;
 mod verify;
+mod verify_boot;
 
 use std::process::ExitCode;
 
@@ -81,6 +84,7 @@ pub struct Global {
 #[derive(Debug, Subcommand)]
 enum Command {
     Backup(backup::Args),
+    Boot(boot::Args),
     Check(check::Args),
     Compare(compare::Args),
     Completions(completions::Args),
@@ -153,6 +157,7 @@ fn allow_many_open_files() {
 fn run(command: Command, global: Global) -> Result<Outcome, Failure> {
     match command {
         Command::Backup(args) => backup::run(&args, global),
+        Command::Boot(args) => boot::run(&args, global),
         Command::Check(args) => check::run(&args, global),
         Command::Compare(args) => compare::run(&args, global),
         Command::Completions(args) => completions::run(&args, global),

@@ -1,8 +1,9 @@
 //! `tintype snapshots`
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
 use clap::Args as ClapArgs;
+use jiff::Timestamp;
 use serde::Serialize;
 use tintype_formats::tin::id::Id;
 
@@ -10,6 +11,7 @@ use super::escape::printable;
 use super::failure::Failure;
 use super::repository_args::RepositoryArgs;
 use super::{Global, Outcome, output, units};
+use crate::repository::ledger::Boot;
 use crate::repository::snapshots::{Listing, Snapshot};
 
 /// How many digits of an id are shown: enough to name it for years.
@@ -43,6 +45,25 @@ struct Row<'a> {
     parent: Option<Id>,
     tags: &'a BTreeMap<String, String>,
     disks: Vec<Disk<'a>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    boots: Option<BootRow>,
+}
+
+/// The last time that it was started as a machine.
+#[derive(Serialize)]
+struct BootRow {
+    ok: bool,
+    until: String,
+    time: String,
+    seconds: u64,
+}
+
+type Boots = HashMap<Id, (Timestamp, Boot)>;
+
+/// What came of booting a snapshot, also before its tags were changed.
+fn boot_of<'a>(boots: &'a Boots, snapshot: &Snapshot) -> Option<&'a (Timestamp, Boot)> {
+    let before = snapshot.manifest.original.as_ref().map(|original| &original.id);
+    boots.get(&snapshot.id).or_else(|| boots.get(before?))
 }
 
 #[derive(Serialize)]
@@ -63,11 +84,12 @@ pub fn run(args: &Args, global: Global) -> Result<Outcome, Failure> {
     }
     let damaged: Vec<String> = listing.damaged.iter().map(|(id, cause)| format!("snapshot {id}: {cause}")).collect();
     damaged.iter().for_each(|text| output::warn(text, global));
+    let boots = repository.last_boots()?;
     if global.json {
-        let snapshots = listing.snapshots.iter().map(row).collect();
+        let snapshots = listing.snapshots.iter().map(|snapshot| row(snapshot, &boots)).collect();
         output::print_json(&Report { snapshots, sealed: listing.sealed, damaged: damaged.clone() })?;
     } else {
-        output::print(&text(&listing))?;
+        output::print(&text(&listing, &boots))?;
         if listing.sealed > 0 {
             output::note(&format!("{} of other hosts cannot be opened with this key", listing.sealed), global);
         }
@@ -75,7 +97,7 @@ pub fn run(args: &Args, global: Global) -> Result<Outcome, Failure> {
     Ok(if damaged.is_empty() { Outcome::Done } else { Outcome::Incomplete })
 }
 
-fn row(snapshot: &Snapshot) -> Row<'_> {
+fn row<'a>(snapshot: &'a Snapshot, boots: &Boots) -> Row<'a> {
     let manifest = &snapshot.manifest;
     let disk = |disk: &'_ tintype_formats::tin::manifest::DiskRecord| {
         (disk.size_bytes, disk.statistics, disk.unreadable.len())
@@ -101,15 +123,23 @@ fn row(snapshot: &Snapshot) -> Row<'_> {
         parent: manifest.parent,
         tags: &manifest.tags,
         disks: disks.collect(),
+        boots: boot_of(boots, snapshot).map(|(time, boot)| BootRow {
+            ok: boot.ok,
+            until: boot.until.clone(),
+            time: time.to_string(),
+            seconds: boot.seconds,
+        }),
     }
 }
 
-fn text(listing: &Listing) -> String {
+fn text(listing: &Listing, boots: &Boots) -> String {
     if listing.snapshots.is_empty() {
         return "no snapshots\n".to_owned();
     }
-    let mut rows = vec![["id", "time", "name", "disks", "size", "changed", "stored", "tags"].map(str::to_owned)];
-    for Snapshot { id, manifest, .. } in &listing.snapshots {
+    let mut rows =
+        vec![["id", "time", "name", "disks", "size", "changed", "stored", "tags", "boots"].map(str::to_owned)];
+    for snapshot in &listing.snapshots {
+        let Snapshot { id, manifest, .. } = snapshot;
         let sum = |of: &dyn Fn(&tintype_formats::tin::manifest::DiskRecord) -> u64| manifest.disks.iter().map(of).sum();
         let tags: Vec<_> = manifest.tags.iter().map(|(key, value)| format!("{key}={value}")).collect();
         rows.push([
@@ -121,9 +151,24 @@ fn text(listing: &Listing) -> String {
             units::size(sum(&|disk| disk.statistics.changed_bytes)),
             units::size(sum(&|disk| disk.statistics.stored_bytes)),
             printable(&tags.join(",")),
+            boot_of(boots, snapshot).map(boot_text).unwrap_or_default(),
         ]);
     }
+    if rows.iter().skip(1).all(|row| row[8].is_empty()) {
+        // Nobody booted any of them.
+        return table(&rows.iter().map(without_last).collect::<Vec<_>>());
+    }
     table(&rows)
+}
+
+fn without_last([rest @ .., _]: &[String; 9]) -> [String; 8] {
+    rest.clone()
+}
+
+/// `yes, 2026-11-23 (serial)`
+fn boot_text((time, boot): &(Timestamp, Boot)) -> String {
+    let day = time.strftime("%Y-%m-%d");
+    format!("{}, {day} ({})", if boot.ok { "yes" } else { "no" }, printable(&boot.until))
 }
 
 /// Columns, as wide as they have to be.

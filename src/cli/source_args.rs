@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use clap::Args;
 use clap::builder::{PathBufValueParser, StringValueParser, TypedValueParser};
+use tintype_formats::tin::id::Id;
 use tintype_formats::tin::manifest::DiskRecord;
 use tintype_formats::{ErrorKind, Image, OpenFile};
 
@@ -132,7 +133,11 @@ impl SourceArgs {
     /// Opens all disks that an address stands for, for a command that reads them for long.
     pub fn open_all(&self, address: &Address, command: &'static str, global: Global) -> Result<OpenedDisks, Failure> {
         let Some(wanted) = &address.stored else {
-            return Ok(OpenedDisks { disks: vec![(None, self.open(address, None, global)?)], lease: None });
+            return Ok(OpenedDisks {
+                disks: vec![(None, self.open(address, None, global)?)],
+                snapshot: None,
+                lease: None,
+            });
         };
         let (repository, snapshot) = self.open_snapshot(address, wanted)?;
         let records = match &address.disk {
@@ -147,7 +152,8 @@ impl SourceArgs {
             let opened = self.under_overlay(stored_disk(&repository, record, global)?)?;
             Ok((Some(record.name.clone()), opened))
         };
-        Ok(OpenedDisks { disks: records.into_iter().map(open).collect::<Result<_, Failure>>()?, lease })
+        let disks = records.into_iter().map(open).collect::<Result<_, Failure>>()?;
+        Ok(OpenedDisks { disks, snapshot: Some(snapshot.id), lease })
     }
 
     /// A disk of a stored snapshot.
@@ -168,15 +174,20 @@ impl SourceArgs {
     }
 
     fn open_path(&self, address: &Address, parent: Option<&Path>) -> Result<OpenedDisk, Failure> {
-        let options = OpenOptions {
+        let opened = sources::open_disk(&address.path, &self.options(address), parent);
+        opened.map_err(|error| self.references.explain(error))
+    }
+
+    /// As the sources understand it.
+    pub fn options(&self, address: &Address) -> OpenOptions {
+        OpenOptions {
             format: self.format.clone(),
             disk: address.disk.clone(),
             snapshot: address.snapshot.clone(),
             references: self.references.policy(),
             secrets: self.secrets.for_images(),
             nbd: self.nbd.options(),
-        };
-        sources::open_disk(&address.path, &options, parent).map_err(|error| self.references.explain(error))
+        }
     }
 
     /// Standard input as a disk that can be read at any place: a redirected file, or what a pipe gave, stored.
@@ -207,6 +218,8 @@ impl SourceArgs {
 pub struct OpenedDisks {
     /// Each with its name, if it is one of a stored snapshot.
     pub disks: Vec<(Option<String>, OpenedDisk)>,
+    /// The snapshot that they are of, if they are stored.
+    pub snapshot: Option<Id>,
     /// Keeps what they need in their repository, until it is dropped.
     pub lease: Option<Lease>,
 }
@@ -267,14 +280,15 @@ impl ImageArgs {
             let message = format!("{command} looks into image files; \"tintype verify\" looks into repositories");
             return Err(Failure::usage(message));
         }
-        Ok(sources::open_image(
-            &self.address.path,
-            self.format.as_deref(),
-            self.address.disk.as_deref(),
-            force_share,
-            self.secrets.for_images(),
-            &self.nbd.options(),
-        )?)
+        let options = OpenOptions {
+            format: self.format.clone(),
+            disk: self.address.disk.clone(),
+            snapshot: None,
+            references: ReferencePolicy { force_share, ..ReferencePolicy::default() },
+            secrets: self.secrets.for_images(),
+            nbd: self.nbd.options(),
+        };
+        Ok(sources::open_image(&self.address.path, &options)?)
     }
 }
 

@@ -22,6 +22,7 @@ pub mod progress;
 mod rate_limit;
 pub mod repair;
 pub mod verify;
+pub mod verify_boot;
 mod zero_scan;
 
 use std::path::Path;

@@ -127,8 +127,14 @@ pub fn verify(repository: &Arc<Repository>, options: &VerifyOptions, progress: &
     let damaged: Vec<String> = verified.findings.iter().map(|finding| finding.object.clone()).collect();
     let mut slots = verified.slots.clone();
     slots.retain(|id, _| !damaged.contains(&names::key(*id)));
-    let entry =
-        ledger::Entry { time: time::now(), depth: options.depth, packs: verified.whole.clone(), damaged, slots };
+    let entry = ledger::Entry {
+        time: time::now(),
+        depth: options.depth,
+        packs: verified.whole.clone(),
+        damaged,
+        slots,
+        boots: BTreeMap::new(),
+    };
     if let Err(cause) = repository.record(&entry) {
         progress.note(format!("what was verified could not be noted in the ledger: {}", in_words(&cause)));
     }

@@ -1,4 +1,4 @@
-//! The ledger: which packs were verified when, and how deeply (FORMAT.md §12).
+//! The ledger: which packs were verified when, and how deeply, and which snapshots were booted (FORMAT.md §12).
 //!
 //! It saves work and proves nothing: what it says of a pack is what its signer saw then.
 
@@ -28,6 +28,20 @@ pub struct Entry {
     /// The hash of each key slot: who cannot open it has no other way to tell whether it is whole.
     #[serde(default)]
     pub slots: BTreeMap<Id, String>,
+    /// Snapshots that were started as machines, and what came of it.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub boots: BTreeMap<Id, Boot>,
+}
+
+/// What came of starting a snapshot as a machine. Nothing that the machine said is in it: the ledger is not encrypted.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Boot {
+    /// Whether it came as far as it was to.
+    pub ok: bool,
+    /// What sort of condition it was to meet: "serial", "screen", "port:22".
+    pub until: String,
+    /// How long that took, or was waited for, in seconds.
+    pub seconds: u64,
 }
 
 impl Repository {
@@ -59,6 +73,31 @@ impl Repository {
             }
         }
         Ok(last)
+    }
+
+    /// What came of starting each snapshot as a machine, the last time, and when that was.
+    pub fn last_boots(&self) -> Result<HashMap<Id, (Timestamp, Boot)>> {
+        let mut last: HashMap<Id, (Timestamp, Boot)> = HashMap::new();
+        for (at, entry) in self.ledger()? {
+            for (snapshot, boot) in entry.boots {
+                if last.get(&snapshot).is_none_or(|(before, _)| *before < at) {
+                    last.insert(snapshot, (at, boot));
+                }
+            }
+        }
+        Ok(last)
+    }
+
+    /// Notes what came of starting a snapshot as a machine: an entry that verified no pack.
+    pub fn record_boot(&self, snapshot: Id, boot: Boot) -> Result<()> {
+        self.record(&Entry {
+            time: time::exactly_now(),
+            depth: Depth::Structure,
+            packs: Vec::new(),
+            damaged: Vec::new(),
+            slots: BTreeMap::new(),
+            boots: BTreeMap::from([(snapshot, boot)]),
+        })
     }
 
     /// Notes what was verified.

@@ -9,6 +9,12 @@ pub fn now() -> String {
     now.round(Unit::Second).unwrap_or(now).to_string()
 }
 
+/// Now, to the millisecond, where one of several is to be the last.
+pub fn exactly_now() -> String {
+    let now = Timestamp::now();
+    now.round(Unit::Millisecond).unwrap_or(now).to_string()
+}
+
 /// Reads what [`now`] wrote.
 pub fn parse(text: &str) -> Option<Timestamp> {
     text.parse().ok()

@@ -23,7 +23,7 @@ pub use open::{
     open_raw,
 };
 pub use overlay::{Overlay, OverlayReader, WritableDisk};
-pub use partitions::{Partition, partition_of, partitions};
+pub use partitions::{Partition, PartitionKind, partition_of, partitions};
 pub use physical_disk::{device_sector_bytes, is_device};
 pub use qemu_lock::is_held_for_writing;
 pub use slice::Slice;

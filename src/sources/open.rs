@@ -127,23 +127,16 @@ pub fn open_raw(file: OpenFile) -> Result<OpenedDisk> {
 }
 
 /// Opens one image file, or the disk that is chosen inside of it, without following what it names.
-pub fn open_image(
-    path: &Path,
-    format: Option<&str>,
-    disk: Option<&str>,
-    force_share: bool,
-    secrets: Secrets,
-    nbd: &NbdOptions,
-) -> Result<(OpenFile, Box<dyn Image>)> {
-    let format = format_named(format)?;
+pub fn open_image(path: &Path, options: &OpenOptions) -> Result<(OpenFile, Box<dyn Image>)> {
+    let format = format_named(options.format.as_deref())?;
     let path = &entry_of_folder(path);
     let (mut file, is_raw) = match is_nbd(path) {
-        true => (nbd_file(path, nbd).on_path(path)?, true),
-        false => open_host_file(path, force_share)?,
+        true => (nbd_file(path, &options.nbd).on_path(path)?, true),
+        false => open_host_file(path, options.references.force_share)?,
     };
-    file.secrets = secrets;
+    file.secrets = options.secrets.clone();
     let format = if is_raw { Some(format.unwrap_or(&raw::FORMAT)) } else { format };
-    let image = match disk {
+    let image = match options.disk.as_deref() {
         None => registry::open_image(&file, format),
         disk => registry::open_chosen(&file, format, Choice { disk, snapshot: None }, &NoReferences),
     };

@@ -1,5 +1,7 @@
 //! The partitions of a disk: MBR with its logical ones, and GPT. Nothing that a table says is believed before it was checked.
 
+use std::ops::Range;
+
 use tintype_formats::{BlockSource, ImageError};
 
 use crate::error::{Error, Kind, Result};
@@ -25,6 +27,17 @@ pub struct Partition {
     pub begin: u64,
     /// How long it is, in bytes.
     pub size_bytes: u64,
+    /// What the table says that it is for.
+    pub kind: PartitionKind,
+}
+
+/// What a partition is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PartitionKind {
+    /// The type in an MBR.
+    Mbr(u8),
+    /// The type in a GPT, as its bytes are on the disk.
+    Gpt([u8; 16]),
 }
 
 /// The partitions of a disk, by number; an error if there is no table, or it is damaged.
@@ -42,7 +55,7 @@ pub fn partitions(disk: &dyn BlockSource) -> Result<Vec<Partition>> {
         if EXTENDED.contains(&entry.kind) {
             extended.get_or_insert(entry.begin);
         } else if entry.is_used() {
-            found.push(partition(disk, number, entry.begin, entry.sectors, sector_bytes)?);
+            found.push(partition(disk, number, entry.kind(), entry.begin..entry.end(), sector_bytes)?);
         }
     }
     if let Some(extended) = extended {
@@ -81,6 +94,14 @@ impl MbrEntry {
     fn is_used(&self) -> bool {
         self.kind != 0 && self.sectors != 0
     }
+
+    fn kind(&self) -> PartitionKind {
+        PartitionKind::Mbr(self.kind)
+    }
+
+    fn end(&self) -> u64 {
+        self.begin + self.sectors
+    }
 }
 
 /// Follows the chain of logical partitions: each sector describes one, and where the next sector is.
@@ -94,7 +115,8 @@ fn logical(disk: &dyn BlockSource, extended: u64, sector_bytes: u64, found: &mut
         let mut entries = MbrEntry::all(&sector);
         let (own, next) = (entries.next(), entries.next());
         if let Some(own) = own.filter(MbrEntry::is_used) {
-            found.push(partition(disk, number, at.saturating_add(own.begin), own.sectors, sector_bytes)?);
+            let begin = at.saturating_add(own.begin);
+            found.push(partition(disk, number, own.kind(), begin..begin.saturating_add(own.sectors), sector_bytes)?);
         }
         match next.filter(|next| EXTENDED.contains(&next.kind) && next.is_used()) {
             Some(next) => at = extended.saturating_add(next.begin),
@@ -143,22 +165,31 @@ fn gpt_at(disk: &dyn BlockSource, sector: u64, sector_bytes: u64) -> Result<Opti
     for (number, entry) in (1..).zip(entries.chunks_exact(entry_bytes as usize)) {
         if entry[..16] != [0; 16] {
             let (first, last) = (u64_at(entry, 32), u64_at(entry, 40));
-            let sectors = last.checked_sub(first).and_then(|sectors| sectors.checked_add(1)).unwrap_or(0);
-            found.push(partition(disk, number, first, sectors, sector_bytes)?);
+            let mut kind = [0; 16];
+            kind.copy_from_slice(&entry[..16]);
+            let sectors = first..last.saturating_add(1);
+            found.push(partition(disk, number, PartitionKind::Gpt(kind), sectors, sector_bytes)?);
         }
     }
     Ok(Some(found))
 }
 
 /// A partition of these sectors, if the disk has them.
-fn partition(disk: &dyn BlockSource, number: u32, begin: u64, sectors: u64, sector_bytes: u64) -> Result<Partition> {
+fn partition(
+    disk: &dyn BlockSource,
+    number: u32,
+    kind: PartitionKind,
+    sectors: Range<u64>,
+    sector_bytes: u64,
+) -> Result<Partition> {
+    let (begin, sectors) = (sectors.start, sectors.end.saturating_sub(sectors.start));
     let disk_bytes = disk.geometry().size_bytes;
     let range = begin.checked_mul(sector_bytes).zip(sectors.checked_mul(sector_bytes));
     match range {
         Some((begin, size_bytes))
             if size_bytes > 0 && begin.checked_add(size_bytes).is_some_and(|end| end <= disk_bytes) =>
         {
-            Ok(Partition { number, begin, size_bytes })
+            Ok(Partition { number, begin, size_bytes, kind })
         }
         _ => Err(unreadable(&format!(
             "partition {number} has {sectors} sectors from {begin} on, and the disk only {disk_bytes} bytes"

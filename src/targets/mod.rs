@@ -8,3 +8,4 @@ mod physical_disk;
 mod standard_output;
 
 pub use open::{Target, TargetOptions};
+pub use output_file::OutputFile;

@@ -150,13 +150,10 @@ fn absolute(path: &Path) -> Result<std::path::PathBuf, Failure> {
 /// The disks of a container, unless one of them is chosen.
 fn disk_names(args: &Args) -> Result<Vec<String>, Failure> {
     let (source, opening) = (&args.source, &args.opening);
-    let format = opening.format.as_deref();
     if source.disk.is_some() || source.snapshot.is_some() || !source.path.is_file() && !source.path.is_dir() {
         return Ok(Vec::new());
     }
-    let force = opening.references.force_share;
-    let opened =
-        sources::open_image(&source.path, format, None, force, opening.secrets.for_images(), &opening.nbd.options());
+    let opened = sources::open_image(&source.path, &opening.options(source));
     let (_, image) = opened.map_err(|error| opening.references.explain(error))?;
     Ok(image.disks().iter().map(|disk| disk.name.clone()).collect())
 }

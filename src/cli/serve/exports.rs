@@ -21,7 +21,7 @@ const CACHE_BYTES: u64 = 64 << 20;
 
 /// Opens the disks, and gives each of them and of their partitions a name. The lease is to be held while they are read.
 pub fn exports(args: &Args, global: Global) -> Result<(Exports, Option<Lease>), Failure> {
-    let OpenedDisks { disks: opened, lease } = args.disk.open_all(&args.source, "serve", global)?;
+    let OpenedDisks { disks: opened, lease, .. } = args.disk.open_all(&args.source, "serve", global)?;
     let only = opened.len() == 1;
     if !only && args.name.is_some() {
         let message = format!("{}: --name names one disk, there are {}", args.source, opened.len());

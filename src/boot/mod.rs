@@ -1,0 +1,35 @@
+//! Starts disks as machines, in QEMU.
+//!
+//! ```text
+//!   the disk, read-only ──► NBD export on a private socket ──► QEMU ◄── overlay (qcow2), which takes all writes
+//! ```
+//!
+//! *Firmware*: what starts the machine, BIOS (SeaBIOS) or UEFI (OVMF). *Bus*: what its disks hang on. *Accelerator*: what
+//! runs the processor, KVM or, everywhere and slower, TCG. *QMP*: how QEMU is told what to do. *Handover*: the moment at
+//! which the firmware starts what is on the disk.
+//!
+//! Invariants: QEMU never gets to see a file that it could change, but the overlay and its own variables; an overlay that
+//! is not kept has no name, and is gone with its last process, however that ended; QEMU ends when this process does.
+
+mod condition;
+mod exports;
+mod fat;
+mod firmware;
+mod look;
+mod machine;
+mod overlay;
+mod qemu;
+mod qmp;
+mod screen;
+mod settings;
+#[cfg(test)]
+mod test_disk;
+mod watch;
+
+pub use condition::Condition;
+pub use exports::{BootDisk, Exports};
+pub use look::{Look, System, look_at};
+pub use machine::{End, Event, Machine};
+pub use overlay::{Overlay, Parent};
+pub use settings::{Accelerator, Bus, Display, Firmware, Network, Plan, Serial, Settings};
+pub use watch::{Verdict, warn_of, watch_until};
