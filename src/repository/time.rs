@@ -1,18 +1,22 @@
 //! Points in time, as manifests have them: for people and for policies, never for safety.
 
 use jiff::tz::TimeZone;
-use jiff::{Span, Timestamp, Unit};
+use jiff::{RoundMode, Span, Timestamp, TimestampRound, Unit};
 
 /// Now, in UTC and RFC 3339, to the second.
 pub fn now() -> String {
-    let now = Timestamp::now();
-    now.round(Unit::Second).unwrap_or(now).to_string()
+    begun(Timestamp::now(), Unit::Second).to_string()
 }
 
 /// Now, to the millisecond, where one of several is to be the last.
 pub fn exactly_now() -> String {
-    let now = Timestamp::now();
-    now.round(Unit::Millisecond).unwrap_or(now).to_string()
+    begun(Timestamp::now(), Unit::Millisecond).to_string()
+}
+
+/// When the unit began that this point in time lies in: rounded up, it would be yet to come, and what is yet to come is not
+/// believed.
+fn begun(at: Timestamp, unit: Unit) -> Timestamp {
+    at.round(TimestampRound::new().smallest(unit).mode(RoundMode::Trunc)).unwrap_or(at)
 }
 
 /// Reads what [`now`] wrote.
@@ -36,6 +40,13 @@ pub fn ago(length: &str) -> Option<Timestamp> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_written_is_not_yet_to_come() {
+        let at = parse("2026-11-23T07:33:22.999999Z").unwrap();
+        assert_eq!(begun(at, Unit::Second).to_string(), "2026-11-23T07:33:22Z");
+        assert_eq!(begun(at, Unit::Millisecond).to_string(), "2026-11-23T07:33:22.999Z");
+    }
 
     #[test]
     fn lengths_of_time_are_read_as_people_write_them() {
