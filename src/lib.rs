@@ -1,12 +1,13 @@
 //! Tintype: reads any disk, and makes any disk of it.
 //!
-//! Arrows go one way: `cli -> engine -> {sources, targets, repository, serve, boot} -> formats`; `error` and `system` are below
-//! all of them.
+//! Arrows go one way: `cli -> engine -> {sources, targets, repository, serve, boot} -> formats`; `error`, `system` and
+//! `nbd_protocol` are below all of them.
 
 pub mod boot;
 pub mod cli;
 pub mod engine;
 pub mod error;
+mod nbd_protocol;
 pub mod repository;
 pub mod serve;
 pub mod sources;

@@ -8,12 +8,12 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("cli", &["engine", "repository", "boot", "serve", "sources", "targets", "error", "system"]),
     ("engine", &["repository", "boot", "sources", "targets", "error"]),
     ("repository", &["error", "system"]),
-    ("serve", &["sources", "error", "system"]),
     ("targets", &["sources", "error", "system"]),
     ("boot", &["serve", "sources", "targets", "error", "system"]),
-    ("serve", &["sources", "error", "system"]),
-    ("sources", &["error", "system"]),
+    ("serve", &["sources", "nbd_protocol", "error", "system"]),
+    ("sources", &["nbd_protocol", "error", "system"]),
     ("error", &[]),
+    ("nbd_protocol", &[]),
     ("system", &[]),
 ];
 

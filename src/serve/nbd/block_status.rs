@@ -8,7 +8,7 @@ use zerocopy::byteorder::big_endian::U32;
 
 use super::request::Request;
 use super::transmission::Transmission;
-use super::wire::{allocation, command_flag};
+use crate::nbd_protocol::{allocation, command_flag};
 
 /// Most extents of a reply: 64 KiB of them. Who wants to know more asks again.
 const MAX_EXTENTS: usize = 8 << 10;

@@ -4,21 +4,24 @@ use std::io;
 
 use tintype_formats::{ErrorKind, ImageError};
 
-/// The protocol's error numbers, which are Linux's whatever the machine.
+use crate::nbd_protocol::errno;
+
+/// The protocol's error numbers that are used here.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u32)]
 pub enum Errno {
     /// The export is read-only, or the operating system says so.
-    NotPermitted = 1,
+    NotPermitted = errno::PERM,
     /// The disk could not be read or written.
-    Io = 5,
+    Io = errno::IO,
     /// No memory.
-    NoMemory = 12,
+    NoMemory = errno::NOMEM,
     /// The request makes no sense, or reaches past the end.
-    Invalid = 22,
+    Invalid = errno::INVAL,
     /// No space, or a write past the end.
-    NoSpace = 28,
+    NoSpace = errno::NOSPC,
     /// The request is longer than can be answered.
-    Overflow = 75,
+    Overflow = errno::OVERFLOW,
 }
 
 /// Why a request was not carried out.

@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use tintype_formats::{BlockSource, Geometry};
 
-use super::wire::{MAX_STRING_BYTES, export_flag};
 use crate::error::{Error, Kind, Result};
+use crate::nbd_protocol::{MAX_STRING_BYTES, export_flag};
 use crate::sources::WritableDisk;
 
 /// Longest range of one request that has or gets bytes; what is longer is cut by the client.

@@ -12,7 +12,7 @@ use super::option::{self as data, ContextQuery, InfoQuery, Malformed};
 use super::request::Agreed;
 use super::socket::Socket;
 use super::tls::{TlsChannel, TlsSettings};
-use super::wire::{
+use crate::nbd_protocol::{
     GREETING_MAGIC, Greeting, OPTION_MAGIC, OPTION_REPLY_MAGIC, OptionHeader, OptionReplyHeader, allocation, greeting,
     info, option, option_reply,
 };

@@ -5,7 +5,7 @@ use std::io;
 use super::channel::Channel;
 use super::handshake::Failure;
 use super::request::Request;
-use super::wire::REQUEST_BYTES;
+use crate::nbd_protocol::REQUEST_BYTES;
 
 /// How much is read ahead: many small requests, or the begin of a large one.
 const BUFFER_BYTES: usize = 16 << 10;

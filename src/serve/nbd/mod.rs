@@ -33,7 +33,6 @@ mod socket;
 mod splice;
 mod tls;
 mod transmission;
-mod wire;
 mod write;
 
 pub use export::{Access, Export, Exports};

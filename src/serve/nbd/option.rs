@@ -2,7 +2,7 @@
 
 use zerocopy::FromBytes;
 
-use super::wire::{MAX_STRING_BYTES, OPTION_MAGIC, OptionHeader};
+use crate::nbd_protocol::{MAX_STRING_BYTES, OPTION_MAGIC, OptionHeader};
 
 /// Longest data of an option, in bytes; who sends more is no client.
 pub const MAX_OPTION_BYTES: u32 = 64 << 10;

@@ -9,7 +9,7 @@ use tintype_formats::{BlockSource, ImageError};
 use super::request::Request;
 use super::splice::Pipe;
 use super::transmission::{Transmission, Worker};
-use super::wire::command_flag;
+use crate::nbd_protocol::command_flag;
 
 /// Longest piece that is read before it is sent, in bytes.
 pub const PIECE_BYTES: usize = 256 << 10;

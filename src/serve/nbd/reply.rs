@@ -9,7 +9,7 @@ use super::lock;
 use super::request::Request;
 use super::splice::Pipe;
 use super::transmission::Transmission;
-use super::wire::{
+use crate::nbd_protocol::{
     CHUNK_MAGIC, ChunkHeader, DataChunk, HoleChunk, MAX_STRING_BYTES, SIMPLE_REPLY_MAGIC, SimpleReply, allocation,
     chunk,
 };

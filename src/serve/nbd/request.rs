@@ -3,7 +3,7 @@
 use super::errno::{Errno, Refusal};
 use super::export::{Export, MAX_PAYLOAD_BYTES};
 use super::option::Malformed;
-use super::wire::{REQUEST_BYTES, REQUEST_MAGIC, RequestHeader, command, command_flag};
+use crate::nbd_protocol::{REQUEST_BYTES, REQUEST_MAGIC, RequestHeader, command, command_flag};
 
 /// What a client wants done.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -6,7 +6,7 @@ use tintype_formats::ImageError;
 
 use super::request::Request;
 use super::transmission::Transmission;
-use super::wire::command_flag;
+use crate::nbd_protocol::command_flag;
 use crate::sources::WritableDisk;
 
 /// Zeros that are written where a client wants no hole.

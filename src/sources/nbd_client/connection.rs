@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use super::handshake::Export;
 use super::transport::{Transport, read_exact};
 use super::wire::{self, Command, Fields, Reply, Request, broken};
+use crate::nbd_protocol;
 
 /// The longest list of ranges that is read in one answer: 8 bytes each.
 const MAX_STATUS_BYTES: u32 = 1 << 20;
@@ -131,7 +132,7 @@ impl Connection {
         if before == 0 {
             return Ok(());
         }
-        if self.export.flags & wire::EXPORT_FLUSH != 0 {
+        if self.export.flags & nbd_protocol::export_flag::SEND_FLUSH != 0 {
             self.call(&Request { command: Command::Flush, offset: 0, length_bytes: 0 }, &[], Answer::Nothing)?;
         } else {
             // Such a server has nothing to flush; that it is still the same one is all there is to know.
@@ -181,7 +182,9 @@ impl Connection {
         self.leave(cookie);
         match ended {
             Ok(None) => Ok(()),
-            Ok(Some((wire::ERROR_SHUTDOWN, _))) => Err(self.lose(&io::Error::other("the server is shutting down"))),
+            Ok(Some((nbd_protocol::errno::SHUTDOWN, _))) => {
+                Err(self.lose(&io::Error::other("the server is shutting down")))
+            }
             Ok(Some((number, message))) => Err(Failed::Server(wire::server_error(number, &message))),
             Err(cause) => Err(self.lose(&cause)),
         }
@@ -266,14 +269,17 @@ impl Connection {
         read_exact(self.transport.as_ref(), &mut begin, &mut |_| self.check_silence())?;
         let mut fields = Fields(&begin);
         match fields.u32()? {
-            wire::SIMPLE_REPLY_MAGIC => {
+            nbd_protocol::SIMPLE_REPLY_MAGIC => {
                 let error = fields.u32()?;
                 Ok((fields.u64()?, Reply::Simple { error }))
             }
-            wire::CHUNK_MAGIC if self.export.is_structured => {
+            nbd_protocol::CHUNK_MAGIC if self.export.is_structured => {
                 let (flags, kind) = (fields.u16()?, fields.u16()?);
                 let length_bytes = Fields(&self.read_message(4)?).u32()?;
-                Ok((fields.u64()?, Reply::Chunk { is_last: flags & wire::CHUNK_DONE != 0, kind, length_bytes }))
+                Ok((
+                    fields.u64()?,
+                    Reply::Chunk { is_last: flags & nbd_protocol::chunk::DONE != 0, kind, length_bytes },
+                ))
             }
             other => Err(broken(format!("an answer begins with {other:#x}"))),
         }
@@ -350,20 +356,20 @@ impl Connection {
     ) -> io::Result<()> {
         progress.count_chunk()?;
         match (kind, answer) {
-            (wire::CHUNK_NONE, _) if length_bytes == 0 => Ok(()),
-            (wire::CHUNK_DATA, Answer::Bytes(buffer)) if length_bytes > 8 => {
+            (nbd_protocol::chunk::NONE, _) if length_bytes == 0 => Ok(()),
+            (nbd_protocol::chunk::OFFSET_DATA, Answer::Bytes(buffer)) if length_bytes > 8 => {
                 let offset = Fields(&self.read_message(8)?).u64()?;
                 let range = progress.piece(offset, length_bytes - 8)?;
                 self.fill(&mut buffer[range])
             }
-            (wire::CHUNK_HOLE, Answer::Bytes(buffer)) if length_bytes == 12 => {
+            (nbd_protocol::chunk::OFFSET_HOLE, Answer::Bytes(buffer)) if length_bytes == 12 => {
                 let message = self.read_message(12)?;
                 let mut fields = Fields(&message);
                 let range = progress.piece(fields.u64()?, fields.u32()?)?;
                 buffer[range].fill(0);
                 Ok(())
             }
-            (wire::CHUNK_STATUS, Answer::Status(runs)) if length_bytes <= MAX_STATUS_BYTES => {
+            (nbd_protocol::chunk::BLOCK_STATUS, Answer::Status(runs)) if length_bytes <= MAX_STATUS_BYTES => {
                 let message = self.read_message(length_bytes)?;
                 let mut fields = Fields(&message);
                 if Some(fields.u32()?) == self.export.allocation {
@@ -373,7 +379,7 @@ impl Connection {
                 }
                 Ok(())
             }
-            (kind, _) if kind & wire::CHUNK_ERROR_BIT != 0 && length_bytes <= MAX_MESSAGE_BYTES => {
+            (kind, _) if kind & nbd_protocol::chunk::ERROR_BIT != 0 && length_bytes <= MAX_MESSAGE_BYTES => {
                 let message = self.read_message(length_bytes)?;
                 let mut fields = Fields(&message);
                 let (number, words) = (fields.u32()?, usize::from(fields.u16()?));

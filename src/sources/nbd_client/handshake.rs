@@ -8,7 +8,8 @@ use rustls::ClientConfig;
 
 use super::tls::TlsTransport;
 use super::transport::{Socket, Transport, read_exact_until};
-use super::wire::{self, Fields, broken};
+use super::wire::{Fields, broken};
+use crate::nbd_protocol::{self, allocation};
 
 /// The longest answer to an option that is read, in bytes. Names and messages have at most 4 KiB.
 const MAX_REPLY_BYTES: u32 = 16 << 10;
@@ -59,14 +60,14 @@ pub fn negotiate(socket: Socket, wanted: &Wanted<'_>) -> io::Result<(Arc<dyn Tra
         None => Arc::new(socket),
         Some((config, name)) => {
             let plain = Talk { transport: &socket, deadline: wanted.deadline };
-            if let Some(refusal) = plain.simple_option(wire::OPT_STARTTLS, &[])? {
+            if let Some(refusal) = plain.simple_option(nbd_protocol::option::STARTTLS, &[])? {
                 return Err(io::Error::new(io::ErrorKind::Unsupported, format!("the server has no TLS: {refusal}")));
             }
             Arc::new(TlsTransport::start(socket, Arc::clone(config), name, wanted.deadline)?)
         }
     };
     let talk = Talk { transport: transport.as_ref(), deadline: wanted.deadline };
-    let is_structured = talk.simple_option(wire::OPT_STRUCTURED_REPLY, &[])?.is_none();
+    let is_structured = talk.simple_option(nbd_protocol::option::STRUCTURED_REPLY, &[])?.is_none();
     let allocation = if is_structured { talk.ask_for_allocation(wanted.export)? } else { None };
     let found = match talk.go(wanted.export)? {
         Some(found) => found,
@@ -82,20 +83,20 @@ fn greet(socket: &Socket, deadline: Instant) -> io::Result<bool> {
     let mut hello = [0; 18];
     read_exact_until(socket, &mut hello[..16], deadline)?;
     let mut fields = Fields(&hello);
-    if fields.u64()? != wire::MAGIC {
+    if fields.u64()? != nbd_protocol::GREETING_MAGIC {
         return Err(broken("it does not begin with NBDMAGIC"));
     }
-    if fields.u64()? != wire::OPTION_MAGIC {
+    if fields.u64()? != nbd_protocol::OPTION_MAGIC {
         return Err(io::Error::new(io::ErrorKind::Unsupported, "the server only speaks the old dialect of NBD"));
     }
     read_exact_until(socket, &mut hello[16..], deadline)?;
     let flags = Fields(&hello[16..]).u16()?;
-    if flags & wire::FLAG_FIXED_NEWSTYLE == 0 {
+    if flags & nbd_protocol::greeting::FIXED_NEWSTYLE == 0 {
         return Err(io::Error::new(io::ErrorKind::Unsupported, "the server does not speak the fixed newstyle of NBD"));
     }
-    let ours = flags & (wire::FLAG_FIXED_NEWSTYLE | wire::FLAG_NO_ZEROES);
+    let ours = flags & (nbd_protocol::greeting::FIXED_NEWSTYLE | nbd_protocol::greeting::NO_ZEROES);
     socket.write_all(&u32::from(ours).to_be_bytes())?;
-    Ok(ours & wire::FLAG_NO_ZEROES != 0)
+    Ok(ours & nbd_protocol::greeting::NO_ZEROES != 0)
 }
 
 fn check(export: &Export) -> io::Result<()> {
@@ -128,17 +129,17 @@ impl OptionReply {
     /// The words of a refusal.
     fn refusal(&self) -> String {
         let what = match self.kind {
-            wire::REP_ERR_UNSUP => "it does not know what was asked for".to_owned(),
-            wire::REP_ERR_TLS_REQUIRED => "it wants TLS (nbds://)".to_owned(),
-            wire::REP_ERR_UNKNOWN => "it has no export of that name".to_owned(),
-            other => format!("it refuses with error {}", other & !wire::REP_ERROR_BIT),
+            nbd_protocol::option_reply::ERR_UNSUP => "it does not know what was asked for".to_owned(),
+            nbd_protocol::option_reply::ERR_TLS_REQD => "it wants TLS (nbds://)".to_owned(),
+            nbd_protocol::option_reply::ERR_UNKNOWN => "it has no export of that name".to_owned(),
+            other => format!("it refuses with error {}", other & !nbd_protocol::option_reply::ERROR),
         };
         let said = String::from_utf8_lossy(&self.data);
         if said.is_empty() { what } else { format!("{what} (\"{}\")", said.escape_debug()) }
     }
 
     fn is_refusal(&self) -> bool {
-        self.kind & wire::REP_ERROR_BIT != 0
+        self.kind & nbd_protocol::option_reply::ERROR != 0
     }
 }
 
@@ -150,7 +151,7 @@ impl Talk<'_> {
     }
 
     fn send_option(&self, option: u32, data: &[u8]) -> io::Result<()> {
-        let mut message = wire::OPTION_MAGIC.to_be_bytes().to_vec();
+        let mut message = nbd_protocol::OPTION_MAGIC.to_be_bytes().to_vec();
         message.extend(option.to_be_bytes());
         message.extend((data.len() as u32).to_be_bytes());
         message.extend(data);
@@ -160,7 +161,7 @@ impl Talk<'_> {
     fn option_reply(&self, option: u32) -> io::Result<OptionReply> {
         let header: [u8; 20] = self.read()?;
         let mut fields = Fields(&header);
-        if fields.u64()? != wire::OPTION_REPLY_MAGIC {
+        if fields.u64()? != nbd_protocol::OPTION_REPLY_MAGIC {
             return Err(broken("an answer to an option has another magic"));
         }
         let (about, kind, length) = (fields.u32()?, fields.u32()?, fields.u32()?);
@@ -180,7 +181,7 @@ impl Talk<'_> {
         self.send_option(option, data)?;
         let reply = self.option_reply(option)?;
         match reply.kind {
-            wire::REP_ACK => Ok(None),
+            nbd_protocol::option_reply::ACK => Ok(None),
             _ if reply.is_refusal() => Ok(Some(reply.refusal())),
             other => Err(broken(format!("it answers option {option} with {other}"))),
         }
@@ -188,17 +189,17 @@ impl Talk<'_> {
 
     /// Asks to be told what is allocated; gives the number under which it will be.
     fn ask_for_allocation(&self, export: &str) -> io::Result<Option<u32>> {
-        const CONTEXT: &[u8] = b"base:allocation";
+        const CONTEXT: &[u8] = allocation::NAME.as_bytes();
         let mut data = with_length(export.as_bytes());
         data.extend(1_u32.to_be_bytes());
         data.extend(with_length(CONTEXT));
-        self.send_option(wire::OPT_SET_META_CONTEXT, &data)?;
+        self.send_option(nbd_protocol::option::SET_META_CONTEXT, &data)?;
         let mut found = None;
         for _ in 0..MAX_REPLIES {
-            let reply = self.option_reply(wire::OPT_SET_META_CONTEXT)?;
+            let reply = self.option_reply(nbd_protocol::option::SET_META_CONTEXT)?;
             match reply.kind {
-                wire::REP_ACK => return Ok(found),
-                wire::REP_META_CONTEXT => {
+                nbd_protocol::option_reply::ACK => return Ok(found),
+                nbd_protocol::option_reply::META_CONTEXT => {
                     let mut fields = Fields(&reply.data);
                     let number = fields.u32()?;
                     if fields.0 == CONTEXT {
@@ -217,30 +218,30 @@ impl Talk<'_> {
     fn go(&self, export: &str) -> io::Result<Option<Export>> {
         let mut data = with_length(export.as_bytes());
         data.extend(1_u16.to_be_bytes());
-        data.extend(wire::INFO_BLOCK_SIZE.to_be_bytes());
-        self.send_option(wire::OPT_GO, &data)?;
+        data.extend(nbd_protocol::info::BLOCK_SIZE.to_be_bytes());
+        self.send_option(nbd_protocol::option::GO, &data)?;
         let mut size_and_flags = None;
         let mut blocks = (1, DEFAULT_MAX_BYTES);
         for _ in 0..MAX_REPLIES {
-            let reply = self.option_reply(wire::OPT_GO)?;
+            let reply = self.option_reply(nbd_protocol::option::GO)?;
             match reply.kind {
-                wire::REP_ACK => {
+                nbd_protocol::option_reply::ACK => {
                     let (size_bytes, flags) =
                         size_and_flags.ok_or_else(|| broken("it does not say how large the disk is"))?;
                     return Ok(Some(export_of(size_bytes, flags, blocks)));
                 }
-                wire::REP_INFO => {
+                nbd_protocol::option_reply::INFO => {
                     let mut fields = Fields(&reply.data);
                     match fields.u16()? {
-                        wire::INFO_EXPORT => size_and_flags = Some((fields.u64()?, fields.u16()?)),
-                        wire::INFO_BLOCK_SIZE => {
+                        nbd_protocol::info::EXPORT => size_and_flags = Some((fields.u64()?, fields.u16()?)),
+                        nbd_protocol::info::BLOCK_SIZE => {
                             let (min_bytes, _, max_bytes) = (fields.u32()?, fields.u32()?, fields.u32()?);
                             blocks = (min_bytes, max_bytes);
                         }
                         _ => {}
                     }
                 }
-                wire::REP_ERR_UNSUP => return Ok(None),
+                nbd_protocol::option_reply::ERR_UNSUP => return Ok(None),
                 _ if reply.is_refusal() => {
                     let message =
                         format!("the server does not give the disk \"{}\": {}", export.escape_debug(), reply.refusal());
@@ -254,7 +255,7 @@ impl Talk<'_> {
 
     /// The older way: the server says size and flags, or closes the connection.
     fn export_by_name(&self, export: &str, no_zeroes: bool) -> io::Result<Export> {
-        self.send_option(wire::OPT_EXPORT_NAME, export.as_bytes())?;
+        self.send_option(nbd_protocol::option::EXPORT_NAME, export.as_bytes())?;
         let answer: [u8; 10] = self.read()?;
         let mut fields = Fields(&answer);
         let found = export_of(fields.u64()?, fields.u16()?, (1, DEFAULT_MAX_BYTES));

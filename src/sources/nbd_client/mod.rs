@@ -34,6 +34,7 @@ use self::pool::{Connector, Pool};
 use self::transport::Socket;
 use self::wire::{Command, Request};
 use crate::error::{Error, Kind, Result};
+use crate::nbd_protocol;
 
 /// How NBD servers are talked to.
 #[derive(Debug, Clone)]
@@ -113,7 +114,7 @@ impl NbdFile {
 
     /// Whether the server takes no writes.
     pub fn is_read_only(&self) -> bool {
-        self.pool.export().flags & wire::EXPORT_READ_ONLY != 0
+        self.pool.export().flags & nbd_protocol::export_flag::READ_ONLY != 0
     }
 
     /// Whether anything was written, or begun to be.
@@ -183,7 +184,7 @@ impl NbdFile {
     /// Writes zeros at the begin of a range; says how many.
     fn write_some_zeros(&self, offset: u64, length_bytes: u64) -> io::Result<u64> {
         const STEP_BYTES: u64 = 1 << 20;
-        let can_zero = self.pool.export().flags & wire::EXPORT_WRITE_ZEROES != 0;
+        let can_zero = self.pool.export().flags & nbd_protocol::export_flag::SEND_WRITE_ZEROES != 0;
         let whole = length_bytes.min(MAX_RANGE_BYTES) / self.min_bytes() * self.min_bytes();
         if can_zero && whole > 0 && self.is_whole(offset, whole) {
             self.note_change();
@@ -215,7 +216,7 @@ impl NbdFile {
         let mut end = begin;
         for (length_bytes, flags) in runs {
             end = end.saturating_add(length_bytes.into()).min(self.size_bytes());
-            let hole = flags & wire::STATUS_ZERO != 0;
+            let hole = flags & nbd_protocol::allocation::ZERO != 0;
             match found.runs.last_mut() {
                 Some(last) if last.1 == hole => last.0 = end,
                 _ => found.runs.push((end, hole)),

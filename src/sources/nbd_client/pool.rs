@@ -13,7 +13,8 @@ use std::time::{Duration, Instant};
 
 use super::connection::{Connection, Failed, StatusRun};
 use super::handshake::Export;
-use super::wire::{self, Request};
+use super::wire::Request;
+use crate::nbd_protocol;
 
 /// How many connections are made to a server that allows several.
 const CONNECTIONS: usize = 4;
@@ -79,7 +80,7 @@ impl Pool {
             flushing: Mutex::new(()),
             is_uncertain: AtomicBool::new(false),
         });
-        if export.flags & wire::EXPORT_MULTI_CONN != 0 {
+        if export.flags & nbd_protocol::export_flag::CAN_MULTI_CONN != 0 {
             let (connector, pool) = (Arc::clone(&pool.connector), Arc::downgrade(&pool));
             std::thread::spawn(move || add_connections(&connector, &pool));
         }

@@ -17,21 +17,26 @@ type Streams = Arc<Mutex<Vec<UnixStream>>>;
 /// What a server says until the disk is agreed on: everything is granted, whatever is asked.
 fn hello(flags: u16, min_bytes: u32) -> Vec<u8> {
     let option = |number: u32, kind: u32, data: &[u8]| {
-        let head = [&wire::OPTION_REPLY_MAGIC.to_be_bytes()[..], &number.to_be_bytes(), &kind.to_be_bytes()].concat();
+        let head =
+            [&nbd_protocol::OPTION_REPLY_MAGIC.to_be_bytes()[..], &number.to_be_bytes(), &kind.to_be_bytes()].concat();
         [&head, &(data.len() as u32).to_be_bytes()[..], data].concat()
     };
     let info = [&[0, 0][..], &DISK_BYTES.to_be_bytes(), &flags.to_be_bytes()].concat();
     let blocks = [&[0, 3][..], &min_bytes.to_be_bytes(), &[0, 0, 16, 0], &65536_u32.to_be_bytes()].concat();
     [
-        wire::MAGIC.to_be_bytes().to_vec(),
-        wire::OPTION_MAGIC.to_be_bytes().to_vec(),
+        nbd_protocol::GREETING_MAGIC.to_be_bytes().to_vec(),
+        nbd_protocol::OPTION_MAGIC.to_be_bytes().to_vec(),
         vec![0, 3],
-        option(wire::OPT_STRUCTURED_REPLY, wire::REP_ACK, &[]),
-        option(wire::OPT_SET_META_CONTEXT, wire::REP_META_CONTEXT, b"\0\0\0\x07base:allocation"),
-        option(wire::OPT_SET_META_CONTEXT, wire::REP_ACK, &[]),
-        option(wire::OPT_GO, wire::REP_INFO, &info),
-        option(wire::OPT_GO, wire::REP_INFO, &blocks),
-        option(wire::OPT_GO, wire::REP_ACK, &[]),
+        option(nbd_protocol::option::STRUCTURED_REPLY, nbd_protocol::option_reply::ACK, &[]),
+        option(
+            nbd_protocol::option::SET_META_CONTEXT,
+            nbd_protocol::option_reply::META_CONTEXT,
+            b"\0\0\0\x07base:allocation",
+        ),
+        option(nbd_protocol::option::SET_META_CONTEXT, nbd_protocol::option_reply::ACK, &[]),
+        option(nbd_protocol::option::GO, nbd_protocol::option_reply::INFO, &info),
+        option(nbd_protocol::option::GO, nbd_protocol::option_reply::INFO, &blocks),
+        option(nbd_protocol::option::GO, nbd_protocol::option_reply::ACK, &[]),
     ]
     .concat()
 }
@@ -122,16 +127,21 @@ impl Honest {
             0 => {
                 let half = length / 2;
                 [
-                    chunk(0, wire::CHUNK_DATA, cookie, &data(offset + half, &disk[offset + half..offset + length])),
-                    chunk(1, wire::CHUNK_DATA, cookie, &data(offset, &disk[offset..offset + half])),
+                    chunk(
+                        0,
+                        nbd_protocol::chunk::OFFSET_DATA,
+                        cookie,
+                        &data(offset + half, &disk[offset + half..offset + length]),
+                    ),
+                    chunk(1, nbd_protocol::chunk::OFFSET_DATA, cookie, &data(offset, &disk[offset..offset + half])),
                 ]
                 .concat()
             }
             1 => {
                 stream.read_exact(&mut disk[offset..offset + length]).unwrap();
-                chunk(1, wire::CHUNK_NONE, cookie, &[])
+                chunk(1, nbd_protocol::chunk::NONE, cookie, &[])
             }
-            _ => [&wire::SIMPLE_REPLY_MAGIC.to_be_bytes()[..], &[0; 4], &cookie.to_be_bytes()].concat(),
+            _ => [&nbd_protocol::SIMPLE_REPLY_MAGIC.to_be_bytes()[..], &[0; 4], &cookie.to_be_bytes()].concat(),
         }
     }
 }
@@ -147,7 +157,7 @@ impl PeekOne for UnixStream {
 }
 
 fn chunk(flags: u16, kind: u16, cookie: u64, data: &[u8]) -> Vec<u8> {
-    let head = [&wire::CHUNK_MAGIC.to_be_bytes()[..], &flags.to_be_bytes(), &kind.to_be_bytes()].concat();
+    let head = [&nbd_protocol::CHUNK_MAGIC.to_be_bytes()[..], &flags.to_be_bytes(), &kind.to_be_bytes()].concat();
     [&head, &cookie.to_be_bytes()[..], &(data.len() as u32).to_be_bytes(), data].concat()
 }
 
@@ -163,7 +173,7 @@ fn read_all(file: &NbdFile) -> io::Result<Vec<u8>> {
 
 #[test]
 fn many_threads_share_connections_that_answer_in_any_order() {
-    for flags in [1, 1 | wire::EXPORT_MULTI_CONN] {
+    for flags in [1, 1 | nbd_protocol::export_flag::CAN_MULTI_CONN] {
         let server = Honest::new(flags);
         let expected = server.disk.lock().unwrap().clone();
         let file = client(Duration::from_secs(5), move |stream| server.serve(stream)).unwrap();
@@ -194,7 +204,7 @@ fn reads_are_asked_again_when_connections_are_lost() {
 
 #[test]
 fn a_write_is_repeated_only_if_nothing_else_can_be_lost() {
-    let flags = 1 | wire::EXPORT_FLUSH;
+    let flags = 1 | nbd_protocol::export_flag::SEND_FLUSH;
     let server = Honest { requests_left: Arc::new(AtomicUsize::new(0)), ..Honest::new(flags) };
     let left = server.requests_left.clone();
     let disk = server.disk.clone();
@@ -216,7 +226,7 @@ fn a_write_is_repeated_only_if_nothing_else_can_be_lost() {
 
 #[test]
 fn a_connection_that_is_lost_by_a_read_is_a_loss_for_the_writes_too() {
-    let server = Honest::new(1 | wire::EXPORT_FLUSH);
+    let server = Honest::new(1 | nbd_protocol::export_flag::SEND_FLUSH);
     let left = server.requests_left.clone();
     let file = client(Duration::from_secs(5), move |stream| server.serve(stream)).unwrap();
     file.write_all_at(0, &[1; 512]).unwrap();
@@ -244,22 +254,32 @@ fn a_server_that_says_nothing_is_given_up() {
 fn answers_that_are_not_what_was_asked_are_refused() {
     let short = data(0, &[1; 256]);
     let wrong: Vec<(&str, Vec<u8>)> = vec![
-        ("half of it", chunk(1, wire::CHUNK_DATA, 0, &short)),
-        ("the same twice", [chunk(0, wire::CHUNK_DATA, 0, &short), chunk(1, wire::CHUNK_DATA, 0, &short)].concat()),
-        ("too much", chunk(1, wire::CHUNK_DATA, 0, &data(0, &[1; 513]))),
-        ("another place", chunk(1, wire::CHUNK_DATA, 0, &data(512, &[1; 512]))),
-        ("before the place", chunk(1, wire::CHUNK_DATA, 0, &data(usize::MAX, &[1; 512]))),
-        ("a hole that is too large", chunk(1, wire::CHUNK_HOLE, 0, &[&[0; 8][..], &[0xff; 4]].concat())),
-        ("somebody else's", chunk(1, wire::CHUNK_DATA, 99, &data(0, &[1; 512]))),
-        ("a status", chunk(1, wire::CHUNK_STATUS, 0, &[0, 0, 0, 7, 0, 0, 2, 0, 0, 0, 0, 0])),
-        ("no chunk", [&wire::SIMPLE_REPLY_MAGIC.to_be_bytes()[..], &[0; 12], &[1; 512]].concat()),
-        ("a long message", chunk(1, wire::CHUNK_ERROR_BIT | 1, 0, &[0; 100_000])),
+        ("half of it", chunk(1, nbd_protocol::chunk::OFFSET_DATA, 0, &short)),
+        (
+            "the same twice",
+            [
+                chunk(0, nbd_protocol::chunk::OFFSET_DATA, 0, &short),
+                chunk(1, nbd_protocol::chunk::OFFSET_DATA, 0, &short),
+            ]
+            .concat(),
+        ),
+        ("too much", chunk(1, nbd_protocol::chunk::OFFSET_DATA, 0, &data(0, &[1; 513]))),
+        ("another place", chunk(1, nbd_protocol::chunk::OFFSET_DATA, 0, &data(512, &[1; 512]))),
+        ("before the place", chunk(1, nbd_protocol::chunk::OFFSET_DATA, 0, &data(usize::MAX, &[1; 512]))),
+        (
+            "a hole that is too large",
+            chunk(1, nbd_protocol::chunk::OFFSET_HOLE, 0, &[&[0; 8][..], &[0xff; 4]].concat()),
+        ),
+        ("somebody else's", chunk(1, nbd_protocol::chunk::OFFSET_DATA, 99, &data(0, &[1; 512]))),
+        ("a status", chunk(1, nbd_protocol::chunk::BLOCK_STATUS, 0, &[0, 0, 0, 7, 0, 0, 2, 0, 0, 0, 0, 0])),
+        ("no chunk", [&nbd_protocol::SIMPLE_REPLY_MAGIC.to_be_bytes()[..], &[0; 12], &[1; 512]].concat()),
+        ("a long message", chunk(1, nbd_protocol::chunk::ERROR_BIT | 1, 0, &[0; 100_000])),
     ];
     for (name, words) in wrong {
         let file = client_of([hello(1, 512), words].concat()).unwrap();
         assert!(file.read_exact_at(0, &mut [0; 512]).is_err(), "{name}");
     }
-    let right = chunk(1, wire::CHUNK_DATA, 0, &data(0, &[1; 512]));
+    let right = chunk(1, nbd_protocol::chunk::OFFSET_DATA, 0, &data(0, &[1; 512]));
     let file = client_of([hello(1, 512), right].concat()).unwrap();
     let mut found = [0; 512];
     file.read_exact_at(0, &mut found).unwrap();
@@ -270,7 +290,7 @@ fn answers_that_are_not_what_was_asked_are_refused() {
 fn what_is_allocated_is_asked_once() {
     let status: Vec<u8> =
         [7_u32, 4096, 0, 8192, 3, 4096, 0, 1 << 30, 2].iter().flat_map(|word| word.to_be_bytes()).collect();
-    let file = client_of([hello(1, 512), chunk(1, wire::CHUNK_STATUS, 0, &status)].concat()).unwrap();
+    let file = client_of([hello(1, 512), chunk(1, nbd_protocol::chunk::BLOCK_STATUS, 0, &status)].concat()).unwrap();
     let extent = |offset, max_bytes| file.extent_at(offset, max_bytes).unwrap();
     assert_eq!(extent(0, DISK_BYTES), HostExtent { length_bytes: 4096, hole: false });
     assert_eq!(extent(5000, 100), HostExtent { length_bytes: 100, hole: true });
@@ -288,7 +308,7 @@ fn words() -> impl Strategy<Value = Vec<u8>> {
                     .prop_map(move |bytes| chunk(flags, kind, cookie, &data(offset as usize, &bytes)))
             });
     let simple = (0..3_u32, 0..3_u64).prop_map(|(error, cookie)| {
-        [&wire::SIMPLE_REPLY_MAGIC.to_be_bytes()[..], &error.to_be_bytes(), &cookie.to_be_bytes()].concat()
+        [&nbd_protocol::SIMPLE_REPLY_MAGIC.to_be_bytes()[..], &error.to_be_bytes(), &cookie.to_be_bytes()].concat()
     });
     let noise = prop::collection::vec(any::<u8>(), 0..100);
     prop::collection::vec(prop_oneof![3 => reply, 1 => simple, 1 => noise], 0..6).prop_map(|parts| parts.concat())
@@ -299,7 +319,7 @@ proptest! {
 
     #[test]
     fn a_server_may_say_anything(words in words(), cut in any::<prop::sample::Index>(), flips in prop::collection::vec(any::<(prop::sample::Index, u8)>(), 0..4)) {
-        let mut all = [hello(1 | wire::EXPORT_FLUSH, 512), words].concat();
+        let mut all = [hello(1 | nbd_protocol::export_flag::SEND_FLUSH, 512), words].concat();
         if let Some((index, byte)) = flips.first() {
             let place = index.index(all.len());
             all[place] = *byte;
@@ -326,7 +346,7 @@ proptest! {
 #[test]
 fn a_full_server_is_a_full_disk() {
     let error = [&28_u32.to_be_bytes()[..], &4_u16.to_be_bytes(), b"full"].concat();
-    let file = client_of([hello(1, 512), chunk(1, wire::CHUNK_ERROR_BIT | 1, 0, &error)].concat()).unwrap();
+    let file = client_of([hello(1, 512), chunk(1, nbd_protocol::chunk::ERROR_BIT | 1, 0, &error)].concat()).unwrap();
     let error = file.write_all_at(0, &[1; 512]).unwrap_err();
     assert_eq!(error.kind(), io::ErrorKind::StorageFull);
     assert!(error.to_string().contains("full"));

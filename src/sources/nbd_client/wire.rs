@@ -1,49 +1,8 @@
-//! The numbers of the NBD protocol (its `doc/proto.md`), all big endian.
+//! Requests as they go to a server, and what begins its answers.
 
 use std::io;
 
-/// What a server says first, and that it speaks the newer dialect.
-pub const MAGIC: u64 = 0x4e42_444d_4147_4943;
-pub const OPTION_MAGIC: u64 = 0x4948_4156_454f_5054;
-pub const OPTION_REPLY_MAGIC: u64 = 0x0003_e889_0455_65a9;
-pub const REQUEST_MAGIC: u32 = 0x2560_9513;
-pub const SIMPLE_REPLY_MAGIC: u32 = 0x6744_6698;
-pub const CHUNK_MAGIC: u32 = 0x668e_33ef;
-
-pub const FLAG_FIXED_NEWSTYLE: u16 = 1;
-pub const FLAG_NO_ZEROES: u16 = 2;
-
-pub const OPT_EXPORT_NAME: u32 = 1;
-pub const OPT_STARTTLS: u32 = 5;
-pub const OPT_GO: u32 = 7;
-pub const OPT_STRUCTURED_REPLY: u32 = 8;
-pub const OPT_SET_META_CONTEXT: u32 = 10;
-
-pub const REP_ACK: u32 = 1;
-pub const REP_INFO: u32 = 3;
-pub const REP_META_CONTEXT: u32 = 4;
-pub const REP_ERROR_BIT: u32 = 1 << 31;
-pub const REP_ERR_UNSUP: u32 = REP_ERROR_BIT | 1;
-pub const REP_ERR_TLS_REQUIRED: u32 = REP_ERROR_BIT | 5;
-pub const REP_ERR_UNKNOWN: u32 = REP_ERROR_BIT | 6;
-
-pub const INFO_EXPORT: u16 = 0;
-pub const INFO_BLOCK_SIZE: u16 = 3;
-
-pub const EXPORT_READ_ONLY: u16 = 1 << 1;
-pub const EXPORT_FLUSH: u16 = 1 << 2;
-pub const EXPORT_WRITE_ZEROES: u16 = 1 << 6;
-pub const EXPORT_MULTI_CONN: u16 = 1 << 8;
-
-pub const CHUNK_DONE: u16 = 1;
-pub const CHUNK_NONE: u16 = 0;
-pub const CHUNK_DATA: u16 = 1;
-pub const CHUNK_HOLE: u16 = 2;
-pub const CHUNK_STATUS: u16 = 5;
-pub const CHUNK_ERROR_BIT: u16 = 1 << 15;
-
-/// Of `base:allocation`: the range reads as zeros.
-pub const STATUS_ZERO: u32 = 1 << 1;
+use crate::nbd_protocol::{REQUEST_BYTES, REQUEST_MAGIC, RequestHeader, command, errno};
 
 /// What is asked of a server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -59,12 +18,12 @@ pub enum Command {
 impl Command {
     fn number(self) -> u16 {
         match self {
-            Command::Read => 0,
-            Command::Write => 1,
-            Command::Disconnect => 2,
-            Command::Flush => 3,
-            Command::WriteZeroes => 6,
-            Command::BlockStatus => 7,
+            Command::Read => command::READ,
+            Command::Write => command::WRITE,
+            Command::Disconnect => command::DISC,
+            Command::Flush => command::FLUSH,
+            Command::WriteZeroes => command::WRITE_ZEROES,
+            Command::BlockStatus => command::BLOCK_STATUS,
         }
     }
 }
@@ -79,14 +38,16 @@ pub struct Request {
 
 impl Request {
     /// As it goes to the server.
-    pub fn encode(&self, cookie: u64) -> [u8; 28] {
-        let mut bytes = [0; 28];
-        bytes[..4].copy_from_slice(&REQUEST_MAGIC.to_be_bytes());
-        bytes[6..8].copy_from_slice(&self.command.number().to_be_bytes());
-        bytes[8..16].copy_from_slice(&cookie.to_be_bytes());
-        bytes[16..24].copy_from_slice(&self.offset.to_be_bytes());
-        bytes[24..].copy_from_slice(&self.length_bytes.to_be_bytes());
-        bytes
+    pub fn encode(&self, cookie: u64) -> [u8; REQUEST_BYTES] {
+        let header = RequestHeader {
+            magic: REQUEST_MAGIC.into(),
+            flags: 0.into(),
+            command: self.command.number().into(),
+            cookie: cookie.into(),
+            offset: self.offset.into(),
+            length_bytes: self.length_bytes.into(),
+        };
+        zerocopy::transmute!(header)
     }
 }
 
@@ -102,21 +63,18 @@ pub enum Reply {
 /// The error that a server answered with.
 pub fn server_error(number: u32, message: &str) -> io::Error {
     let (kind, name) = match number {
-        1 => (io::ErrorKind::PermissionDenied, "operation not permitted"),
-        5 => (io::ErrorKind::Other, "input/output error"),
-        12 => (io::ErrorKind::OutOfMemory, "out of memory"),
-        22 => (io::ErrorKind::InvalidInput, "invalid request"),
-        28 => (io::ErrorKind::StorageFull, "no space left"),
-        75 => (io::ErrorKind::InvalidInput, "request too long"),
-        95 => (io::ErrorKind::Unsupported, "not supported"),
+        errno::PERM => (io::ErrorKind::PermissionDenied, "operation not permitted"),
+        errno::IO => (io::ErrorKind::Other, "input/output error"),
+        errno::NOMEM => (io::ErrorKind::OutOfMemory, "out of memory"),
+        errno::INVAL => (io::ErrorKind::InvalidInput, "invalid request"),
+        errno::NOSPC => (io::ErrorKind::StorageFull, "no space left"),
+        errno::OVERFLOW => (io::ErrorKind::InvalidInput, "request too long"),
+        errno::NOTSUP => (io::ErrorKind::Unsupported, "not supported"),
         _ => (io::ErrorKind::Other, "unknown error"),
     };
     let message = if message.is_empty() { String::new() } else { format!(" (\"{}\")", message.escape_debug()) };
     io::Error::new(kind, format!("the NBD server answers with error {number}, {name}{message}"))
 }
-
-/// The error number by which a server says that it is about to end.
-pub const ERROR_SHUTDOWN: u32 = 108;
 
 /// Takes numbers from the front of a message; fails where it ends too early.
 pub struct Fields<'a>(pub &'a [u8]);

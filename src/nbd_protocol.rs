@@ -1,4 +1,5 @@
-//! Numbers and structs of the protocol, as they travel: everything is big-endian.
+//! Numbers and structs of the NBD protocol (its `doc/proto.md`), as they travel, for the server and the client: everything is
+//! big-endian.
 
 use zerocopy::byteorder::big_endian::{U16, U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
@@ -40,7 +41,8 @@ pub mod option_reply {
     pub const SERVER: u32 = 2;
     pub const INFO: u32 = 3;
     pub const META_CONTEXT: u32 = 4;
-    const ERROR: u32 = 1 << 31;
+    /// In every answer that is a refusal.
+    pub const ERROR: u32 = 1 << 31;
     pub const ERR_UNSUP: u32 = ERROR + 1;
     pub const ERR_INVALID: u32 = ERROR + 3;
     pub const ERR_TLS_REQD: u32 = ERROR + 5;
@@ -96,8 +98,23 @@ pub mod chunk {
     pub const OFFSET_DATA: u16 = 1;
     pub const OFFSET_HOLE: u16 = 2;
     pub const BLOCK_STATUS: u16 = 5;
-    pub const ERROR: u16 = (1 << 15) + 1;
-    pub const ERROR_OFFSET: u16 = (1 << 15) + 2;
+    /// In every kind that is an error.
+    pub const ERROR_BIT: u16 = 1 << 15;
+    pub const ERROR: u16 = ERROR_BIT + 1;
+    pub const ERROR_OFFSET: u16 = ERROR_BIT + 2;
+}
+
+/// Errors of replies: Linux's numbers, whatever the machine.
+pub mod errno {
+    pub const PERM: u32 = 1;
+    pub const IO: u32 = 5;
+    pub const NOMEM: u32 = 12;
+    pub const INVAL: u32 = 22;
+    pub const NOSPC: u32 = 28;
+    pub const OVERFLOW: u32 = 75;
+    pub const NOTSUP: u32 = 95;
+    /// The server is about to end.
+    pub const SHUTDOWN: u32 = 108;
 }
 
 /// The one metadata context: which ranges are holes, which read as zeros.
