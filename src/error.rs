@@ -3,6 +3,7 @@
 use std::error::Error as StdError;
 use std::fmt;
 use std::io;
+use std::iter;
 use std::path::{Path, PathBuf};
 
 use tintype_formats::{ErrorKind as ImageErrorKind, ImageError};
@@ -110,6 +111,28 @@ impl Error {
     pub fn aftermath(&self) -> Option<Aftermath> {
         self.aftermath
     }
+}
+
+/// The causes of an error, the nearest first.
+fn causes(error: &dyn StdError) -> impl Iterator<Item = &(dyn StdError + 'static)> {
+    iter::successors(error.source(), |&cause| cause.source())
+}
+
+/// An error and its causes, in one line; what an error repeats of its cause stands there once.
+pub fn in_words(error: &dyn StdError) -> String {
+    let mut words = error.to_string();
+    for cause in causes(error) {
+        let more = cause.to_string();
+        if !words.ends_with(&more) {
+            words = format!("{words}: {more}");
+        }
+    }
+    words
+}
+
+/// Whether the operating system gave this reason, somewhere among the causes.
+pub fn system_says(error: &dyn StdError, reason: io::ErrorKind) -> bool {
+    causes(error).filter_map(|cause| cause.downcast_ref::<io::Error>()).any(|cause| cause.kind() == reason)
 }
 
 /// Whether the operating system says that there is no room: the disk, the quota, or the device's end.

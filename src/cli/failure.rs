@@ -1,6 +1,5 @@
 //! From a failure to an exit code, and to words that help.
 
-use std::error::Error as _;
 use std::io;
 
 use serde::Serialize;
@@ -9,7 +8,7 @@ use tintype_formats::{ErrorKind, ImageError};
 use super::Global;
 use super::escape::printable;
 use super::output;
-use crate::error::{Aftermath, Error, Kind};
+use crate::error::{Aftermath, Error, Kind, in_words, system_says};
 
 /// Why a command failed.
 #[derive(Debug)]
@@ -84,14 +83,7 @@ impl Failure {
 
 /// The error and its causes.
 pub fn with_causes(error: &Error) -> String {
-    let mut message = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        message.push_str(": ");
-        message.push_str(&error.to_string());
-        cause = error.source();
-    }
-    without_numbers(&message)
+    without_numbers(&in_words(error))
 }
 
 fn exit_code(kind: Kind) -> u8 {
@@ -149,7 +141,7 @@ fn hint(error: &Error) -> Option<&'static str> {
         }
         Kind::NoSpace => "make room, or choose another place",
         Kind::VerificationFailed => "do not trust the disk or the memory of this machine",
-        Kind::Image(ErrorKind::ReferenceDenied) if is_missing(error) => {
+        Kind::Image(ErrorKind::ReferenceDenied) if system_says(error, io::ErrorKind::NotFound) => {
             "put the file where the image expects it: a name without a folder means the image's own folder"
         }
         Kind::Image(ErrorKind::ReferenceDenied) => {
@@ -166,18 +158,6 @@ fn hint(error: &Error) -> Option<&'static str> {
         Kind::Image(ErrorKind::InvalidOption) => "\"tintype formats\" lists what each format understands",
         _ => return None,
     })
-}
-
-/// Whether the operating system says that there is no such file.
-fn is_missing(error: &Error) -> bool {
-    let mut cause = error.source();
-    while let Some(found) = cause {
-        if found.downcast_ref::<io::Error>().is_some_and(|found| found.kind() == io::ErrorKind::NotFound) {
-            return true;
-        }
-        cause = found.source();
-    }
-    false
 }
 
 #[cfg(test)]

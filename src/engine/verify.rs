@@ -11,13 +11,13 @@ use tintype_formats::tin::manifest::DiskRecord;
 
 use super::Progress;
 use super::pipeline::joined;
-use crate::error::{Error, Kind, Result};
+use crate::error::{Error, Kind, Result, in_words};
 use crate::repository::protocol::ListedPack;
 use crate::repository::snapshots::Snapshot;
 use crate::repository::verify::maps::{Lost, MapWalk, Packs};
 use crate::repository::verify::objects::{Objects, look_at_objects};
 use crate::repository::verify::packs::{PackState, look_at_pack};
-use crate::repository::verify::{Depth, Finding, Room, in_parallel, in_words};
+use crate::repository::verify::{Depth, Finding, Room, in_parallel};
 use crate::repository::{Repository, ledger, names, time};
 
 /// Memory for packs that are being looked at, in bytes.

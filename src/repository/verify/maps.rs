@@ -10,9 +10,8 @@ use tintype_formats::tin::id::{ChunkId, Id};
 use tintype_formats::tin::map::{Entry, Location, PAGE_ENTRIES, Page, Shape};
 use tintype_formats::tin::read::{ChunkReader, PackSource};
 
-use super::in_words;
 use super::packs::{PackState, ShortId, short};
-use crate::error::{Error, Kind, Result};
+use crate::error::{Error, Kind, Result, in_words};
 use crate::repository::Repository;
 use crate::repository::disk::StorePacks;
 

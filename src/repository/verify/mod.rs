@@ -64,18 +64,3 @@ impl Finding {
         Finding { object: object.into(), wrong: Wrong::Missing, detail: detail.into() }
     }
 }
-
-/// An error and all its causes, in one line.
-pub fn in_words(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        let more = error.to_string();
-        // Some errors repeat what they were made of.
-        if !text.ends_with(&more) {
-            text = format!("{text}: {more}");
-        }
-        cause = error.source();
-    }
-    text
-}

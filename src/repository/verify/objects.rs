@@ -8,8 +8,8 @@ use tintype_formats::tin::manifest;
 use tintype_formats::tin::signed::ObjectKind;
 use tintype_formats::tin::slot::SlotInfo;
 
-use super::{Finding, in_parallel, in_words};
-use crate::error::Result;
+use super::{Finding, in_parallel};
+use crate::error::{Result, in_words};
 use crate::repository::index::parse_rows;
 use crate::repository::names::{self, Named};
 use crate::repository::protocol::{End, ListedPack};

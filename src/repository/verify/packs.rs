@@ -10,8 +10,8 @@ use tintype_formats::tin::pack::{self, PackHeader, PackTable, TRAILER_BYTES};
 use tintype_formats::tin::read::read_header;
 use tintype_formats::tin::seal::{Purpose, SegmentKey};
 
-use super::{Depth, in_parallel, in_words};
-use crate::error::{Error, Kind, Result};
+use super::{Depth, in_parallel};
+use crate::error::{Error, Kind, Result, in_words};
 use crate::repository::disk::StorePacks;
 use crate::repository::protocol::ListedPack;
 use crate::repository::store::StoreErrorKind;

@@ -1,11 +1,10 @@
 //! What the kernel gets to know of a failure, and who else does.
 
-use std::error::Error as _;
 use std::io;
 
 use fuser::Errno;
 
-use crate::error::{Error, Kind};
+use crate::error::{Error, Kind, system_says};
 
 /// Gets to know what went wrong: the kernel is told only a number.
 pub trait Observer: Send + Sync {
@@ -23,15 +22,4 @@ pub(super) fn errno_of(cause: &Error) -> Errno {
         _ if system_says(cause, io::ErrorKind::OutOfMemory) => Errno::ENOMEM,
         _ => Errno::EIO,
     }
-}
-
-fn system_says(error: &Error, kind: io::ErrorKind) -> bool {
-    let mut cause = error.source();
-    while let Some(found) = cause {
-        if found.downcast_ref::<io::Error>().is_some_and(|found| found.kind() == kind) {
-            return true;
-        }
-        cause = found.source();
-    }
-    false
 }

@@ -4,6 +4,7 @@ use std::io;
 
 use tintype_formats::{ErrorKind, ImageError};
 
+use crate::error::in_words;
 use crate::nbd_protocol::errno;
 
 /// The protocol's error numbers that are used here.
@@ -41,14 +42,7 @@ impl Refusal {
 
     /// What became of a disk's error, and its causes.
     pub fn of(error: &ImageError) -> Self {
-        let mut message = error.to_string();
-        let mut cause = std::error::Error::source(error);
-        while let Some(found) = cause {
-            message.push_str(": ");
-            message.push_str(&found.to_string());
-            cause = found.source();
-        }
-        Refusal { errno: errno_of(error), message }
+        Refusal { errno: errno_of(error), message: in_words(error) }
     }
 }
 
