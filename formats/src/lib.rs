@@ -57,6 +57,7 @@ pub mod vhd;
 pub mod vhdx;
 pub mod vma;
 pub mod vmdk;
+mod zeros;
 
 pub use chain::Disk;
 pub use error::{ErrorKind, ImageError, Result};
@@ -65,3 +66,4 @@ pub use layer::{Image, ImageLayer};
 pub use registry::{FORMATS, Format};
 pub use sink::{CreateOptions, ImageWriter};
 pub use source::{BlockSource, Geometry};
+pub use zeros::is_zero;

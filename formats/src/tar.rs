@@ -17,6 +17,7 @@ use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes, KnownLayout, Unaligne
 use crate::error::{ErrorKind, ImageError, Result};
 use crate::file_parts::FileParts;
 use crate::host_file::HostFile;
+use crate::zeros::is_zero;
 
 /// What everything is padded to.
 pub const BLOCK_BYTES: u64 = 512;
@@ -194,7 +195,7 @@ impl Reader<'_> {
         }
         let mut header = Header::new_zeroed();
         self.read(header.as_mut_bytes())?;
-        if header.as_bytes().iter().all(|byte| *byte == 0) {
+        if is_zero(header.as_bytes()) {
             return Ok(None);
         }
         if !header.sum_is_right() {

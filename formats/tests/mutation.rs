@@ -9,7 +9,8 @@ use common::{Case, cases};
 use tintype_formats::testing::{MemoryFile, ModelDisk, digest, exercise, open_disk};
 use tintype_formats::{HostFile, HostFileMut};
 
-const SMALL_DISK_BYTES: u64 = 3 << 20;
+/// More than one block of a VDI and of a VHDX.
+const SMALL_DISK_BYTES: u64 = 3 << 19;
 
 fn small_disk() -> ModelDisk {
     ModelDisk::random(11, SMALL_DISK_BYTES, 10, 30)
@@ -61,7 +62,8 @@ fn flipped_header_bytes_give_an_error_or_the_same_disk() {
         let expected = digest(&disk).unwrap();
         let file = case.create(&disk);
         for place in header_places(&case) {
-            for flip in [0xff, 0x01, 0x80] {
+            // All bits of the byte, and one of them.
+            for flip in [0xff, 1 << (place % 8)] {
                 let mut byte = [0];
                 let changed = Arc::new(file.duplicate());
                 changed.read_exact_at(place, &mut byte).unwrap();
@@ -85,7 +87,7 @@ fn random_damage_anywhere_never_panics() {
         let file = case.create(&small_disk());
         let length = file.len_bytes().unwrap();
         let mut random = tintype_formats::testing::Random(5);
-        for _ in 0..400 {
+        for _ in 0..300 {
             let changed = Arc::new(file.duplicate());
             for _ in 0..1 + random.below(6) {
                 // Tables come in whole entries: some damage is shaped like them.

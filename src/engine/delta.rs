@@ -5,6 +5,7 @@ use std::ops::Range;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Mutex, PoisonError};
 
+use tintype_formats::is_zero;
 use tintype_formats::tin::keys::KeyRing;
 use tintype_formats::tin::map::Entry;
 use tintype_formats::{BlockSource as _, HostFileMut};
@@ -134,7 +135,7 @@ impl Job<'_> {
             self.file.read_exact_at(place, &mut buffers.found).map_err(doing)?;
         }
         let Entry::Data(id, _) = entry else {
-            if !is_hole && buffers.found.iter().any(|byte| *byte != 0) {
+            if !is_hole && !is_zero(&buffers.found) {
                 self.zeroed.fetch_add(length_bytes, Relaxed);
                 let doing = |cause| Error::io(format!("write zeros to the target at {place:#x}"), cause);
                 self.file.write_zeros_at(place, length_bytes).map_err(doing)?;

@@ -1,16 +1,10 @@
 //! Finds the zeros in what was read, and what equals the parent.
 
+use tintype_formats::is_zero;
 use tintype_formats::sink::{RunKind, UnitRun};
 
 /// The granularity, in bytes: what file systems and formats can leave out.
 pub const BLOCK_BYTES: usize = 4096;
-
-static ZEROS: [u8; BLOCK_BYTES] = [0; BLOCK_BYTES];
-
-/// Whether all of the bytes are zero.
-pub fn is_zero(bytes: &[u8]) -> bool {
-    bytes.chunks(BLOCK_BYTES).all(|block| *block == ZEROS[..block.len()])
-}
 
 /// Appends a run to ascending runs, as part of the last one where that has the same kind and ends there.
 pub fn push_run(runs: &mut Vec<UnitRun>, offset: u64, length_bytes: u64, kind: RunKind) {

@@ -6,6 +6,7 @@ use std::os::fd::AsFd;
 use std::path::Path;
 
 use tintype_formats::OpenFile;
+use tintype_formats::is_zero;
 
 use super::open::into_open_file;
 use crate::error::{Error, Kind, Result};
@@ -49,7 +50,7 @@ fn spooled(input: &mut impl Read) -> io::Result<File> {
         if length == 0 {
             break;
         }
-        if buffer[..length].iter().any(|byte| *byte != 0) {
+        if !is_zero(&buffer[..length]) {
             file.write_all_at(&buffer[..length], offset)?;
         }
         offset += length as u64;

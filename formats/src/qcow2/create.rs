@@ -16,6 +16,7 @@ use crate::sink::{
     Compression, CreateOptions, GuestUnit, IdentitySeed, ImageWriter, TargetFiles, UnitContent, UnitWriter,
     WriterLayout, invalid_option,
 };
+use crate::zeros::is_zero;
 
 const DEFAULT_CLUSTER_BYTES: u64 = 64 << 10;
 
@@ -250,7 +251,7 @@ fn write_table(
     if holds_old_data {
         return write_at(file, doing, host_offset, bytes);
     }
-    let is_used = |step: &[u8]| step.iter().any(|byte| *byte != 0);
+    let is_used = |step: &[u8]| !is_zero(step);
     let mut offset = host_offset;
     for run in bytes.chunks(TABLE_STEP_BYTES).collect::<Vec<_>>().chunk_by(|a, b| is_used(a) == is_used(b)) {
         let length: usize = run.iter().map(|step| step.len()).sum();

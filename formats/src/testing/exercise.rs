@@ -9,6 +9,7 @@ use crate::extent::LayerKind;
 use crate::layer::{Image, ImageLayer};
 use crate::reference_gate::NoReferences;
 use crate::registry::Format;
+use crate::zeros::is_zero;
 
 /// How many extents of a layer are looked at.
 const MAX_EXTENTS: usize = 2000;
@@ -75,7 +76,7 @@ fn read_part(layer: &dyn ImageLayer, offset: u64, length: u64, kind: LayerKind) 
     for place in [offset, offset + length - buffer.len() as u64] {
         let read = layer.read_at(place, &mut buffer);
         if matches!(kind, LayerKind::Zero | LayerKind::Absent) && read.is_ok() {
-            assert!(buffer.iter().all(|byte| *byte == 0), "data in {kind:?} at {place:#x}");
+            assert!(is_zero(&buffer), "data in {kind:?} at {place:#x}");
         }
         if let LayerKind::Data(range) = kind {
             let mut stored = vec![0; buffer.len()];

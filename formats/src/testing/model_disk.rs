@@ -12,6 +12,7 @@ use crate::sink::{
     CreateOptions, GuestUnit, IdentitySeed, ImageWriter, InTurn, RunKind, SingleFile, TargetFiles, UnitContent, UnitRun,
 };
 use crate::source::{BlockSource, Geometry};
+use crate::zeros::is_zero;
 
 /// The granularity of a model disk, in bytes.
 const BLOCK_BYTES: u64 = 4096;
@@ -189,7 +190,7 @@ fn store_unit(
     let kind_of = |part: std::ops::Range<usize>| {
         if parent.is_some() && bytes[part.clone()] == inherited[part.clone()] {
             RunKind::Inherited
-        } else if bytes[part].iter().all(|byte| *byte == 0) {
+        } else if is_zero(&bytes[part]) {
             RunKind::Zero
         } else {
             RunKind::Data

@@ -8,6 +8,7 @@ use super::read::VhdImage;
 use super::tables::Bat;
 use crate::check::CheckReport;
 use crate::error::{ImageError, Result};
+use crate::zeros::is_zero;
 
 /// How much of a block is read at once.
 const READ_BYTES: usize = 256 << 10;
@@ -121,8 +122,7 @@ fn check_bitmaps(image: &VhdImage, bat: &Bat, places: &[Place], report: &mut Che
             let host_offset = begin + bitmap.len() as u64 + first as u64 * SECTOR_BYTES;
             file.read_exact_at(host_offset, &mut data).map_err(failed)?;
             let sectors = data.chunks_exact(SECTOR_BYTES as usize).zip(first..);
-            contradictions +=
-                sectors.filter(|(bytes, sector)| is_clear(*sector) && bytes.iter().any(|byte| *byte != 0)).count();
+            contradictions += sectors.filter(|(bytes, sector)| is_clear(*sector) && !is_zero(bytes)).count();
         }
         if contradictions > 0 {
             report.corruption(
