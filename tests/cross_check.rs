@@ -91,7 +91,7 @@ impl Common {
             "vmdk" if size == 0 => false,
             // It compares these by reading every zero: many gigabytes are worth one or two ways of each.
             "qcow2" | "vhdx" => size <= GIB || way.is_empty() || (size <= 5 * GIB && way.contains(&"zstd")),
-            _ => size <= GIB || way.is_empty() || (size <= 5 * GIB && !fixed),
+            _ => size <= GIB || (size <= 5 * GIB && way.is_empty()),
         }
     }
 

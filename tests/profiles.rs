@@ -40,9 +40,8 @@ fn compute_engine_gets_whole_gib_or_nothing() {
     assert!(!sandbox.path("disk.tar.gz").exists());
     sandbox.run(["convert", "disk.raw", "disk.tar.gz", "--profile", "gcp", "--extend-to", "1G"]).ok();
     assert_eq!(sandbox.tool("tar", ["-tzf", "disk.tar.gz"]).trim(), "disk.raw");
-    sandbox.tool("tar", ["-xzf", "disk.tar.gz", "--transform", "s/disk.raw/unpacked.raw/"]);
     sandbox.run(["convert", "disk.raw", "extended.raw", "--extend-to", "1G"]).ok();
-    sandbox.run(["compare", "extended.raw", "unpacked.raw"]).ok();
+    sandbox.run(["compare", "extended.raw", "disk.tar.gz"]).ok();
 }
 
 #[test]
