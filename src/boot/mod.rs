@@ -18,6 +18,7 @@ mod firmware;
 mod look;
 mod machine;
 mod overlay;
+mod private_folder;
 mod qemu;
 mod qmp;
 mod screen;
