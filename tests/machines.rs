@@ -30,9 +30,11 @@ const MACHINES: usize = 2;
 /// How long a machine may take to its line: processors are emulated.
 const LIMIT: Duration = Duration::from_secs(240);
 
-fn script(name: &str, target: &Path) -> String {
-    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/guest").join(name);
-    let output = Command::new(script).arg(target).output().expect("run the guest's script");
+/// Runs a guest's script with these arguments, and says the line that the guest will say.
+fn script(words: &[&str], sandbox: &Sandbox) -> String {
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/guest").join(words[0]);
+    let output = Command::new(script).current_dir(sandbox.path(".")).args(&words[1..]).output();
+    let output = output.expect("run the guest's script");
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     String::from_utf8_lossy(&output.stdout).trim().to_owned()
 }
@@ -138,8 +140,30 @@ fn a_kernel_boots_from_everywhere_and_after_its_restore() {
         return;
     }
     let sandbox = Sandbox::new();
-    let line = script("build-kernel", &sandbox.path("guest.raw"));
+    let line = script(&["build-kernel", "guest.raw"], &sandbox);
     assert_eq!(boots_from_everywhere(&sandbox, "TINTYPE-GUEST-2 "), line);
+}
+
+#[test]
+#[ignore = "minutes: .ci/run calls it"]
+fn a_service_in_a_machine_proves_that_it_boots() {
+    if !TOOLS.iter().all(|tool| have(tool)) {
+        return;
+    }
+    let sandbox = Sandbox::new();
+    let line = script(&["build-kernel", "guest.raw", "22"], &sandbox);
+    run(&sandbox, &["init", "repo"]);
+    run(&sandbox, &["backup", "--repo", "repo", "guest.raw"]);
+    let verify = |until: &str, timeout: &str, code: i32| {
+        let args = ["verify", "--repo", "repo", "--boot", "guest", "--accel", "tcg", "--until", until];
+        let run = Run::of(&command(&sandbox, &[&args[..], &["--timeout", timeout]].concat()).output().expect("run"));
+        assert_eq!(run.code, Some(code), "{run:?}");
+        run.stdout
+    };
+    let found = verify("port:22", "4m", 0);
+    assert!(found.contains(&format!("an answer: {line}")), "{found}");
+    let found = verify("port:23", "15s", 4);
+    assert!(found.contains("does not boot"), "{found}");
 }
 
 /// Takes some gigabytes of disk space. TINTYPE_GUEST3 may name a disk that tests/guest/build-debian made; otherwise it is made
@@ -151,13 +175,12 @@ fn a_debian_boots_from_everywhere_and_after_its_restore() {
         return;
     }
     let sandbox = Sandbox::new();
-    let guest = sandbox.path("guest.raw");
     let built = match std::env::var_os("TINTYPE_GUEST3") {
         Some(path) => {
-            sandbox.tool("cp", ["--sparse=always".as_ref(), path.as_os_str(), guest.as_os_str()]);
+            sandbox.tool("cp", ["--sparse=always".as_ref(), path.as_os_str(), "guest.raw".as_ref()]);
             None
         }
-        None if have_root() && have("debootstrap") => Some(script("build-debian", &guest)),
+        None if have_root() && have("debootstrap") => Some(script(&["build-debian", "guest.raw"], &sandbox)),
         None => return,
     };
     let line = boots_from_everywhere(&sandbox, "TINTYPE-GUEST-3 ");
