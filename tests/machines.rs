@@ -166,6 +166,22 @@ fn a_service_in_a_machine_proves_that_it_boots() {
     assert!(found.contains("does not boot"), "{found}");
 }
 
+/// A system that was installed by UEFI has its loader in a folder of its own; its computer knew, and the disk does not tell.
+#[test]
+#[ignore = "minutes: .ci/run calls it"]
+fn a_loader_that_only_its_old_computer_knew_of_is_found() {
+    if !TOOLS.iter().all(|tool| have(tool)) || !have("mcopy") {
+        return;
+    }
+    let sandbox = Sandbox::new();
+    let line = script(&["build-kernel", "guest.raw"], &sandbox);
+    let partition = ["-i", "guest.raw@@1M"];
+    let on_partition = |tool: &str, args: &[&str]| drop(sandbox.tool(tool, [&partition[..], args].concat()));
+    on_partition("mmd", &["::/EFI/debian"]);
+    on_partition("mmove", &["::/EFI/BOOT/BOOTX64.EFI", "::/EFI/debian/grubx64.efi"]);
+    assert_eq!(line_of(&sandbox, "guest.raw", "uefi", "TINTYPE-GUEST-2 "), line);
+}
+
 /// Takes some gigabytes of disk space. TINTYPE_GUEST3 may name a disk that tests/guest/build-debian made; otherwise it is made
 /// now, which takes two minutes.
 #[test]

@@ -25,6 +25,7 @@ mod screen;
 mod settings;
 #[cfg(test)]
 mod test_disk;
+mod variables;
 mod watch;
 
 pub use condition::Condition;
