@@ -3,8 +3,9 @@
 mod common;
 
 use std::fs;
+use std::io::{BufRead, BufReader, Read, Write};
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::{Child, ChildStdout, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use common::{Run, Sandbox, have};
@@ -16,6 +17,19 @@ const LINE: &str = "TINTYPE-GUEST-1 last sector reached";
 const WRITES: &[u8] =
     b"\x31\xc0\x8e\xd8\x8e\xd0\xbc\x00\x7c\xfb\xbe\x1b\x7c\xb4\x43\xcd\x13\xba\x04\x06\xb8\x00\x20\xef\xf4\xeb\
     \xfd\x10\x00\x01\x00\x00\x7c\x00\x00\x01\x00\x00\x00\x00\x00\x00\x00";
+
+/// A boot sector that writes a line to the serial port and waits for a letter from there; then it reads the first 24 MiB of
+/// the disk, writes the sum of them in hex, and powers the machine off.
+const SUMS: &[u8] =
+    b"\x31\xc0\x8e\xd8\x8e\xc0\x8e\xd0\xbc\x00\x7c\xfb\xfc\x66\x31\xff\xba\xf8\x03\xb0\x52\xee\xb0\x0a\xee\xba\
+    \xfd\x03\xec\xa8\x01\x74\xf8\xba\xf8\x03\xec\xbe\x87\x7c\xb4\x42\xb2\x80\xcd\x13\x72\x4d\x1e\xb8\x00\x10\
+    \x8e\xd8\x31\xf6\xb9\x00\x20\x66\xd1\xc7\x66\xad\x66\x01\xc7\xe2\xf6\x1f\x66\x83\x06\x8f\x7c\x40\x66\x81\
+    \x3e\x8f\x7c\x00\xc0\x00\x00\x72\xce\xb9\x08\x00\x66\xc1\xc7\x04\x66\x89\xf8\x24\x0f\x04\x30\x3c\x39\x76\
+    \x02\x04\x27\x89\xc3\xba\xfd\x03\xec\xa8\x20\x74\xf8\x89\xd8\xba\xf8\x03\xee\xe2\xdd\xba\x04\x06\xb8\x00\
+    \x20\xef\xf4\xeb\xf6\x10\x00\x40\x00\x00\x00\x00\x10\x00\x00\x00\x00\x00\x00\x00\x00";
+
+/// How many bytes that boot sector reads.
+const SUMMED_BYTES: usize = 24 << 20;
 
 /// A boot sector that writes 200 letters on the screen, and stops.
 const DRAWS: &[u8] = b"\x31\xc0\x8e\xd8\x8e\xd0\xbc\x00\x7c\xfb\xb9\xc8\x00\xb8\x58\x0e\xcd\x10\xe2\xf9\xf4\xeb\xfd";
@@ -77,6 +91,7 @@ fn a_boot_sector_runs_to_its_end_from_everywhere_and_changes_nothing() {
         let found = run(&sandbox, &["boot", source, "--accel", "tcg", "--display", "none"]).ok();
         assert!(found.stdout.contains(LINE), "{source}: {}{}", found.stdout, found.stderr);
     }
+    run(&sandbox, &["boot", "guest1.raw", "--display", "gtk"]).fails(2, "no desktop");
     for bus in ["ide", "nvme", "virtio"] {
         run(&sandbox, &["boot", "guest1.raw", "--accel", "tcg", "--serial", "said.txt", "--json", "--bus", bus]).ok();
         assert!(fs::read_to_string(sandbox.path("said.txt")).unwrap().contains(LINE), "{bus}");
@@ -207,4 +222,97 @@ fn a_missing_qemu_is_told_by_the_name_of_its_package() {
     disk_with(&sandbox, "draws.raw", DRAWS);
     let output = command(&sandbox, &["boot", "draws.raw", "--accel", "tcg"]).env("PATH", "").output().unwrap();
     Run::of(&output).fails(1, "qemu-system-x86");
+}
+
+/// A disk of noise with this boot sector, and the sum that [`SUMS`] writes.
+fn noise_with(sandbox: &Sandbox, name: &str, code: &[u8]) -> String {
+    let mut random = tintype_formats::testing::Random(7);
+    let mut bytes: Vec<u8> = (0..SUMMED_BYTES / 8).flat_map(|_| random.next_u64().to_le_bytes()).collect();
+    bytes[..512].fill(0);
+    bytes[..code.len()].copy_from_slice(code);
+    bytes[510..512].copy_from_slice(&[0x55, 0xaa]);
+    fs::write(sandbox.path(name), &bytes).unwrap();
+    let words = bytes.as_chunks().0.iter().map(|word| u32::from_le_bytes(*word));
+    format!("{:08x}", words.fold(0u32, |sum, word| sum.rotate_left(1).wrapping_add(word)))
+}
+
+/// Starts tintype with pipes, and waits for its first line that begins so.
+fn start(mut command: Command, begin: &str) -> (Child, BufReader<ChildStdout>) {
+    let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+    let mut output = BufReader::new(child.stdout.take().unwrap());
+    let mut line = String::new();
+    while !line.starts_with(begin) {
+        line.clear();
+        assert!(output.read_line(&mut line).unwrap() > 0, "it ended before it said {begin}");
+    }
+    (child, output)
+}
+
+#[test]
+fn a_prune_takes_nothing_from_a_machine_or_a_server_until_both_have_ended() {
+    if !have("qemu-system-x86_64") {
+        return;
+    }
+    let sandbox = Sandbox::new();
+    let sum = noise_with(&sandbox, "noise.raw", SUMS);
+    // Without a password, whose work proves nothing here.
+    let bare = |args: &[&str]| {
+        let mut command = command(&sandbox, args);
+        command.env_remove("TINTYPE_PASSWORD").stdin(Stdio::null());
+        command
+    };
+    let run = |args: &[&str]| Run::of(&bare(args).output().unwrap());
+    run(&["init", "repo", "--no-encryption"]).ok();
+    sandbox.raw_disk("other.raw", 1 << 20, 9);
+    ["noise.raw", "other.raw"].iter().for_each(|disk| drop(run(&["backup", "--repo", "repo", disk]).ok()));
+    let packs = || sandbox.tool("find", ["repo/packs", "-type", "f"]);
+    let boot = ["boot", "repo::noise", "--accel", "tcg", "--bus", "virtio", "--display", "none", "--serial", "stdio"];
+    let (mut machine, mut said) = start(bare(&boot), "R");
+    let (mut server, _output) = start(bare(&["serve", "repo::noise", "--socket", "s"]), "nbd");
+    let stored = packs();
+
+    // The first finds what it may take, and so asks who is still there; the second would take what nobody holds.
+    run(&["forget", "noise@latest", "other@latest", "--prune", "--fence-after", "0", "--repo", "repo"]).ok();
+    assert!(packs().len() < stored.len());
+    run(&["prune", "--fence-after", "0", "--repo", "repo"]).ok();
+    run(&["boot", "repo::noise"]).fails(1, "noise");
+    machine.stdin.take().unwrap().write_all(b"\n").unwrap();
+    let mut rest = String::new();
+    said.read_to_string(&mut rest).unwrap();
+    assert!(rest.contains(&sum), "{rest} instead of {sum}");
+    assert!(machine.wait().unwrap().success());
+
+    run(&["prune", "--fence-after", "0", "--repo", "repo"]).ok();
+    let uri = format!("nbd+unix:///?socket={}", sandbox.path("s").display());
+    run(&["compare", "--strict", "noise.raw", &uri]).ok();
+    sandbox.tool("kill", ["-TERM", &server.id().to_string()]);
+    server.wait().unwrap();
+    run(&["prune", "--repo", "repo"]).ok();
+    assert_eq!(packs(), "");
+}
+
+#[test]
+fn a_terminal_is_as_it_was_when_the_machine_has_ended() {
+    if !have("qemu-system-x86_64") || !have("script") {
+        return;
+    }
+    let sandbox = Sandbox::new();
+    disk_with(&sandbox, "draws.raw", DRAWS);
+    let words = "stty -g; \"$PROGRAM\" boot draws.raw --accel tcg --display none; echo it ended with $?; stty -g";
+    let mut terminal = Command::new("script");
+    terminal.args(["-qec", words, "/dev/null"]).current_dir(sandbox.path("."));
+    terminal.env("PROGRAM", env!("CARGO_BIN_EXE_tintype")).env("SHELL", "/bin/sh");
+    let mut terminal = terminal.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    let mut shown = BufReader::new(terminal.stdout.take().unwrap()).lines();
+    let before = shown.next().unwrap().unwrap();
+    shown.find(|line| line.as_ref().unwrap().contains("Ctrl-A X")).unwrap().unwrap();
+    // Ctrl-C is for the machine, which does not care.
+    let mut keys = terminal.stdin.take().unwrap();
+    keys.write_all(b"\x03").unwrap();
+    std::thread::sleep(Duration::from_millis(500));
+    keys.write_all(b"\x01x").unwrap();
+    let rest: Vec<_> = shown.map(Result::unwrap).collect();
+    assert!(rest.iter().any(|line| line.contains("it ended with 0")), "{rest:?}");
+    assert_eq!(rest.last(), Some(&before));
+    terminal.wait().unwrap();
 }

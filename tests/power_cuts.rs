@@ -76,7 +76,8 @@ impl World {
     }
 
     fn prune(&self, repository: &Arc<Repository>) -> Result<()> {
-        let patience = Patience { wait: Duration::from_secs(5), fence_after: Duration::ZERO };
+        let patience =
+            Patience { wait: Duration::from_secs(5), fence_after: Duration::ZERO, lease_life: Duration::ZERO };
         let options = PruneOptions { max_unused_permille: 0, patience, dry_run: false, without: HashSet::new() };
         prune(repository, &options, &Progress::new()).map(|_| ())
     }

@@ -75,7 +75,7 @@ fn store(repository: &Arc<Repository>, name: &str, number: u64) -> tintype::erro
 }
 
 fn options(fence_after: Duration) -> PruneOptions {
-    let patience = Patience { wait: Duration::from_secs(20), fence_after };
+    let patience = Patience { wait: Duration::from_secs(20), fence_after, lease_life: fence_after };
     PruneOptions { max_unused_permille: 0, patience, dry_run: false, without: HashSet::new() }
 }
 

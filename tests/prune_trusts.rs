@@ -69,7 +69,7 @@ fn store(repository: &Arc<Repository>, name: &str, disk: &ModelDisk) -> Id {
 }
 
 fn run(repository: &Arc<Repository>) -> tintype::error::Result<Pruned> {
-    let patience = Patience { wait: Duration::from_secs(5), fence_after: Duration::ZERO };
+    let patience = Patience { wait: Duration::from_secs(5), fence_after: Duration::ZERO, lease_life: Duration::ZERO };
     let options = PruneOptions { max_unused_permille: 0, patience, dry_run: false, without: HashSet::new() };
     prune(repository, &options, &Progress::new())
 }

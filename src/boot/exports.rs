@@ -3,10 +3,10 @@
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use tempfile::TempDir;
 use tintype_formats::BlockSource;
 
 use super::overlay::Overlay;
+use super::private_folder::PrivateFolder;
 use crate::error::{Error, Result};
 use crate::serve::nbd::{Access, Event, Export, Exports as NbdExports, Listener, Server, Settings};
 
@@ -25,15 +25,15 @@ const MAX_COMPLAINTS: usize = 10;
 pub struct Exports {
     // Dropped in this order.
     _server: Server,
-    folder: TempDir,
+    folder: PrivateFolder,
     complaints: Arc<Mutex<Vec<String>>>,
 }
 
 impl Exports {
     /// Serves these disks, each by its [`name`](Self::name).
     pub fn start(disks: &[Arc<dyn BlockSource>]) -> Result<Exports> {
-        let folder = tempfile::Builder::new().prefix("tintype-boot-").tempdir();
-        let folder = folder.map_err(|cause| Error::io("create a private folder", cause))?;
+        let folder = PrivateFolder::create(&std::env::temp_dir())
+            .map_err(|cause| Error::io("create a private folder", cause))?;
         let complaints = Arc::new(Mutex::new(Vec::new()));
         let mut exports = NbdExports::default();
         for (index, disk) in disks.iter().enumerate() {

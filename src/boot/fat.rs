@@ -10,6 +10,9 @@ const MAX_FOLDER_CLUSTERS: usize = 256;
 /// The largest cluster there is, in bytes.
 const MAX_CLUSTER_BYTES: u64 = 128 << 10;
 
+/// Most folders that are told of one folder.
+const MAX_FOLDERS: usize = 64;
+
 const ENTRY_BYTES: usize = 32;
 const ATTRIBUTE_VOLUME: u8 = 0x08;
 const ATTRIBUTE_FOLDER: u8 = 0x10;
@@ -20,6 +23,9 @@ enum Width {
     Fat16,
     Fat32,
 }
+
+/// What is wanted of an entry, if anything.
+type Want<'a, T> = dyn FnMut(&[u8; ENTRY_BYTES]) -> Option<T> + 'a;
 
 /// A FAT file system in a partition.
 pub struct Volume<'a> {
@@ -95,14 +101,35 @@ impl<'a> Volume<'a> {
         false
     }
 
+    /// The short names of the folders in a folder of the root.
+    pub fn folders_in(&self, name: &str) -> Vec<String> {
+        let mut names = Vec::new();
+        if let Some((ATTRIBUTE_FOLDER, cluster)) = self.find(self.root, &short_name(name)) {
+            self.look_through::<()>(Folder::Chain(cluster), &mut |entry| {
+                let is_folder = entry[11] & (ATTRIBUTE_FOLDER | ATTRIBUTE_VOLUME) == ATTRIBUTE_FOLDER;
+                names.extend(shown_name(entry).filter(|_| is_folder && names.len() < MAX_FOLDERS));
+                None
+            });
+        }
+        names
+    }
+
     /// The attributes and the first cluster of what has this name.
     fn find(&self, folder: Folder, name: &[u8; 11]) -> Option<(u8, u32)> {
+        self.look_through(folder, &mut |entry| {
+            let is_it = entry[..11] == *name && entry[11] & ATTRIBUTE_VOLUME == 0;
+            is_it.then(|| (entry[11], u32::from_le_bytes([entry[26], entry[27], entry[20], entry[21]])))
+        })
+    }
+
+    /// What the first entry gives of which something is wanted.
+    fn look_through<T>(&self, folder: Folder, want: &mut Want<'_, T>) -> Option<T> {
         match folder {
-            Folder::Fixed { offset, length_bytes } => self.find_in(offset, length_bytes, name).ok()?,
+            Folder::Fixed { offset, length_bytes } => self.look_in(offset, length_bytes, want).ok()?,
             Folder::Chain(mut cluster) => {
                 for _ in 0..MAX_FOLDER_CLUSTERS {
                     let offset = self.cluster_offset(cluster)?;
-                    if let Some(found) = self.find_in(offset, self.cluster_bytes, name).ok()? {
+                    if let Some(found) = self.look_in(offset, self.cluster_bytes, want).ok()? {
                         return Some(found);
                     }
                     cluster = self.next(cluster)?;
@@ -113,7 +140,7 @@ impl<'a> Volume<'a> {
     }
 
     /// Looks through entries; an error where the folder ends or cannot be read.
-    fn find_in(&self, offset: u64, length_bytes: u64, name: &[u8; 11]) -> Result<Option<(u8, u32)>, ()> {
+    fn look_in<T>(&self, offset: u64, length_bytes: u64, want: &mut Want<'_, T>) -> Result<Option<T>, ()> {
         let mut entries = vec![0; length_bytes as usize];
         self.read(offset, &mut entries).ok_or(())?;
         let (entries, _) = entries.as_chunks::<ENTRY_BYTES>();
@@ -121,9 +148,8 @@ impl<'a> Volume<'a> {
             if entry[0] == 0 {
                 return Err(());
             }
-            if entry[..11] == *name && entry[11] & ATTRIBUTE_VOLUME == 0 {
-                let cluster = u32::from_le_bytes([entry[26], entry[27], entry[20], entry[21]]);
-                return Ok(Some((entry[11], cluster)));
+            if let Some(found) = want(entry) {
+                return Ok(Some(found));
             }
         }
         Ok(None)
@@ -166,6 +192,14 @@ impl<'a> Volume<'a> {
         }
         self.disk.read_at(self.begin.checked_add(offset)?, buffer).ok()
     }
+}
+
+/// The name of a folder, if it is one that can be said again: not deleted, and neither the folder itself nor the one above.
+fn shown_name(entry: &[u8; ENTRY_BYTES]) -> Option<String> {
+    let stem = entry[..8].trim_ascii_end();
+    let is_plain = |byte: &u8| byte.is_ascii_alphanumeric() || b"~_-".contains(byte);
+    let is_name = !stem.is_empty() && stem.iter().all(is_plain) && entry[8..11] == *b"   ";
+    is_name.then(|| String::from_utf8_lossy(stem).into_owned())
 }
 
 /// `BOOTX64.EFI` as folders have it: `BOOTX64 EFI`.
@@ -216,6 +250,8 @@ mod tests {
         let volume = Volume::open(&disk, &part).unwrap();
         assert_eq!(volume.width, Width::Fat16);
         assert!(volume.has_file(&LOADER));
+        assert_eq!(volume.folders_in("EFI"), ["BOOT"]);
+        assert!(volume.folders_in("BOOT").is_empty());
         assert!(!volume.has_file(&["EFI", "BOOT"]) && !volume.has_file(&["EFI", "OTHER", "BOOTX64.EFI"]));
     }
 
@@ -235,6 +271,7 @@ mod tests {
             }
             if let Some(volume) = Volume::open(&disk, &part) {
                 volume.has_file(&LOADER);
+                assert!(volume.folders_in("EFI").len() <= MAX_FOLDERS);
             }
         }
     }

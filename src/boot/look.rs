@@ -17,17 +17,24 @@ pub enum System {
 }
 
 /// What a disk shows of how it is to be started.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Look {
     /// Whether a BIOS would run its first sector, and there is something to run.
     pub has_boot_code: bool,
     /// Whether it has an EFI system partition with a FAT file system.
     pub has_efi_partition: bool,
-    /// Whether that has a boot loader where firmware looks that was never told of another.
-    pub has_efi_loader: bool,
+    /// The boot loader on that, if one is known: [`FALLBACK_LOADER`], where it is.
+    pub efi_loader: Option<String>,
     /// Which system it is.
     pub system: System,
 }
+
+/// Where firmware looks that was never told of another boot loader.
+pub const FALLBACK_LOADER: &str = r"\EFI\BOOT\BOOTX64.EFI";
+
+/// What systems call their boot loaders in their folders on an EFI system partition, in the order in which they are tried. The
+/// first starts the second where it is; the last is that of Windows, which is the only one in a folder below.
+const LOADERS: [&[&str]; 3] = [&["SHIMX64.EFI"], &["GRUBX64.EFI"], &["BOOT", "BOOTMGFW.EFI"]];
 
 impl Look {
     /// Whether a firmware could start it.
@@ -85,9 +92,24 @@ pub fn look_at(disk: &dyn BlockSource) -> Look {
     Look {
         has_boot_code: has_first && first[..BOOT_CODE_BYTES].iter().any(|byte| *byte != 0),
         has_efi_partition: !efi.is_empty(),
-        has_efi_loader: efi.iter().any(|volume| volume.has_file(&["EFI", "BOOT", "BOOTX64.EFI"])),
+        efi_loader: loader_on(&efi),
         system: system_of(disk, &parts),
     }
+}
+
+/// The boot loader on one of these EFI system partitions.
+fn loader_on(volumes: &[fat::Volume<'_>]) -> Option<String> {
+    if volumes.iter().any(|volume| volume.has_file(&["EFI", "BOOT", "BOOTX64.EFI"])) {
+        return Some(FALLBACK_LOADER.to_owned());
+    }
+    let in_folders = |names: &[&str]| {
+        volumes.iter().find_map(|volume| {
+            let folders = volume.folders_in("EFI");
+            let mut paths = folders.iter().map(|folder| [&["EFI", folder.as_str()], names].concat());
+            paths.find(|path| volume.has_file(path)).map(|path| format!(r"\{}", path.join(r"\")))
+        })
+    };
+    LOADERS.iter().find_map(|names| in_folders(names))
 }
 
 /// Windows wins where both are: Linux has drivers for what Windows has drivers for.

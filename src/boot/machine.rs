@@ -1,7 +1,7 @@
 //! A running machine: its process, and what is heard of it.
 
 use std::fs::File;
-use std::io::{Read, Seek, SeekFrom};
+use std::io::{Read, Seek, SeekFrom, Write};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
@@ -15,11 +15,14 @@ use rustix::io::{FdFlags, fcntl_setfd};
 use serde_json::{Value, json};
 
 use super::exports::{BootDisk, Exports};
+use super::firmware::Flash;
 use super::qemu::{self, Descriptors, Drive, PROGRAM};
 use super::qmp::Qmp;
 use super::screen::{Picture, Screen};
 use super::settings::{Accelerator, Plan, Serial, Settings};
-use crate::error::{Error, Kind, OnPath as _, Result};
+use super::variables;
+use crate::error::{Error, Kind, Result};
+use crate::sources::{OpenOptions, open_disk};
 use crate::system;
 
 /// Something that was heard of a machine.
@@ -55,6 +58,9 @@ const TRIAL: Duration = Duration::from_secs(3);
 /// How long QEMU may take to end when it is told to. One that has a file to keep writes what it still holds.
 const END_LIMIT: Duration = Duration::from_millis(700);
 const KEPT_END_LIMIT: Duration = Duration::from_secs(10);
+
+/// The largest flash that QEMU's machines take for a firmware's variables.
+const MAX_VARIABLES_BYTES: u64 = 8 << 20;
 
 /// How much is kept of what QEMU says about itself.
 const MAX_STDERR_BYTES: usize = 4096;
@@ -114,7 +120,8 @@ impl Machine {
         let (log, their_log) = UnixStream::pair().map_err(doing)?;
         let serial = matches!(settings.serial, Serial::Watched).then(UnixStream::pair).transpose().map_err(doing)?;
         let (serial, their_serial) = serial.unzip();
-        let variables = plan.flash.as_ref().map(|flash| private_copy(&flash.variables)).transpose()?;
+        let mut remarks = Vec::new();
+        let variables = plan.flash.as_ref().map(|flash| variables_for(flash, plan, &mut remarks)).transpose()?;
         let descriptors = Descriptors {
             qmp: inheritable(their_qmp.as_fd())?,
             firmware_log: inheritable(their_log.as_fd())?,
@@ -139,7 +146,7 @@ impl Machine {
             stderr,
             shutdown: None,
             keeps,
-            remarks: Vec::new(),
+            remarks,
             accelerator,
         };
         // QEMU has them now; an end that only it has open shows when it goes.
@@ -287,16 +294,30 @@ fn kvm_problem() -> Option<String> {
     opened.err().map(|cause| format!("/dev/kvm: {}", cause.kind()))
 }
 
-/// A copy of a file that has no name.
-fn private_copy(path: &Path) -> Result<File> {
-    let copy = || {
-        let mut source = File::open(path)?;
-        let mut copy = tempfile::tempfile()?;
-        std::io::copy(&mut source, &mut copy)?;
-        copy.seek(SeekFrom::Start(0))?;
-        Ok(copy)
+/// A copy of the firmware's variables that has no name; it knows of the disk's boot loader.
+fn variables_for(flash: &Flash, plan: &Plan, remarks: &mut Vec<String>) -> Result<File> {
+    let options = OpenOptions { format: Some(flash.variables_format.clone()), ..OpenOptions::default() };
+    let disk = open_disk(&flash.variables, &options, None)?.disk;
+    let size_bytes = disk.geometry().size_bytes;
+    if size_bytes > MAX_VARIABLES_BYTES {
+        let message = format!("the firmware's variables have {size_bytes} bytes, more than {MAX_VARIABLES_BYTES}");
+        return Err(Error::new(Kind::Io, message).with_path(&flash.variables));
+    }
+    let mut bytes = vec![0; size_bytes as usize];
+    disk.read_at(0, &mut bytes)?;
+    if let Some(loader) = &plan.loader {
+        remarks.push(match variables::add_boot_entry(&mut bytes, loader) {
+            true => format!("the firmware is told of the disk's boot loader, {loader}"),
+            false => format!("the firmware cannot be told of the disk's boot loader, {loader}; its own menu starts it"),
+        });
+    }
+    let write = || {
+        let mut file = tempfile::tempfile()?;
+        file.write_all(&bytes)?;
+        file.seek(SeekFrom::Start(0))?;
+        Ok(file)
     };
-    copy().map_err(|cause| Error::io("copy the firmware's variables", cause)).on_path(path)
+    write().map_err(|cause| Error::io("copy the firmware's variables", cause))
 }
 
 /// Has programs that are started inherit a descriptor; gives its number.

@@ -18,12 +18,14 @@ mod firmware;
 mod look;
 mod machine;
 mod overlay;
+mod private_folder;
 mod qemu;
 mod qmp;
 mod screen;
 mod settings;
 #[cfg(test)]
 mod test_disk;
+mod variables;
 mod watch;
 
 pub use condition::Condition;

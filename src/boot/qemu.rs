@@ -117,7 +117,7 @@ fn firmware(line: &mut Line, plan: &Plan, descriptors: &Descriptors) {
     let code = json!({"driver": "file", "filename": flash.code.to_string_lossy(), "read-only": true});
     line.block_device(&json!({"driver": flash.code_format, "node-name": "code", "read-only": true, "file": code}));
     let variables = json!({"driver": "file", "filename": line.file_of(variables, VARIABLES_SET)});
-    line.block_device(&json!({"driver": flash.variables_format, "node-name": "variables", "file": variables}));
+    line.block_device(&json!({"driver": "raw", "node-name": "variables", "file": variables}));
 }
 
 fn disk(line: &mut Line, index: usize, bus: Bus, drive: &Drive, (overlay, socket): (RawFd, &Path)) {

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use tintype_formats::Geometry;
 
 use super::firmware::{self, Flash};
-use super::look::{Look, System};
+use super::look::{FALLBACK_LOADER, Look, System};
 use crate::error::{Error, Kind, Result};
 
 /// What starts the machine.
@@ -118,6 +118,8 @@ pub struct Settings {
 pub struct Plan {
     /// The UEFI firmware; the BIOS if there is none here.
     pub flash: Option<Flash>,
+    /// The boot loader that a UEFI firmware has to be told of.
+    pub loader: Option<String>,
     /// What the disks hang on; never [`Bus::Auto`].
     pub bus: Bus,
     /// What is on the disks.
@@ -147,8 +149,16 @@ impl Plan {
             Firmware::Auto => choose_firmware(look, bus, &mut remarks)?,
         };
         let cpus = std::thread::available_parallelism().map_or(1, usize::from).min(MOST_DEFAULT_CPUS) as u32;
+        let loader = look.efi_loader.clone().filter(|loader| loader != FALLBACK_LOADER);
+        if flash.is_some() && look.efi_loader.is_none() {
+            remarks.push(
+                "no boot loader that is known is on an EFI system partition: the firmware may find nothing to boot"
+                    .to_owned(),
+            );
+        }
         Ok(Plan {
             flash,
+            loader,
             bus,
             system: look.system,
             memory_bytes: settings.memory_bytes.unwrap_or_else(default_memory),
@@ -186,7 +196,7 @@ fn choose_bus(wanted: Bus, system: System, is_4k: bool) -> Result<Bus> {
 
 /// The firmware that the disk is made for. A disk made for both starts by UEFI if that is installed.
 fn choose_firmware(look: &Look, bus: Bus, remarks: &mut Vec<String>) -> Result<Option<Flash>> {
-    let wants_uefi = look.has_efi_loader || (look.has_efi_partition && !look.has_boot_code);
+    let wants_uefi = look.efi_loader.is_some() || (look.has_efi_partition && !look.has_boot_code);
     if !look.has_boot_code && !look.has_efi_partition {
         remarks.push(
             "no disk has a boot sector or an EFI system partition: the firmware may find nothing to boot".to_owned(),

@@ -229,7 +229,11 @@ impl<'a> Watch<'a> {
     }
 
     fn timed_out(&self, limit: Duration) -> Verdict {
-        let nothing = if self.is_handed_over { "" } else { ", and the firmware started nothing" };
+        let nothing = match self.condition {
+            _ if !self.is_handed_over => ", and the firmware started nothing".to_owned(),
+            Condition::Port(port) => format!(", and nothing answered at port {port}"),
+            _ => String::new(),
+        };
         failed(self.with_last_line(&format!("{} s passed{nothing}", limit.as_secs())))
     }
 

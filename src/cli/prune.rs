@@ -12,6 +12,7 @@ use super::failure::Failure;
 use super::repository_args::RepositoryArgs;
 use super::{Global, Outcome, job, output, units};
 use crate::repository::Repository;
+use crate::repository::lease::LEAST_LIFE;
 use crate::repository::prune::{Amounts, Compacted, Patience, Plan, PruneOptions, Pruned, prune};
 
 /// Free what no snapshot uses
@@ -107,7 +108,11 @@ pub fn run_prune(
 ) -> Result<(Report, Outcome), Failure> {
     let options = PruneOptions {
         max_unused_permille: args.max_unused,
-        patience: Patience { wait: args.wait, fence_after: args.fence_after },
+        patience: Patience {
+            wait: args.wait,
+            fence_after: args.fence_after,
+            lease_life: args.fence_after.max(LEAST_LIFE),
+        },
         dry_run,
         without,
     };

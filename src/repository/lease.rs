@@ -15,6 +15,10 @@ use crate::error::{Error, Kind, Result};
 /// How often a lease is made anew. A prune takes one that is a day old (by default) for that of a reader who died.
 const RENEWAL: Duration = Duration::from_secs(60 * 60);
 
+/// The age at which a lease may count as that of a reader who died, and not before: one that lives has made it anew, late
+/// once at most.
+pub const LEAST_LIFE: Duration = Duration::from_secs(2 * 60 * 60);
+
 /// Keeps what a snapshot needs, also if it is forgotten meanwhile, until this is dropped.
 pub struct Lease {
     stop: Option<Sender<()>>,

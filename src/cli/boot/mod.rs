@@ -104,6 +104,12 @@ fn settings(args: &Args, global: Global) -> Result<Settings, Failure> {
     let has_desktop =
         ["WAYLAND_DISPLAY", "DISPLAY"].iter().any(|name| std::env::var_os(name).is_some_and(|value| !value.is_empty()));
     let display = args.display.unwrap_or(if has_desktop { Display::Gtk } else { Display::None });
+    if display == Display::Gtk && !has_desktop {
+        return Err(Failure::usage(
+            "there is no desktop for a window here: neither DISPLAY nor WAYLAND_DISPLAY is set",
+        )
+        .hinted("--display vnc shows the screen to a VNC viewer"));
+    }
     let serial = match &args.serial {
         Some(path) if path.as_os_str() == "stdio" && global.json => {
             return Err(Failure::usage("--serial stdio and --json both write to standard output"));

@@ -22,6 +22,8 @@ pub struct Patience {
     pub wait: Duration,
     /// A session that began longer ago than this, as far as it says, is not waited for.
     pub fence_after: Duration,
+    /// A lease that is older than this is that of a reader who died.
+    pub lease_life: Duration,
 }
 
 /// What became of the sessions.
@@ -40,9 +42,10 @@ pub fn wait(repository: &Repository, patience: Patience, watch: &dyn Watch) -> R
     let mut waited = Waited::default();
     for session in protocol.open_sessions()? {
         let begun = protocol.session_begun(session)?;
-        if is_old(begun.time, patience.fence_after) {
+        let is_lease = !begun.snapshots.is_empty();
+        if is_old(begun.time, if is_lease { patience.lease_life } else { patience.fence_after }) {
             waited.fenced.extend(fence(repository, session)?.then_some(session));
-        } else if begun.snapshots.is_empty() {
+        } else if !is_lease {
             waited.open.push(session);
         }
     }
