@@ -2,9 +2,9 @@
 
 use std::io;
 
-use super::channel::Channel;
 use super::handshake::Failure;
 use super::request::Request;
+use crate::channel::Channel;
 use crate::nbd_protocol::REQUEST_BYTES;
 
 /// How much is read ahead: many small requests, or the begin of a large one.

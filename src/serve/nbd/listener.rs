@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::Mode;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 
-use super::socket::Socket;
+use crate::channel::Socket;
 use crate::error::{Error, Kind, OnPath as _, Result};
 use crate::sources::identity_of;
 

@@ -18,7 +18,6 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 mod block_status;
 mod budget;
-mod channel;
 mod errno;
 mod export;
 mod handshake;
@@ -29,7 +28,6 @@ mod read;
 mod reply;
 mod request;
 mod server;
-mod socket;
 mod splice;
 mod tls;
 mod transmission;

@@ -14,9 +14,9 @@ use super::export::Exports;
 use super::handshake::{Failure, negotiate};
 use super::listener::{Address, Listener};
 use super::lock;
-use super::socket::Socket;
 use super::tls::TlsSettings;
 use super::transmission::Transmission;
+use crate::channel::{Socket, is_timeout};
 use crate::error::{Error, Result};
 
 /// How long requests in flight may take when the server ends.
@@ -369,7 +369,7 @@ fn describe(failure: Failure) -> String {
         Failure::Malformed(text) => text,
         Failure::Io(cause) => match cause.kind() {
             std::io::ErrorKind::UnexpectedEof => "the client hung up in the middle of a message".to_owned(),
-            std::io::ErrorKind::WouldBlock | std::io::ErrorKind::TimedOut => "the client took too long".to_owned(),
+            _ if is_timeout(&cause) => "the client took too long".to_owned(),
             _ => cause.to_string(),
         },
     }

@@ -11,7 +11,6 @@ use std::thread::{self, Scope};
 use tintype_formats::ImageError;
 
 use super::budget::{Budget, Share};
-use super::channel::Channel;
 use super::errno::Refusal;
 use super::export::{Export, MAX_PAYLOAD_BYTES};
 use super::handshake::{Failure, Negotiated};
@@ -20,8 +19,8 @@ use super::lock;
 use super::read::{LazyPipe, PIECE_BYTES};
 use super::request::{Agreed, Command, Request};
 use super::server::{Event, Shared};
-use super::socket::Socket;
 use super::splice::Pipe;
+use crate::channel::{Channel, Socket, is_timeout};
 
 /// A connection that has chosen its export.
 pub struct Transmission<'a> {
@@ -226,8 +225,4 @@ impl Drop for CloseOnPanic<'_> {
             self.0.close();
         }
     }
-}
-
-fn is_timeout(cause: &io::Error) -> bool {
-    matches!(cause.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut)
 }
