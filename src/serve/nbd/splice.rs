@@ -8,7 +8,7 @@ use std::os::fd::OwnedFd;
 
 use rustix::pipe::{PipeFlags, SpliceFlags, fcntl_setpipe_size, pipe_with, splice};
 
-use super::read::PIECE_BYTES;
+use super::budget::PIECE_BYTES;
 use crate::channel::Socket;
 
 /// Room for a piece that begins and ends in the middle of a page.
