@@ -18,6 +18,9 @@ const MAX_REPLY_BYTES: u32 = 16 << 10;
 /// How many answers an option may have.
 const MAX_REPLIES: usize = 64;
 
+/// How many names of other disks are told where one is not found.
+const MAX_NAMES: usize = 8;
+
 /// The longest request of ours, in bytes, if the server allows as much.
 pub const MAX_REQUEST_BYTES: u32 = 4 << 20;
 
@@ -62,7 +65,10 @@ pub fn negotiate(socket: Arc<Socket>, wanted: &Wanted<'_>) -> io::Result<(Channe
     if let Some((config, name)) = wanted.tls {
         let plain = Talk { channel: &channel, deadline };
         if let Some(refusal) = plain.simple_option(nbd_protocol::option::STARTTLS, &[])? {
-            return Err(io::Error::new(io::ErrorKind::Unsupported, format!("the server has no TLS: {refusal}")));
+            return Err(io::Error::new(
+                io::ErrorKind::Unsupported,
+                format!("the server has no TLS, as nbds:// demands it: {refusal}"),
+            ));
         }
         let session = tls::session(config, name)?;
         channel = Channel::Tls(Box::new(TlsChannel::start(socket, session, &mut || check_time(deadline))?));
@@ -244,14 +250,38 @@ impl Talk<'_> {
                 }
                 nbd_protocol::option_reply::ERR_UNSUP => return Ok(None),
                 _ if reply.is_refusal() => {
-                    let message =
-                        format!("the server does not give the disk \"{}\": {}", export.escape_debug(), reply.refusal());
+                    let known = match reply.kind {
+                        nbd_protocol::option_reply::ERR_UNKNOWN => self.known_names(),
+                        _ => String::new(),
+                    };
+                    let (export, refusal) = (export.escape_debug(), reply.refusal());
+                    let message = format!("the server does not give the disk \"{export}\": {refusal}{known}");
                     return Err(io::Error::new(io::ErrorKind::NotFound, message));
                 }
                 other => return Err(broken(format!("it answers with {other} when asked for the disk"))),
             }
         }
         Err(broken("it does not stop to answer"))
+    }
+
+    /// What the server has instead, for people; nothing if it does not tell.
+    fn known_names(&self) -> String {
+        let mut names = Vec::new();
+        if self.send_option(nbd_protocol::option::LIST, &[]).is_err() {
+            return String::new();
+        }
+        while let Ok(reply) = self.option_reply(nbd_protocol::option::LIST) {
+            let name = Fields(&reply.data).u32().ok().and_then(|length| reply.data.get(4..)?.get(..length as usize));
+            match name.filter(|_| reply.kind == nbd_protocol::option_reply::SERVER) {
+                Some(_) if names.len() == MAX_NAMES => {
+                    names.push("...".to_owned());
+                    break;
+                }
+                Some(name) => names.push(format!("\"{}\"", String::from_utf8_lossy(name).escape_debug())),
+                None => break,
+            }
+        }
+        if names.is_empty() { String::new() } else { format!("; it has {}", names.join(", ")) }
     }
 
     /// The older way: the server says size and flags, or closes the connection.

@@ -99,7 +99,8 @@ impl NbdFile {
         let connector = move |deadline: Instant| {
             let socket = transport::connect(&address.endpoint, deadline)?;
             let tls = config.as_ref().zip(address.tls_name.as_deref());
-            let (channel, export) = negotiate(socket, &Wanted { export: &address.export, tls, deadline })?;
+            let wanted = Wanted { export: &address.export, tls, deadline };
+            let (channel, export) = negotiate(socket, &wanted).map_err(tls::explained)?;
             Ok(Connection::new(channel, export, patience))
         };
         Self::over(Arc::new(connector), patience).map_err(|cause| Error::io("connect to the NBD server", cause))

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use rustls::pki_types::ServerName;
-use rustls::{ClientConfig, ClientConnection, RootCertStore};
+use rustls::{AlertDescription, CertificateError, ClientConfig, ClientConnection, RootCertStore};
 
 use crate::channel::{certificates, private_key, unusable};
 use crate::error::{Error, Kind, OnPath as _, Result};
@@ -60,6 +60,24 @@ fn trusted(authority: Option<PathBuf>) -> Result<RootCertStore> {
             Err(Error::new(Kind::Usage, message))
         }
     }
+}
+
+/// What to do about a certificate that was refused.
+pub fn explained(cause: io::Error) -> io::Error {
+    use rustls::Error::{AlertReceived, InvalidCertificate};
+    let advice = match cause.get_ref().and_then(|inner| inner.downcast_ref()) {
+        Some(InvalidCertificate(CertificateError::UnknownIssuer | CertificateError::BadSignature)) => {
+            "nobody who is trusted made the server's certificate; --nbd-tls names a folder with the ca-cert.pem of who did"
+        }
+        Some(InvalidCertificate(
+            CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. },
+        )) => "the server's certificate is for another name; ?tls-hostname=NAME in the address says which to expect",
+        Some(AlertReceived(AlertDescription::CertificateRequired)) => {
+            "the server wants a certificate; --nbd-tls names a folder with client-cert.pem and client-key.pem"
+        }
+        _ => return cause,
+    };
+    io::Error::new(cause.kind(), format!("{cause}: {advice}"))
 }
 
 /// The begin of a connection to a server that is to prove that it is `name`.

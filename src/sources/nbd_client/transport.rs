@@ -21,15 +21,25 @@ const KEEP_ALIVE: Duration = Duration::from_secs(15);
 /// Connects to a server; waits until the deadline at most.
 pub fn connect(endpoint: &Endpoint, deadline: Instant) -> io::Result<Arc<Socket>> {
     match endpoint {
-        Endpoint::Unix(path) => ticking(UnixStream::connect(path)?),
+        Endpoint::Unix(path) => ticking(UnixStream::connect(path).map_err(|cause| explained(cause, endpoint))?),
         Endpoint::Tcp(host, port) => {
-            let socket = connect_tcp(host, *port, deadline)?;
+            let socket = connect_tcp(host, *port, deadline).map_err(|cause| explained(cause, endpoint))?;
             sockopt::set_tcp_keepidle(&socket, KEEP_ALIVE)?;
             sockopt::set_tcp_keepintvl(&socket, KEEP_ALIVE / 3)?;
             sockopt::set_tcp_user_timeout(&socket, KEEP_ALIVE.as_millis() as u32 * 2)?;
             ticking(socket)
         }
     }
+}
+
+/// What the system's word means here.
+fn explained(cause: io::Error, endpoint: &Endpoint) -> io::Error {
+    let words = match (cause.kind(), endpoint) {
+        (io::ErrorKind::ConnectionRefused, _) => format!("no server listens at {endpoint}"),
+        (io::ErrorKind::NotFound, Endpoint::Unix(_)) => format!("there is no socket {endpoint}"),
+        _ => format!("{endpoint}: {cause}"),
+    };
+    io::Error::new(cause.kind(), words)
 }
 
 /// A socket whose reads wake up now and then.
