@@ -1,9 +1,10 @@
 //! Tintype: reads any disk, and makes any disk of it.
 //!
-//! Arrows go one way: `cli -> engine -> {sources, targets, repository, serve, boot} -> formats`; `error`, `system` and
-//! `nbd_protocol` are below all of them.
+//! Arrows go one way: `cli -> engine -> {sources, targets, repository, serve, boot} -> formats`; `error`, `system`,
+//! `nbd_protocol` and `channel` are below all of them.
 
 pub mod boot;
+mod channel;
 pub mod cli;
 pub mod engine;
 pub mod error;

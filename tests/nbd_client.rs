@@ -98,7 +98,9 @@ fn every_server_gives_the_same_disk() {
     let info = sandbox.run(["info", &address("plain")]).ok().stdout;
     assert!(info.contains("raw") && info.contains("25165824"), "{info}");
     sandbox.run(["digest", "nbd+unix:///nothing?socket=qemu"]).fails(1, "no export of that name");
-    sandbox.run(["digest", &address("missing")]).fails(1, "connect to the NBD server");
+    sandbox.run(["digest", &address("missing")]).fails(1, "there is no socket missing");
+    sandbox.run(["digest", &address("disk.raw")]).fails(1, "no server listens at disk.raw");
+    sandbox.run(["digest", "nbd:unix:qemu"]).fails(2, "an NBD address begins with nbd://");
     sandbox.run(["digest", "nbd:///x"]).fails(2, "the host is missing");
 }
 
@@ -251,8 +253,14 @@ fn tls_proves_who_the_server_is() {
     let found = digest_of(&at("nbds", ""), "pki").ok().stdout;
     assert!(found.starts_with(&digest(&sandbox, &raw)));
     sandbox.run(["digest", &at("nbd", "")]).fails(1, "it wants TLS");
-    digest_of(&at("nbds", ""), "others").fails(1, "certificate");
-    digest_of(&at("nbds", "&tls-hostname=elsewhere"), "pki").fails(1, "certificate");
+    digest_of(&at("nbds", ""), "others").fails(1, "--nbd-tls names a folder with the ca-cert.pem");
+    digest_of(&at("nbds", "&tls-hostname=elsewhere"), "pki").fails(1, "?tls-hostname=NAME");
+    std::fs::create_dir(sandbox.path("nobody")).expect("a folder");
+    digest_of(&at("nbds", ""), "nobody").fails(2, "it has no ca-cert.pem");
+    std::fs::copy(sandbox.path("pki/ca-cert.pem"), sandbox.path("nobody/ca-cert.pem")).expect("a copy");
+    digest_of(&at("nbds", ""), "nobody").fails(1, "alert");
+    std::fs::copy(sandbox.path("pki/client-cert.pem"), sandbox.path("nobody/client-cert.pem")).expect("a copy");
+    digest_of(&at("nbds", ""), "nobody").fails(2, "expected both client-cert.pem and client-key.pem");
     let _plain = Server::nbdkit(&sandbox, "plain", &["file", "disk.raw"]);
     digest_of("nbds+unix:///?socket=plain", "pki").fails(1, "has no TLS");
 }

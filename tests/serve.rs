@@ -2,78 +2,16 @@
 
 mod common;
 
-use std::io::{BufRead, BufReader};
+use std::io::{self, Read, Write};
+use std::os::unix::net::UnixStream;
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
+use std::process::Command;
+use std::time::Duration;
 
-use common::{Run, Sandbox, assert_holds, have};
+use common::nbd::{FLUSH, READ, Serving, WRITE, WRITE_ZEROES, option, read_at, reply, request};
+use common::{Sandbox, assert_holds, digest, have};
 use rustix::process::{Pid, Signal, kill_process};
-
-/// How long a server may take to end.
-const END: Duration = Duration::from_secs(10);
-
-/// A running server, ended with the test whatever becomes of it.
-struct Serving {
-    child: Child,
-    /// What it printed first, a line for each export.
-    uris: Vec<String>,
-}
-
-impl Serving {
-    /// Starts a server that prints so many lines.
-    fn start(sandbox: &Sandbox, lines: usize, args: &[&str]) -> Serving {
-        let command = sandbox.command([&["serve"], args].concat());
-        Self::of(command, lines)
-    }
-
-    fn of(mut command: Command, lines: usize) -> Serving {
-        let child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
-        let mut serving = Serving { child: child.expect("run tintype"), uris: Vec::new() };
-        let mut output = BufReader::new(serving.child.stdout.take().expect("its output")).lines();
-        serving.uris.extend(output.by_ref().take(lines).map(|line| line.expect("a line")));
-        if serving.uris.len() < lines {
-            let said = std::io::read_to_string(serving.child.stderr.take().expect("its errors"));
-            panic!("tintype printed only {:?}: {}", serving.uris, said.unwrap_or_default());
-        }
-        serving
-    }
-
-    fn uri(&self) -> &str {
-        &self.uris[0]
-    }
-
-    fn signal(&self, signal: Signal) {
-        kill_process(Pid::from_child(&self.child), signal).expect("send a signal");
-    }
-
-    /// Has it end, and says how it did.
-    fn stop(self) -> Run {
-        self.signal(Signal::TERM);
-        self.wait()
-    }
-
-    /// Waits until it ends by itself.
-    fn wait(mut self) -> Run {
-        let began = Instant::now();
-        let status = loop {
-            match self.child.try_wait().expect("wait") {
-                Some(status) => break status,
-                None if began.elapsed() < END => std::thread::sleep(Duration::from_millis(10)),
-                None => panic!("tintype serve goes on"),
-            }
-        };
-        let stderr = std::io::read_to_string(self.child.stderr.take().expect("its errors")).expect("its errors");
-        Run { code: status.code(), stdout: String::new(), stderr }
-    }
-}
-
-impl Drop for Serving {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
+use tintype_formats::testing::Random;
 
 /// A disk with two partitions in an MBR.
 fn partitioned_disk(sandbox: &Sandbox, name: &str) -> Vec<u8> {
@@ -221,6 +159,10 @@ fn each_disk_of_a_snapshot_has_its_name() {
         assert_holds(&sandbox.path("copy"), &expected, uri);
     }
     let path = sandbox.path("s").display().to_string();
+    let unknown = format!("nbd+unix:///sdx?socket={path}");
+    sandbox
+        .run(["info", &unknown])
+        .fails(1, "no export of that name (\"there is no export of that name\"); it has \"a\", \"b\"");
     let default = Command::new("nbdinfo").arg(format!("nbd+unix:///?socket={path}")).output().expect("nbdinfo");
     assert!(!default.status.success(), "there is a default among two");
     let said = serving.stop().ok().stderr;
@@ -333,7 +275,8 @@ fn a_socket_is_replaced_only_if_nobody_listens() {
     let serving = Serving::start(&sandbox, 1, &args);
     let mode = std::fs::metadata(sandbox.path("s")).expect("the socket").permissions();
     assert_eq!(std::os::unix::fs::PermissionsExt::mode(&mode) & 0o777, 0o600);
-    sandbox.run(["serve", "disk.raw", "--socket", "s"]).fails(1, "somebody listens on the socket already");
+    let taken = sandbox.run(["serve", "disk.raw", "--socket", "s"]).fails(1, "somebody listens on the socket already");
+    assert!(taken.stderr.contains("choose another --socket"), "{}", taken.stderr);
     serving.signal(Signal::KILL);
     drop(serving);
     assert!(sandbox.path("s").exists());
@@ -342,6 +285,12 @@ fn a_socket_is_replaced_only_if_nobody_listens() {
     sandbox.run(["serve", "disk.raw", "--socket", "s"]).fails(2, "it exists and is no socket");
     assert!(Path::new(&sandbox.path("s")).exists());
     sandbox.run(["serve", "disk.raw", "--listen", "nonsense"]).fails(2, "expected ADDRESS:PORT");
+    sandbox.run(["serve", "disk.raw", "--socket", "none/s"]).fails(1, "there is no folder for it");
+    sandbox.run(["serve", "disk.raw", "--socket", &"s".repeat(108)]).fails(2, "107 bytes");
+    let port = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    let address = port.local_addr().expect("an address").to_string();
+    sandbox.run(["serve", "disk.raw", "--listen", &address]).fails(1, "another program listens there");
+    sandbox.run(["serve", "disk.raw", "--listen", "192.0.2.1:0"]).fails(1, "this machine does not have that address");
 }
 
 #[test]
@@ -366,4 +315,263 @@ fn what_is_gone_is_told_and_the_rest_is_read() {
     }
     let said = serving.stop().ok().stderr;
     assert!(said.contains("warning: disk: read"), "{said}");
+}
+
+/// A client of the only export, with simple replies or structured ones.
+fn client(sandbox: &Sandbox, structured: bool) -> UnixStream {
+    let mut stream = UnixStream::connect(sandbox.path("s")).expect("connect");
+    stream.set_read_timeout(Some(Duration::from_secs(20))).expect("a limit");
+    stream.set_write_timeout(Some(Duration::from_secs(20))).expect("a limit");
+    let structured = if structured { option(8, b"") } else { Vec::new() };
+    stream.write_all(&[&3u32.to_be_bytes()[..], &structured, &option(1, b"")].concat()).expect("options");
+    let mut answer = vec![0; 18 + if structured.is_empty() { 0 } else { 20 } + 10];
+    stream.read_exact(&mut answer).expect("a greeting and a disk");
+    stream
+}
+
+const BLOCK_BYTES: usize = 4096;
+
+/// What the blocks of a disk may hold after a crash: what was there at the last flush, and all that was written since.
+struct Model {
+    possible: Vec<Vec<Vec<u8>>>,
+    random: Random,
+    flushes: u64,
+}
+
+impl Model {
+    /// Checks what a disk holds; from now on that is what it holds.
+    fn check(&mut self, disk: &[u8], round: u32) {
+        for (number, (block, possible)) in disk.chunks(BLOCK_BYTES).zip(&mut self.possible).enumerate() {
+            let found = possible.iter().rposition(|content| content == block);
+            let found = found.unwrap_or_else(|| panic!("round {round}: block {number} is none of {}", possible.len()));
+            *possible = vec![possible.swap_remove(found)];
+        }
+    }
+
+    /// What was written last is durable.
+    fn settle(&mut self, blocks: std::ops::Range<usize>) {
+        self.possible[blocks].iter_mut().for_each(|possible| drop(possible.drain(..possible.len() - 1)));
+    }
+
+    /// Writes and flushes until the server has gone.
+    fn write_on(&mut self, stream: &mut UnixStream) -> io::Result<()> {
+        let lanes = 8;
+        let lane_bytes = self.possible.len() * BLOCK_BYTES / lanes;
+        loop {
+            // Eight at once, each somewhere else.
+            let writes: Vec<_> = (0..lanes).map(|lane| self.write(lane * lane_bytes, lane_bytes)).collect();
+            writes.iter().try_for_each(|(message, ..)| stream.write_all(message))?;
+            let mut replies = vec![0; lanes * 16];
+            stream.read_exact(&mut replies)?;
+            writes.into_iter().filter(|(_, fua, _)| *fua).for_each(|(.., blocks)| self.settle(blocks));
+            if self.random.below(3) == 0 {
+                stream.write_all(&request(FLUSH, 0, 0, 0))?;
+                stream.read_exact(&mut replies[..16])?;
+                self.settle(0..self.possible.len());
+                self.flushes += 1;
+            }
+        }
+    }
+
+    /// A request that changes a few blocks, or parts of them, whether it is to be durable, and which blocks they are.
+    fn write(&mut self, begin: usize, room: usize) -> (Vec<u8>, bool, std::ops::Range<usize>) {
+        let length = 512 * (1 + self.random.below(64) as usize);
+        let at = begin + 512 * self.random.below(((room - length) / 512 + 1) as u64) as usize;
+        let (zeroes, fua) = (self.random.below(4) == 0, self.random.below(8) == 0);
+        let noise = self.random.next_u64().to_le_bytes();
+        let bytes: Vec<u8> = match zeroes {
+            true => vec![0; length],
+            false => noise.iter().copied().cycle().take(length).collect(),
+        };
+        let blocks = at / BLOCK_BYTES..(at + length).div_ceil(BLOCK_BYTES);
+        for number in blocks.clone() {
+            let mut block = self.possible[number].last().expect("a content").clone();
+            let (from, to) = (at.max(number * BLOCK_BYTES), (at + length).min((number + 1) * BLOCK_BYTES));
+            block[from - number * BLOCK_BYTES..to - number * BLOCK_BYTES].copy_from_slice(&bytes[from - at..to - at]);
+            self.possible[number].push(block);
+        }
+        let command = if zeroes { WRITE_ZEROES } else { WRITE };
+        let payload = if zeroes { Vec::new() } else { bytes };
+        ([request(command, fua as u16, at as u64, length as u32), payload].concat(), fua, blocks)
+    }
+}
+
+#[test]
+fn a_server_that_is_killed_again_and_again_keeps_what_was_flushed() {
+    const ROUNDS: u32 = 30;
+    let sandbox = Sandbox::new();
+    let disk = std::fs::read(sandbox.raw_disk("disk.raw", 2 << 20, 20)).expect("a disk");
+    let possible = disk.chunks(BLOCK_BYTES).map(|block| vec![block.to_vec()]).collect();
+    let mut model = Model { possible, random: Random(1), flushes: 0 };
+    for round in 0..=ROUNDS {
+        let serving = Serving::start(&sandbox, 1, &["disk.raw", "--overlay", "o", "--socket", "s", "--quiet"]);
+        let mut stream = client(&sandbox, false);
+        model.check(&read_at(&mut stream, 0, disk.len()), round);
+        if round == ROUNDS {
+            break;
+        }
+        let (process, delay) = (Pid::from_child(&serving.child), Duration::from_micros(model.random.below(40_000)));
+        std::thread::scope(|scope| {
+            scope.spawn(move || {
+                std::thread::sleep(delay);
+                kill_process(process, Signal::KILL).expect("kill it");
+            });
+            model.write_on(&mut stream).expect_err("it was killed");
+        });
+    }
+    assert!(model.flushes > 0, "nothing was flushed in time");
+    assert_holds(&sandbox.path("disk.raw"), &disk, "the disk below");
+}
+
+#[test]
+fn all_clients_together_get_no_more_memory_than_a_server_has() {
+    const MOST_BYTES: usize = 32 << 20;
+    let sandbox = Sandbox::new();
+    sandbox.raw_disk("disk.raw", 96 << 20, 200);
+    let serving = Serving::start(&sandbox, 1, &["disk.raw", "--overlay", "o", "--socket", "s", "--quiet"]);
+    let mut others = Vec::new();
+    // Some read nothing of what they asked for, some stop in the middle of a write.
+    for number in 0..56 {
+        let mut stream = client(&sandbox, number % 2 == 0);
+        stream.write_all(&request(READ, 0, 33 << 20, MOST_BYTES as u32).repeat(16)).expect("requests");
+        others.push(stream);
+    }
+    for _ in 0..6 {
+        let mut stream = client(&sandbox, false);
+        let half = vec![7; MOST_BYTES / 2];
+        stream.write_all(&[request(WRITE, 0, 64 << 20, MOST_BYTES as u32), half].concat()).expect("half a write");
+        others.push(stream);
+    }
+    let mut random = Random(1);
+    let content: Vec<u8> = (0..MOST_BYTES / 8).flat_map(|_| random.next_u64().to_le_bytes()).collect();
+    let mut stream = client(&sandbox, false);
+    stream.write_all(&[request(WRITE, 1, 0, MOST_BYTES as u32), content.clone()].concat()).expect("a write");
+    assert_eq!(reply(&mut stream), 0);
+    assert!(read_at(&mut stream, 0, MOST_BYTES) == content, "another content");
+    stream.write_all(&[request(WRITE, 0, 65 << 20, MOST_BYTES as u32), content].concat()).expect("a write");
+    assert_eq!(reply(&mut stream), 28, "it reaches past the end");
+    read_at(&mut stream, 0, 512);
+    let status = std::fs::read_to_string(format!("/proc/{}/status", serving.child.id())).expect("its status");
+    let most = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).expect("its memory");
+    let most_kib: u64 = most.trim().trim_end_matches(" kB").parse().expect("a number");
+    assert!(most_kib < 256 << 10, "{most_kib} KiB");
+    drop(others);
+    serving.stop().ok();
+}
+
+/// What libnbd's shell is told to do; `uri` is put before it.
+const NBDSH_SCRIPT: &str = r#"
+size = h.get_size()
+assert h.get_structured_replies_negotiated() and h.can_meta_context("base:allocation")
+assert h.can_multi_conn() and h.can_fua() and h.can_trim() and h.can_zero() and h.can_flush() and h.can_df()
+assert not h.is_read_only()
+def chunks(length, offset, flags=0):
+    found = []
+    def chunk(data, at, status, error):
+        found.append((at, len(data), status))
+    h.pread_structured(length, offset, chunk, flags)
+    return sorted(found)
+def status(length, offset, flags=0):
+    found = []
+    h.block_status(length, offset, lambda context, at, entries, error: found.extend(entries), flags)
+    return list(zip(found[::2], found[1::2]))
+assert h.pread(1 << 20, 0) == open("disk.raw", "rb").read(1 << 20)
+h.zero(1 << 20, 2 << 20)
+assert chunks(1 << 20, 2 << 20) == [(2 << 20, 1 << 20, nbd.READ_HOLE)], chunks(1 << 20, 2 << 20)
+h.pwrite(b"Z" * 65536, (2 << 20) + 131072, nbd.CMD_FLAG_FUA)
+assert status(1 << 20, 2 << 20) == [(131072, 2), (65536, 0), ((1 << 20) - 196608, 2)], status(1 << 20, 2 << 20)
+assert status(1 << 20, 2 << 20, nbd.CMD_FLAG_REQ_ONE) == [(131072, 2)]
+found = chunks(1 << 20, 2 << 20)
+assert [(a, s) for a, l, s in found] == [(2 << 20, 2), ((2 << 20) + 131072, 1), ((2 << 20) + 196608, 2)], found
+assert len(chunks(1 << 20, 2 << 20, nbd.CMD_FLAG_DF)) == 1
+h.trim(65536, (2 << 20) + 131072)
+assert h.pread(1 << 20, 2 << 20) == bytes(1 << 20)
+h.zero(65536, 4 << 20, nbd.CMD_FLAG_NO_HOLE)
+assert status(65536, 4 << 20) == [(65536, 0)]
+others = []
+for number in range(4):
+    other = nbd.NBD()
+    other.connect_uri(uri)
+    cookies = []
+    for place in range(number * 8, number * 8 + 8):
+        data = nbd.Buffer.from_bytearray(bytearray([place]) * 65536)
+        cookies.append(other.aio_pwrite(data, (5 << 20) + place * 65536))
+    others.append((other, cookies))
+for other, cookies in others:
+    while cookies:
+        other.poll(-1)
+        cookies = [cookie for cookie in cookies if not other.aio_command_completed(cookie)]
+others = [other for other, _ in others]
+others[0].flush()
+for other in [h] + others:
+    assert all(other.pread(65536, (5 << 20) + place * 65536) == bytes([place]) * 65536 for place in range(32))
+h.set_strict_mode(0)
+try:
+    h.pread(1024, size - 512)
+    raise SystemExit("a read past the end is answered")
+except nbd.Error as error:
+    assert error.errno == "EINVAL", error
+h.pwrite(b"last", size - 4, nbd.CMD_FLAG_FUA)
+"#;
+
+#[test]
+fn nbdsh_can_ask_for_everything() {
+    if !have("nbdsh") {
+        return;
+    }
+    let sandbox = Sandbox::new();
+    sandbox.raw_disk("disk.raw", 8 << 20, 30);
+    let args = ["disk.raw", "--overlay", "o", "--socket", "s", "--quiet"];
+    let serving = Serving::start(&sandbox, 1, &args);
+    let script = format!("uri = {:?}\n{NBDSH_SCRIPT}", serving.uri());
+    // The Python of the system is the one that has its packages.
+    sandbox.tool("env", ["PATH=/usr/bin:/bin", "nbdsh", "--base-allocation", "--uri", serving.uri(), "-c", &script]);
+    // What was forced to be there is there.
+    serving.signal(Signal::KILL);
+    drop(serving);
+    let _serving = Serving::start(&sandbox, 1, &args);
+    let mut stream = client(&sandbox, false);
+    assert_eq!(read_at(&mut stream, (8 << 20) - 4, 4), b"last");
+    assert_eq!(read_at(&mut stream, (5 << 20) + (31 << 16), 65536), [31; 65536]);
+}
+
+#[test]
+fn a_snapshot_is_restored_to_an_export() {
+    let sandbox = Sandbox::new();
+    let raw = partitioned_disk(&sandbox, "disk.raw");
+    sandbox.raw_disk("old.raw", 8 << 20, 60);
+    sandbox.run(["init", "repo", "--no-encryption"]).ok();
+    sandbox.run(["backup", "disk.raw", "--repo", "repo", "--name", "web"]).ok();
+    let args = ["old.raw", "--overlay", "o", "--socket", "s", "--quiet"];
+    let holds = |expected: &[u8]| assert!(read_at(&mut client(&sandbox, false), 0, expected.len()) == expected);
+    let restore = |target: &str, more: &[&str]| {
+        let args = [&["restore", "web", target, "--repo", "repo"], more].concat();
+        sandbox.run(args)
+    };
+    let serving = Serving::start(&sandbox, 1, &args);
+    restore(serving.uri(), &[]).fails(1, "everything on it would be overwritten");
+    restore(serving.uri(), &["--force"]).ok();
+    // What a restore says is done survives the server.
+    serving.signal(Signal::KILL);
+    drop(serving);
+    let serving = Serving::start(&sandbox, 3, &args);
+    holds(&raw);
+    let part2 = 8192 * 512..16384 * 512;
+    let mut stream = client(&sandbox, false);
+    stream.write_all(&[request(WRITE, 1, part2.start as u64, 9000), vec![9; 9000]].concat()).expect("a write");
+    assert_eq!(reply(&mut stream), 0);
+    restore(&serving.uris[2], &["--partition", "2", "--force"]).ok();
+    holds(&raw);
+    stream.write_all(&[request(WRITE, 1, 5 << 20, 9000), vec![9; 9000]].concat()).expect("a write");
+    assert_eq!(reply(&mut stream), 0);
+    restore(serving.uri(), &["--delta", "--force"]).ok();
+    holds(&raw);
+    // The same way, by a conversion of another disk.
+    let other = sandbox.raw_disk("other.raw", 8 << 20, 40);
+    sandbox.run(["convert", "other.raw", "other.qcow2"]).ok();
+    sandbox.run(["convert", "other.qcow2", serving.uri(), "--force", "--verify"]).ok();
+    holds(&std::fs::read(&other).expect("a disk"));
+    serving.stop().ok();
+    let digested = sandbox.run(["digest", "old.raw", "--with-overlay", "o"]).ok().stdout;
+    assert!(digested.starts_with(&digest(&sandbox, &other)));
 }

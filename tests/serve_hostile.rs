@@ -1,5 +1,7 @@
 //! What clients can do to the NBD server, and to each other: nothing beyond their own connection.
 
+mod common;
+
 use std::io::{self, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
@@ -7,6 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use common::nbd::{BLOCK_STATUS, DISC, FLUSH, READ, TRIM, WRITE, WRITE_ZEROES, option, read_at, reply, request};
 use proptest::prelude::*;
 use tempfile::TempDir;
 use tintype::serve::nbd::{Access, Export, Exports, Limits, Listener, Server, Settings};
@@ -15,14 +18,6 @@ use tintype_formats::BlockSource;
 use tintype_formats::testing::{ModelDisk, Random, read_all};
 
 const DISK_BYTES: u64 = 4 << 20;
-
-const READ: u16 = 0;
-const WRITE: u16 = 1;
-const DISC: u16 = 2;
-const FLUSH: u16 = 3;
-const TRIM: u16 = 4;
-const WRITE_ZEROES: u16 = 6;
-const BLOCK_STATUS: u16 = 7;
 
 /// A server of one disk, "a", and where it is.
 struct Served {
@@ -75,32 +70,6 @@ impl Served {
             std::thread::sleep(Duration::from_millis(5));
         }
     }
-}
-
-fn option(number: u32, data: &[u8]) -> Vec<u8> {
-    [b"IHAVEOPT", &number.to_be_bytes()[..], &(data.len() as u32).to_be_bytes(), data].concat()
-}
-
-fn request(command: u16, flags: u16, offset: u64, length_bytes: u32) -> Vec<u8> {
-    let (magic, cookie) = (0x2560_9513u32.to_be_bytes(), offset.to_be_bytes());
-    let (flags, command) = (flags.to_be_bytes(), command.to_be_bytes());
-    [&magic[..], &flags, &command, &cookie, &offset.to_be_bytes(), &length_bytes.to_be_bytes()].concat()
-}
-
-/// The error of the next simple reply.
-fn reply(stream: &mut UnixStream) -> u32 {
-    let mut bytes = [0; 16];
-    stream.read_exact(&mut bytes).unwrap();
-    assert_eq!(bytes[..4], 0x6744_6698u32.to_be_bytes());
-    u32::from_be_bytes(bytes[4..8].try_into().unwrap())
-}
-
-fn read_at(stream: &mut UnixStream, offset: u64, length: usize) -> Vec<u8> {
-    stream.write_all(&request(READ, 0, offset, length as u32)).unwrap();
-    assert_eq!(reply(stream), 0);
-    let mut data = vec![0; length];
-    stream.read_exact(&mut data).unwrap();
-    data
 }
 
 /// Reads until the server hangs up.

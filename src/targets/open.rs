@@ -201,7 +201,10 @@ fn open_export(
         return Err(Error::new(Kind::TargetExists, message));
     }
     if export.is_read_only() {
-        return Err(Error::new(Kind::TargetUnfit, "the NBD server lets nobody write to it"));
+        return Err(Error::new(
+            Kind::TargetUnfit,
+            "the NBD server lets nobody write to it; \"tintype serve\" does with --overlay",
+        ));
     }
     check_size(&export, path, size_bytes)?;
     Ok(Arc::new(export))

@@ -2,6 +2,8 @@
 
 #![allow(dead_code)]
 
+pub mod nbd;
+
 use std::ffi::OsStr;
 use std::fs::File;
 use std::os::unix::fs::{FileExt, MetadataExt};

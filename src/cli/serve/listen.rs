@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use super::super::failure::Failure;
 use super::super::{Global, output};
-use crate::error::Error;
+use crate::error::{Error, Kind};
 use crate::serve::nbd::{Address, Listener};
 use crate::system;
 
@@ -34,7 +34,7 @@ impl ListenArgs {
             listeners.push(Listener::inherited(socket)?);
         }
         for path in &self.socket {
-            listeners.push(Listener::unix(path)?);
+            listeners.push(Listener::unix(path).map_err(advised)?);
         }
         for text in &self.listen {
             for address in resolve(text)? {
@@ -52,6 +52,14 @@ impl ListenArgs {
             listeners.push(Listener::tcp(SocketAddr::from(([127, 0, 0, 1], PORT)))?);
         }
         Ok(listeners)
+    }
+}
+
+/// Says what to do about a socket that is taken.
+fn advised(error: Error) -> Failure {
+    match error.kind() {
+        Kind::TargetBusy => Failure::from(error).hinted("choose another --socket, or stop who listens there"),
+        _ => error.into(),
     }
 }
 

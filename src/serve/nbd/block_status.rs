@@ -10,8 +10,8 @@ use super::request::Request;
 use super::transmission::Transmission;
 use crate::nbd_protocol::{allocation, command_flag};
 
-/// Most extents of a reply: 64 KiB of them. Who wants to know more asks again.
-const MAX_EXTENTS: usize = 8 << 10;
+/// Most extents of a reply: 32 KiB of them. Who wants to know more asks again.
+const MAX_EXTENTS: usize = 4 << 10;
 
 /// Most lookups for a reply: extents of the same kind are told as one.
 const MAX_LOOKUPS: usize = 64 << 10;

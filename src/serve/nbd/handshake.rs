@@ -6,12 +6,11 @@ use std::time::Instant;
 
 use zerocopy::IntoBytes;
 
-use super::channel::Channel;
 use super::export::{Export, Exports, MAX_PAYLOAD_BYTES};
 use super::option::{self as data, ContextQuery, InfoQuery, Malformed};
 use super::request::Agreed;
-use super::socket::Socket;
-use super::tls::{TlsChannel, TlsSettings};
+use super::tls::TlsSettings;
+use crate::channel::{Channel, Socket, TlsChannel};
 use crate::nbd_protocol::{
     GREETING_MAGIC, Greeting, OPTION_MAGIC, OPTION_REPLY_MAGIC, OptionHeader, OptionReplyHeader, allocation, greeting,
     info, option, option_reply,
@@ -230,7 +229,7 @@ impl Handshake<'_> {
             let left = deadline.saturating_duration_since(Instant::now());
             if left.is_zero() { Err(io::ErrorKind::TimedOut.into()) } else { socket.limit_reads(Some(left)) }
         };
-        let tls = TlsChannel::accept(Arc::clone(self.socket), settings, &mut before_waiting)?;
+        let tls = TlsChannel::start(Arc::clone(self.socket), settings.session()?, &mut before_waiting)?;
         self.channel = Channel::Tls(Box::new(tls));
         // Nothing that was said before can be believed.
         (self.encrypted, self.structured, self.contexts_of) = (true, false, None);

@@ -2,9 +2,10 @@
 
 use std::io;
 
-use super::channel::Channel;
 use super::handshake::Failure;
 use super::request::Request;
+use super::transmission::Reserve;
+use crate::channel::Channel;
 use crate::nbd_protocol::REQUEST_BYTES;
 
 /// How much is read ahead: many small requests, or the begin of a large one.
@@ -17,12 +18,14 @@ pub struct Intake {
     end: usize,
     /// Nothing more is to be read: the client has gone, or what it says cannot be understood.
     ended: bool,
+    /// What a write goes through where the server has no memory left.
+    pub reserve: Reserve,
 }
 
 impl Intake {
     /// Nothing has come.
     pub fn new() -> Self {
-        Intake { buffer: vec![0; BUFFER_BYTES].into(), begin: 0, end: 0, ended: false }
+        Intake { buffer: vec![0; BUFFER_BYTES].into(), begin: 0, end: 0, ended: false, reserve: Reserve::default() }
     }
 
     /// Has every worker find the end.

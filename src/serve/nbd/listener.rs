@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::Mode;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 
-use super::socket::Socket;
+use crate::channel::Socket;
 use crate::error::{Error, Kind, OnPath as _, Result};
 use crate::sources::identity_of;
 
@@ -41,7 +41,17 @@ pub enum Address {
 impl Listener {
     /// Listens on a TCP port; port 0 means any that is free.
     pub fn tcp(address: SocketAddr) -> Result<Listener> {
-        let socket = TcpListener::bind(address).map_err(|cause| Error::io(format!("listen on {address}"), cause))?;
+        let socket = TcpListener::bind(address).map_err(|cause| match cause.kind() {
+            io::ErrorKind::AddrInUse => {
+                let message =
+                    format!("listen on {address}: another program listens there; port 0 takes one that is free");
+                Error::new(Kind::Io, message)
+            }
+            io::ErrorKind::AddrNotAvailable => {
+                Error::new(Kind::Io, format!("listen on {address}: this machine does not have that address"))
+            }
+            _ => Error::io(format!("listen on {address}"), cause),
+        })?;
         Ok(Listener { socket: ListeningSocket::Tcp(socket), _own: None })
     }
 
@@ -50,7 +60,14 @@ impl Listener {
     pub fn unix(path: &Path) -> Result<Listener> {
         let path = std::path::absolute(path).map_err(|cause| Error::io("find the folder", cause)).on_path(path)?;
         make_way(&path).on_path(&path)?;
-        let socket = bind_private(&path).map_err(|cause| Error::io("listen on the socket", cause)).on_path(&path)?;
+        let socket = bind_private(&path).map_err(|cause| match cause.kind() {
+            io::ErrorKind::NotFound => Error::new(Kind::Io, "listen on the socket: there is no folder for it"),
+            io::ErrorKind::InvalidFilename => {
+                Error::new(Kind::Usage, "listen on the socket: the name is longer than a socket's may be (107 bytes)")
+            }
+            _ => Error::io("listen on the socket", cause),
+        });
+        let socket = socket.on_path(&path)?;
         let own = OwnName::of(path)?;
         Ok(Listener { socket: ListeningSocket::Unix(socket), _own: Some(own) })
     }

@@ -7,9 +7,9 @@
 //!                                                               worker n ┘  lock `replies`: send a whole message
 //! ```
 //!
-//! Invariants: nothing that a client sends ends more than its own connection; what a connection holds in memory is bounded
-//! whatever its client asks for or leaves unread; a disk that was given as read-only is never written to. Nothing here
-//! prints: what there is to tell goes to an [`Observer`].
+//! Invariants: nothing that a client sends ends more than its own connection; what all connections hold in memory is
+//! bounded whatever their clients ask for or leave unread, and none of them waits for what another one holds; a disk that
+//! was given as read-only is never written to. Nothing here prints: what there is to tell goes to an [`Observer`].
 //!
 //! An *export* is a disk by a name. A *cookie* is the client's number of a request, given back with each reply. A *chunk* is
 //! a part of a structured reply.
@@ -18,7 +18,6 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 mod block_status;
 mod budget;
-mod channel;
 mod errno;
 mod export;
 mod handshake;
@@ -29,7 +28,6 @@ mod read;
 mod reply;
 mod request;
 mod server;
-mod socket;
 mod splice;
 mod tls;
 mod transmission;

@@ -1,18 +1,18 @@
 //! Reads: data in pieces, each sent as soon as it is there; holes as a word.
 
 use std::fs::File;
-use std::io;
+use std::io::{self, IoSlice};
 
 use tintype_formats::extent::{DiskKind, HostRange};
 use tintype_formats::{BlockSource, ImageError};
 
+use super::budget::PIECE_BYTES;
+use super::errno::Refusal;
+use super::lock;
 use super::request::Request;
 use super::splice::Pipe;
-use super::transmission::{Transmission, Worker};
+use super::transmission::{Transmission, WORKER_BYTES, Worker};
 use crate::nbd_protocol::command_flag;
-
-/// Longest piece that is read before it is sent, in bytes.
-pub const PIECE_BYTES: usize = 256 << 10;
 
 /// From this length on, in bytes, it is worth asking where holes are, and letting the kernel pass on what is stored.
 const MIN_RUN_BYTES: u64 = 32 << 10;
@@ -73,15 +73,41 @@ impl Transmission<'_> {
     }
 
     fn read_whole(&self, request: &Request, worker: &mut Worker) -> io::Result<()> {
-        let _share = self.share_of(request.length_bytes);
-        let data = worker.buffer(request.length_bytes as usize);
-        match self.export.disk().read_at(request.offset, data) {
-            Ok(()) => {
-                self.count_read(data.len());
-                self.reply_whole(request, data)
-            }
-            Err(error) => self.disk_failed(request, &error, Some(request.offset)),
+        let (disk, length) = (self.export.disk(), request.length_bytes as usize);
+        if length <= WORKER_BYTES {
+            let data = worker.buffer(length);
+            return match disk.read_at(request.offset, data) {
+                Ok(()) => self.answer_whole(request, &[IoSlice::new(data)]),
+                Err(error) => self.disk_failed(request, &error, Some(request.offset)),
+            };
         }
+        let Some(mut share) = self.share_of(length) else { return self.read_while_sending(request) };
+        let mut at = request.offset;
+        for part in share.parts_mut() {
+            if let Err(error) = disk.read_at(at, part) {
+                return self.disk_failed(request, &error, Some(at));
+            }
+            at += part.len() as u64;
+        }
+        self.answer_whole(request, &share.slices().collect::<Vec<_>>())
+    }
+
+    fn answer_whole(&self, request: &Request, data: &[IoSlice<'_>]) -> io::Result<()> {
+        self.count_read(request.length_bytes as usize);
+        self.reply_whole(request, data)
+    }
+
+    /// Reads a range that nothing can hold. Where the disk fails then, only the end of the connection can say so.
+    fn read_while_sending(&self, request: &Request) -> io::Result<()> {
+        let mut reserve = lock(&self.reserve);
+        self.reply_while_reading(request, reserve.bytes(), |at, part| {
+            self.export.disk().read_at(at, part).map_err(|error| {
+                self.tell_failure(&Refusal::of(&error));
+                io::Error::other("the disk failed in the middle of an answer")
+            })?;
+            self.count_read(part.len());
+            Ok(())
+        })
     }
 
     fn read_in_pieces(&self, request: &Request, worker: &mut Worker) -> io::Result<()> {
@@ -99,19 +125,35 @@ impl Transmission<'_> {
                     if piped > 0 {
                         piped
                     } else {
-                        let data = worker.buffer(length_bytes as usize);
-                        if let Err(error) = self.export.disk().read_at(at, data) {
-                            return self.disk_failed(request, &error, Some(at));
+                        match self.read_piece(request, at, length_bytes, worker)? {
+                            Some(read_bytes) => read_bytes,
+                            None => return Ok(()),
                         }
-                        self.count_read(data.len());
-                        self.reply_data(request, at, at + length_bytes == end, data)?;
-                        length_bytes
                     }
                 }
                 Err(error) => return self.disk_failed(request, &error, Some(at)),
             };
         }
         Ok(())
+    }
+
+    /// Reads and sends a piece, or a part of it; says how much. None if the disk failed, and the answer is at its end.
+    fn read_piece(
+        &self,
+        request: &Request,
+        at: u64,
+        length_bytes: u64,
+        worker: &mut Worker,
+    ) -> io::Result<Option<u64>> {
+        self.with_room(worker, length_bytes as usize, |data| {
+            if let Err(error) = self.export.disk().read_at(at, data) {
+                return self.disk_failed(request, &error, Some(at)).map(|()| None);
+            }
+            let read_bytes = data.len() as u64;
+            self.count_read(data.len());
+            self.reply_data(request, at, at + read_bytes == request.end(), data)?;
+            Ok(Some(read_bytes))
+        })
     }
 
     /// Has the kernel send what a file holds; says of how many bytes it was able to.
@@ -148,9 +190,9 @@ impl Transmission<'_> {
         while at < end && !self.is_stopping() {
             let found = run_at(self.export.disk(), at, end).and_then(|run| match run {
                 Run::Zeros(length_bytes) => Ok(length_bytes),
-                Run::Stored(length_bytes, _) => {
-                    self.export.disk().read_at(at, worker.buffer(length_bytes as usize)).map(|()| length_bytes)
-                }
+                Run::Stored(length_bytes, _) => self.with_room(worker, length_bytes as usize, |room| {
+                    self.export.disk().read_at(at, room).map(|()| room.len() as u64)
+                }),
             });
             match found {
                 Ok(length_bytes) => at += length_bytes,

@@ -71,12 +71,39 @@ impl Transmission<'_> {
         self.send(&mut parts.map(IoSlice::new))
     }
 
-    /// All bytes of a read at once.
-    pub fn reply_whole(&self, request: &Request, data: &[u8]) -> io::Result<()> {
+    /// What stands before all bytes of a read at once.
+    fn whole_header(&self, request: &Request) -> Vec<u8> {
         match self.agreed.structured {
-            true => self.reply_data(request, request.offset, true, data),
-            false => self.send(&mut [IoSlice::new(simple(request, 0).as_bytes()), IoSlice::new(data)]),
+            true => data_chunk(request, request.offset, true, request.length_bytes as usize).as_bytes().to_vec(),
+            false => simple(request, 0).as_bytes().to_vec(),
         }
+    }
+
+    /// All bytes of a read at once.
+    pub fn reply_whole(&self, request: &Request, data: &[IoSlice<'_>]) -> io::Result<()> {
+        let header = self.whole_header(request);
+        self.send(&mut [&[IoSlice::new(&header)], data].concat())
+    }
+
+    /// The same, where nothing can hold it: `fill` reads each part of the disk when its turn to be sent has come.
+    pub fn reply_while_reading(
+        &self,
+        request: &Request,
+        bytes: &mut [u8],
+        fill: impl Fn(u64, &mut [u8]) -> io::Result<()>,
+    ) -> io::Result<()> {
+        let header = self.whole_header(request);
+        let _turn = lock(&self.replies);
+        self.channel.write_all(&mut [IoSlice::new(&header)])?;
+        let (mut at, end) = (request.offset, request.end());
+        while at < end {
+            let length = (end - at).min(bytes.len() as u64);
+            let part = bytes.get_mut(..length as usize).unwrap_or_default();
+            fill(at, part)?;
+            self.channel.write_all(&mut [IoSlice::new(part)])?;
+            at += length;
+        }
+        Ok(())
     }
 
     /// A part of what a read wants.

@@ -10,14 +10,18 @@ use std::time::{Duration, Instant};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::pipe::{PipeFlags, pipe_with};
 
+use super::budget::Budget;
 use super::export::Exports;
 use super::handshake::{Failure, negotiate};
 use super::listener::{Address, Listener};
 use super::lock;
-use super::socket::Socket;
 use super::tls::TlsSettings;
 use super::transmission::Transmission;
+use crate::channel::{Socket, is_timeout};
 use crate::error::{Error, Result};
+
+/// Memory for the requests of all connections, in bytes, beside the little that each has of its own.
+const REQUESTS_BYTES: usize = 96 << 20;
 
 /// How long requests in flight may take when the server ends.
 const GRACE: Duration = Duration::from_millis(500);
@@ -124,6 +128,7 @@ impl Server {
         let shared = Arc::new(Shared {
             exports,
             settings,
+            budget: Budget::new(REQUESTS_BYTES),
             stopping: AtomicBool::new(false),
             stop_signal: Mutex::new(Some(stop_writer)),
             state: Mutex::default(),
@@ -208,6 +213,7 @@ fn spawn(name: &str, run: impl FnOnce() + Send + 'static) -> Result<JoinHandle<(
 pub struct Shared {
     exports: Exports,
     settings: Settings,
+    budget: Budget,
     stopping: AtomicBool,
     /// Closed to wake those who listen.
     stop_signal: Mutex<Option<OwnedFd>>,
@@ -228,6 +234,10 @@ struct State {
 impl Shared {
     pub(super) fn limits(&self) -> &Limits {
         &self.settings.limits
+    }
+
+    pub(super) fn budget(&self) -> &Budget {
+        &self.budget
     }
 
     pub(super) fn is_stopping(&self) -> bool {
@@ -369,7 +379,7 @@ fn describe(failure: Failure) -> String {
         Failure::Malformed(text) => text,
         Failure::Io(cause) => match cause.kind() {
             std::io::ErrorKind::UnexpectedEof => "the client hung up in the middle of a message".to_owned(),
-            std::io::ErrorKind::WouldBlock | std::io::ErrorKind::TimedOut => "the client took too long".to_owned(),
+            _ if is_timeout(&cause) => "the client took too long".to_owned(),
             _ => cause.to_string(),
         },
     }

@@ -8,8 +8,8 @@ use std::os::fd::OwnedFd;
 
 use rustix::pipe::{PipeFlags, SpliceFlags, fcntl_setpipe_size, pipe_with, splice};
 
-use super::read::PIECE_BYTES;
-use super::socket::Socket;
+use super::budget::PIECE_BYTES;
+use crate::channel::Socket;
 
 /// Room for a piece that begins and ends in the middle of a page.
 const PIPE_BYTES: usize = 2 * PIECE_BYTES;

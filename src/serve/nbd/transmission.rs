@@ -10,18 +10,17 @@ use std::thread::{self, Scope};
 
 use tintype_formats::ImageError;
 
-use super::budget::{Budget, Share};
-use super::channel::Channel;
+use super::budget::Share;
 use super::errno::Refusal;
-use super::export::{Export, MAX_PAYLOAD_BYTES};
+use super::export::Export;
 use super::handshake::{Failure, Negotiated};
 use super::intake::Intake;
 use super::lock;
-use super::read::{LazyPipe, PIECE_BYTES};
+use super::read::LazyPipe;
 use super::request::{Agreed, Command, Request};
 use super::server::{Event, Shared};
-use super::socket::Socket;
 use super::splice::Pipe;
+use crate::channel::{Channel, Socket, is_timeout};
 
 /// A connection that has chosen its export.
 pub struct Transmission<'a> {
@@ -33,12 +32,31 @@ pub struct Transmission<'a> {
     intake: Mutex<Intake>,
     /// Held while a message is sent.
     pub(super) replies: Mutex<()>,
-    budget: Budget,
+    /// What a read goes through where the server has no memory left.
+    pub(super) reserve: Mutex<Reserve>,
     /// How many workers wait for a request, or for their turn to.
     waiting: AtomicUsize,
     hired: AtomicUsize,
     in_flight: AtomicUsize,
     failure: Mutex<Option<Failure>>,
+}
+
+/// How much memory each worker keeps, in bytes: enough for most requests.
+pub const WORKER_BYTES: usize = 16 << 10;
+
+/// How much memory a connection has of its own, in bytes, once for what it reads and once for what it writes.
+const RESERVE_BYTES: usize = 64 << 10;
+
+/// What a connection goes through where the server has no memory left; made when it is first needed.
+#[derive(Default)]
+pub struct Reserve(Vec<u8>);
+
+impl Reserve {
+    /// Bytes that hold anything.
+    pub fn bytes(&mut self) -> &mut [u8] {
+        self.0.resize(RESERVE_BYTES, 0);
+        &mut self.0
+    }
 }
 
 /// What a worker keeps from one request to the next.
@@ -49,11 +67,9 @@ pub struct Worker {
 }
 
 impl Worker {
-    /// Room for so many bytes, which hold anything.
+    /// Room for so many bytes, at most [`WORKER_BYTES`], which hold anything.
     pub fn buffer(&mut self, length: usize) -> &mut [u8] {
-        if self.buffer.len() < length {
-            self.buffer.resize(length, 0);
-        }
+        self.buffer.resize(WORKER_BYTES, 0);
         self.buffer.get_mut(..length).unwrap_or_default()
     }
 
@@ -61,13 +77,16 @@ impl Worker {
     pub fn pipe(&mut self) -> Option<&mut Pipe> {
         self.pipe.get()
     }
+}
 
-    /// Gives back what only a large request needed.
-    fn shrink(&mut self) {
-        if self.buffer.len() > PIECE_BYTES {
-            self.buffer = Vec::new();
-        }
-    }
+/// What is to be written, and where it is.
+pub enum Payload<'a> {
+    /// In the worker's buffer, if it is anything.
+    Small,
+    /// In memory of the server.
+    Held(Share<'a>),
+    /// On the disk already, or not: nothing was left to hold it.
+    PassedOn(Result<(), ImageError>),
 }
 
 impl<'a> Transmission<'a> {
@@ -82,7 +101,7 @@ impl<'a> Transmission<'a> {
             agreed,
             intake: Mutex::new(Intake::new()),
             replies: Mutex::default(),
-            budget: Budget::new(MAX_PAYLOAD_BYTES.into()),
+            reserve: Mutex::default(),
             waiting: AtomicUsize::new(0),
             hired: AtomicUsize::new(1),
             in_flight: AtomicUsize::new(0),
@@ -99,11 +118,9 @@ impl<'a> Transmission<'a> {
     fn work<'s>(&'s self, scope: &'s Scope<'s, '_>) {
         let _closing = CloseOnPanic(self.socket);
         let mut worker = Worker::default();
-        while let Some((request, share)) = self.take(&mut worker) {
+        while let Some((request, payload)) = self.take(&mut worker) {
             self.let_next_in(scope);
-            let sent = self.carry_out(&request, &mut worker);
-            drop(share);
-            worker.shrink();
+            let sent = self.carry_out(&request, payload, &mut worker);
             self.in_flight.fetch_sub(1, Ordering::Relaxed);
             if let Err(cause) = sent {
                 // A reply was cut: whatever follows it would be taken for its rest.
@@ -131,8 +148,8 @@ impl<'a> Transmission<'a> {
         }
     }
 
-    /// The next request, with the bytes to be written in the worker's buffer; `None` if there is none any more.
-    fn take(&self, worker: &mut Worker) -> Option<(Request, Option<Share<'_>>)> {
+    /// The next request, with what is to be written; `None` if there is none any more.
+    fn take(&self, worker: &mut Worker) -> Option<(Request, Payload<'_>)> {
         self.waiting.fetch_add(1, Ordering::Relaxed);
         let mut intake = lock(&self.intake);
         self.waiting.fetch_sub(1, Ordering::Relaxed);
@@ -152,7 +169,7 @@ impl<'a> Transmission<'a> {
         None
     }
 
-    fn next(&self, intake: &mut Intake, worker: &mut Worker) -> Result<Option<(Request, Option<Share<'_>>)>, Failure> {
+    fn next(&self, intake: &mut Intake, worker: &mut Worker) -> Result<Option<(Request, Payload<'_>)>, Failure> {
         let request = loop {
             if self.is_stopping() {
                 return Ok(None);
@@ -164,19 +181,52 @@ impl<'a> Transmission<'a> {
             }
         };
         let Some(request) = request.filter(|request| request.command != Command::Disconnect) else { return Ok(None) };
-        let share = self.share_of(request.payload_bytes());
-        let payload = worker.buffer(request.payload_bytes() as usize);
-        intake.payload(&self.channel, payload)?;
-        Ok(Some((request, share)))
+        let payload = self.take_payload(&request, intake, worker)?;
+        Ok(Some((request, payload)))
     }
 
-    fn carry_out(&self, request: &Request, worker: &mut Worker) -> io::Result<()> {
+    fn take_payload(&self, request: &Request, intake: &mut Intake, worker: &mut Worker) -> io::Result<Payload<'_>> {
+        let length = request.payload_bytes() as usize;
+        if length <= WORKER_BYTES {
+            intake.payload(&self.channel, worker.buffer(length))?;
+            return Ok(Payload::Small);
+        }
+        match self.share_of(length) {
+            Some(mut share) => {
+                share.parts_mut().try_for_each(|part| intake.payload(&self.channel, part))?;
+                Ok(Payload::Held(share))
+            }
+            None => Ok(Payload::PassedOn(self.pass_on(request, intake)?)),
+        }
+    }
+
+    /// Writes what follows a request as it comes. If that fails, or is not allowed, the rest of it is read all the same.
+    fn pass_on(&self, request: &Request, intake: &mut Intake) -> io::Result<Result<(), ImageError>> {
+        let disk = self.export.writable().filter(|_| request.check(&self.export, self.agreed).is_ok());
+        let (mut at, mut written) = (request.offset, Ok(()));
+        let mut reserve = std::mem::take(&mut intake.reserve);
+        let (bytes, mut left) = (reserve.bytes(), request.payload_bytes() as usize);
+        while left > 0 {
+            let length = left.min(bytes.len());
+            let part = bytes.get_mut(..length).unwrap_or_default();
+            intake.payload(&self.channel, part)?;
+            if let Some(disk) = disk.filter(|_| written.is_ok()) {
+                written = disk.write_at(at, part);
+                at += length as u64;
+            }
+            left -= length;
+        }
+        intake.reserve = reserve;
+        Ok(written)
+    }
+
+    fn carry_out(&self, request: &Request, payload: Payload<'_>, worker: &mut Worker) -> io::Result<()> {
         if let Err(refusal) = request.check(&self.export, self.agreed) {
             return self.reply_refusal(request, &refusal, None);
         }
         match request.command {
             Command::Read => self.read(request, worker),
-            Command::Write => self.write(request, worker.buffer(request.payload_bytes() as usize)),
+            Command::Write => self.write(request, payload, worker),
             Command::WriteZeroes => self.write_zeroes(request),
             Command::Trim => self.trim(request),
             Command::Cache => self.cache(request, worker),
@@ -187,16 +237,37 @@ impl<'a> Transmission<'a> {
         }
     }
 
-    /// A part of the connection's memory, for what does not fit into the buffer that each worker keeps.
-    pub(super) fn share_of(&self, length_bytes: u32) -> Option<Share<'_>> {
-        (length_bytes as usize > PIECE_BYTES).then(|| self.budget.take(length_bytes.into()))
+    /// Memory for so many bytes, if the server has them left.
+    pub(super) fn share_of(&self, length: usize) -> Option<Share<'_>> {
+        self.shared.budget().take(length)
+    }
+
+    /// Has a function use memory for so many bytes, at most a piece, or for fewer if the server has none left.
+    pub(super) fn with_room<T>(&self, worker: &mut Worker, wanted: usize, act: impl FnOnce(&mut [u8]) -> T) -> T {
+        if wanted <= WORKER_BYTES {
+            return act(worker.buffer(wanted));
+        }
+        match self.share_of(wanted) {
+            Some(mut share) => act(share.parts_mut().next().unwrap_or_default()),
+            None => {
+                let mut reserve = lock(&self.reserve);
+                let bytes = reserve.bytes();
+                let length = wanted.min(bytes.len());
+                act(bytes.get_mut(..length).unwrap_or_default())
+            }
+        }
+    }
+
+    /// Tells whoever runs the server that the disk failed.
+    pub(super) fn tell_failure(&self, refusal: &Refusal) {
+        let (export, message) = (self.export.name().to_owned(), refusal.message.clone());
+        self.shared.tell(Event::DiskFailed { export, message });
     }
 
     /// Tells the client, and whoever runs the server, that the disk failed.
     pub(super) fn disk_failed(&self, request: &Request, error: &ImageError, at: Option<u64>) -> io::Result<()> {
         let refusal = Refusal::of(error);
-        let (export, message) = (self.export.name().to_owned(), refusal.message.clone());
-        self.shared.tell(Event::DiskFailed { export, message });
+        self.tell_failure(&refusal);
         self.reply_refusal(request, &refusal, at)
     }
 
@@ -226,8 +297,4 @@ impl Drop for CloseOnPanic<'_> {
             self.0.close();
         }
     }
-}
-
-fn is_timeout(cause: &io::Error) -> bool {
-    matches!(cause.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut)
 }

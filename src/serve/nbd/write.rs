@@ -5,7 +5,7 @@ use std::io;
 use tintype_formats::ImageError;
 
 use super::request::Request;
-use super::transmission::Transmission;
+use super::transmission::{Payload, Transmission, Worker};
 use crate::nbd_protocol::command_flag;
 use crate::sources::WritableDisk;
 
@@ -34,9 +34,21 @@ impl Transmission<'_> {
     }
 
     /// Writes what the client sent.
-    pub fn write(&self, request: &Request, payload: &[u8]) -> io::Result<()> {
-        self.count_written(payload.len());
-        self.change(request, |disk| disk.write_at(request.offset, payload))
+    pub fn write(&self, request: &Request, payload: Payload<'_>, worker: &mut Worker) -> io::Result<()> {
+        let length = request.payload_bytes() as usize;
+        self.count_written(length);
+        self.change(request, |disk| match payload {
+            Payload::Small => disk.write_at(request.offset, worker.buffer(length)),
+            Payload::PassedOn(written) => written,
+            Payload::Held(mut share) => {
+                let mut at = request.offset;
+                share.parts_mut().try_for_each(|part| {
+                    disk.write_at(at, part)?;
+                    at += part.len() as u64;
+                    Ok(())
+                })
+            }
+        })
     }
 
     /// Makes a range read as zeros; without holes, storage is there for whatever is written later.

@@ -38,10 +38,16 @@ pub struct NbdAddress {
     pub tls_name: Option<String>,
 }
 
-/// Whether a path is such an address. A file that really has this name wins.
+/// Whether a path is such an address, or is meant to be one. A file that really has this name wins.
 pub fn is_nbd(path: &Path) -> bool {
     let bytes = path.as_os_str().as_bytes();
-    SCHEMES.iter().any(|(scheme, ..)| bytes.starts_with(scheme.as_bytes())) && path.symlink_metadata().is_err()
+    let is_meant = SCHEMES.iter().any(|(scheme, ..)| {
+        let scheme = scheme.trim_end_matches('/').as_bytes();
+        let begin = bytes.get(..scheme.len()).filter(|begin| begin.eq_ignore_ascii_case(scheme));
+        // Two colons stand between a repository and a snapshot.
+        begin.is_some() && bytes.get(scheme.len()) != Some(&b':')
+    });
+    is_meant && path.symlink_metadata().is_err()
 }
 
 impl NbdAddress {
@@ -99,7 +105,7 @@ impl fmt::Display for Endpoint {
 }
 
 fn tcp_endpoint(authority: &str) -> Result<Endpoint, String> {
-    let wrong = || format!("\"{}\" is not HOST or HOST:PORT", authority.escape_debug());
+    let wrong = || format!("\"{}\" is not HOST, HOST:PORT or, of IPv6, [ADDRESS]:PORT", authority.escape_debug());
     if authority.contains('@') {
         return Err("NBD has no user names: nbd://HOST/NAME".to_owned());
     }
@@ -169,6 +175,16 @@ mod tests {
             "nbd://[::1/",
         ] {
             assert!(parse(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn what_is_meant_as_an_address_is_no_name_of_a_file() {
+        for meant in ["nbd://host/x", "NBDS://host", "nbd:unix:/run/s", "nbd+unix:/x?socket=s", "nbd:host:10809"] {
+            assert!(is_nbd(Path::new(meant)), "{meant}");
+        }
+        for other in ["nbd", "nbd::web", "nbdx://host", "./nbd:x", "nbd.raw"] {
+            assert!(!is_nbd(Path::new(other)), "{other}");
         }
     }
 

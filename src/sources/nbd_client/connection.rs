@@ -5,13 +5,14 @@
 //! A connection that breaks is lost for all; what it means for them is decided in `pool`.
 
 use std::collections::BTreeMap;
-use std::io;
+use std::io::{self, IoSlice};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::handshake::Export;
-use super::transport::{Transport, read_exact};
+use super::transport::read_exact;
 use super::wire::{self, Command, Fields, Reply, Request, broken};
+use crate::channel::Channel;
 use crate::nbd_protocol;
 
 /// The longest list of ranges that is read in one answer: 8 bytes each.
@@ -37,7 +38,7 @@ pub type StatusRun = (u32, u32);
 
 /// A connection to an export.
 pub struct Connection {
-    transport: Arc<dyn Transport>,
+    channel: Channel,
     export: Export,
     /// How long the server may be silent while a read waits.
     patience: Duration,
@@ -90,8 +91,8 @@ enum Answer<'a> {
 
 impl Connection {
     /// Takes a connection on which an export was agreed.
-    pub fn new(transport: Arc<dyn Transport>, export: Export, patience: Duration) -> Self {
-        Connection { transport, export, patience, sending: Mutex::default(), state: Mutex::default() }
+    pub fn new(channel: Channel, export: Export, patience: Duration) -> Self {
+        Connection { channel, export, patience, sending: Mutex::default(), state: Mutex::default() }
     }
 
     /// What the server said of the disk.
@@ -204,8 +205,7 @@ impl Connection {
 
     fn send(&self, request: &Request, cookie: u64, payload: &[u8]) -> io::Result<()> {
         let _turn = self.sending.lock().unwrap_or_else(PoisonError::into_inner);
-        self.transport.write_all(&request.encode(cookie))?;
-        if payload.is_empty() { Ok(()) } else { self.transport.write_all(payload) }
+        self.channel.write_all(&mut [IoSlice::new(&request.encode(cookie)), IoSlice::new(payload)])
     }
 
     /// Waits for the begin of an answer to this request, and reads those of others meanwhile if nobody else does. The
@@ -260,13 +260,13 @@ impl Connection {
         let why = state.lost.get_or_insert_with(|| cause.to_string()).clone();
         state.waiting.values().for_each(|waiting| waiting.wake.notify_one());
         drop(state);
-        self.transport.shut_down();
+        self.channel.socket().close();
         Failed::Lost(why)
     }
 
     fn read_reply(&self) -> io::Result<(u64, Reply)> {
         let mut begin = [0; 16];
-        read_exact(self.transport.as_ref(), &mut begin, &mut |_| self.check_silence())?;
+        read_exact(&self.channel, &mut begin, &mut |_| self.check_silence())?;
         let mut fields = Fields(&begin);
         match fields.u32()? {
             nbd_protocol::SIMPLE_REPLY_MAGIC => {
@@ -304,7 +304,7 @@ impl Connection {
 
     fn fill(&self, buffer: &mut [u8]) -> io::Result<()> {
         let (mut last, mut before) = (Instant::now(), 0);
-        read_exact(self.transport.as_ref(), buffer, &mut |filled| {
+        read_exact(&self.channel, buffer, &mut |filled| {
             if filled > before {
                 (last, before) = (Instant::now(), filled);
             }
@@ -400,8 +400,7 @@ impl Drop for Connection {
         if !self.is_lost() {
             let goodbye = Request { command: Command::Disconnect, offset: 0, length_bytes: 0 };
             // Nobody answers, and nobody minds.
-            let _ = self.transport.write_all(&goodbye.encode(0));
-            self.transport.shut_down();
+            let _ = self.channel.write_all(&mut [IoSlice::new(&goodbye.encode(0))]);
         }
     }
 }

@@ -1,14 +1,15 @@
 //! From a connected socket to an export: the options of the newstyle handshake.
 
-use std::io;
+use std::io::{self, IoSlice};
 use std::sync::Arc;
 use std::time::Instant;
 
 use rustls::ClientConfig;
 
-use super::tls::TlsTransport;
-use super::transport::{Socket, Transport, read_exact_until};
+use super::tls;
+use super::transport::{check_time, read_exact_until};
 use super::wire::{Fields, broken};
+use crate::channel::{Channel, Socket, TlsChannel};
 use crate::nbd_protocol::{self, allocation};
 
 /// The longest answer to an option that is read, in bytes. Names and messages have at most 4 KiB.
@@ -16,6 +17,9 @@ const MAX_REPLY_BYTES: u32 = 16 << 10;
 
 /// How many answers an option may have.
 const MAX_REPLIES: usize = 64;
+
+/// How many names of other disks are told where one is not found.
+const MAX_NAMES: usize = 8;
 
 /// The longest request of ours, in bytes, if the server allows as much.
 pub const MAX_REQUEST_BYTES: u32 = 4 << 20;
@@ -54,19 +58,22 @@ pub struct Wanted<'a> {
 }
 
 /// Agrees with a server on an export.
-pub fn negotiate(socket: Socket, wanted: &Wanted<'_>) -> io::Result<(Arc<dyn Transport>, Export)> {
-    let no_zeroes = greet(&socket, wanted.deadline)?;
-    let transport: Arc<dyn Transport> = match wanted.tls {
-        None => Arc::new(socket),
-        Some((config, name)) => {
-            let plain = Talk { transport: &socket, deadline: wanted.deadline };
-            if let Some(refusal) = plain.simple_option(nbd_protocol::option::STARTTLS, &[])? {
-                return Err(io::Error::new(io::ErrorKind::Unsupported, format!("the server has no TLS: {refusal}")));
-            }
-            Arc::new(TlsTransport::start(socket, Arc::clone(config), name, wanted.deadline)?)
+pub fn negotiate(socket: Arc<Socket>, wanted: &Wanted<'_>) -> io::Result<(Channel, Export)> {
+    let deadline = wanted.deadline;
+    let mut channel = Channel::Plain(Arc::clone(&socket));
+    let no_zeroes = greet(&channel, deadline)?;
+    if let Some((config, name)) = wanted.tls {
+        let plain = Talk { channel: &channel, deadline };
+        if let Some(refusal) = plain.simple_option(nbd_protocol::option::STARTTLS, &[])? {
+            return Err(io::Error::new(
+                io::ErrorKind::Unsupported,
+                format!("the server has no TLS, as nbds:// demands it: {refusal}"),
+            ));
         }
-    };
-    let talk = Talk { transport: transport.as_ref(), deadline: wanted.deadline };
+        let session = tls::session(config, name)?;
+        channel = Channel::Tls(Box::new(TlsChannel::start(socket, session, &mut || check_time(deadline))?));
+    }
+    let talk = Talk { channel: &channel, deadline };
     let is_structured = talk.simple_option(nbd_protocol::option::STRUCTURED_REPLY, &[])?.is_none();
     let allocation = if is_structured { talk.ask_for_allocation(wanted.export)? } else { None };
     let found = match talk.go(wanted.export)? {
@@ -75,13 +82,13 @@ pub fn negotiate(socket: Socket, wanted: &Wanted<'_>) -> io::Result<(Arc<dyn Tra
     };
     let export = Export { is_structured, allocation, ..found };
     check(&export)?;
-    Ok((transport, export))
+    Ok((channel, export))
 }
 
 /// The first words; says whether the server leaves out zeros that nobody needs.
-fn greet(socket: &Socket, deadline: Instant) -> io::Result<bool> {
+fn greet(channel: &Channel, deadline: Instant) -> io::Result<bool> {
     let mut hello = [0; 18];
-    read_exact_until(socket, &mut hello[..16], deadline)?;
+    read_exact_until(channel, &mut hello[..16], deadline)?;
     let mut fields = Fields(&hello);
     if fields.u64()? != nbd_protocol::GREETING_MAGIC {
         return Err(broken("it does not begin with NBDMAGIC"));
@@ -89,13 +96,13 @@ fn greet(socket: &Socket, deadline: Instant) -> io::Result<bool> {
     if fields.u64()? != nbd_protocol::OPTION_MAGIC {
         return Err(io::Error::new(io::ErrorKind::Unsupported, "the server only speaks the old dialect of NBD"));
     }
-    read_exact_until(socket, &mut hello[16..], deadline)?;
+    read_exact_until(channel, &mut hello[16..], deadline)?;
     let flags = Fields(&hello[16..]).u16()?;
     if flags & nbd_protocol::greeting::FIXED_NEWSTYLE == 0 {
         return Err(io::Error::new(io::ErrorKind::Unsupported, "the server does not speak the fixed newstyle of NBD"));
     }
     let ours = flags & (nbd_protocol::greeting::FIXED_NEWSTYLE | nbd_protocol::greeting::NO_ZEROES);
-    socket.write_all(&u32::from(ours).to_be_bytes())?;
+    channel.write_all(&mut [IoSlice::new(&u32::from(ours).to_be_bytes())])?;
     Ok(ours & nbd_protocol::greeting::NO_ZEROES != 0)
 }
 
@@ -115,7 +122,7 @@ fn check(export: &Export) -> io::Result<()> {
 
 /// A connection on which options are negotiated.
 struct Talk<'a> {
-    transport: &'a dyn Transport,
+    channel: &'a Channel,
     deadline: Instant,
 }
 
@@ -146,7 +153,7 @@ impl OptionReply {
 impl Talk<'_> {
     fn read<const N: usize>(&self) -> io::Result<[u8; N]> {
         let mut bytes = [0; N];
-        read_exact_until(self.transport, &mut bytes, self.deadline)?;
+        read_exact_until(self.channel, &mut bytes, self.deadline)?;
         Ok(bytes)
     }
 
@@ -155,7 +162,7 @@ impl Talk<'_> {
         message.extend(option.to_be_bytes());
         message.extend((data.len() as u32).to_be_bytes());
         message.extend(data);
-        self.transport.write_all(&message)
+        self.channel.write_all(&mut [IoSlice::new(&message)])
     }
 
     fn option_reply(&self, option: u32) -> io::Result<OptionReply> {
@@ -172,7 +179,7 @@ impl Talk<'_> {
             return Err(broken(format!("it answers an option with {length} bytes")));
         }
         let mut data = vec![0; length as usize];
-        read_exact_until(self.transport, &mut data, self.deadline)?;
+        read_exact_until(self.channel, &mut data, self.deadline)?;
         Ok(OptionReply { kind, data })
     }
 
@@ -243,14 +250,38 @@ impl Talk<'_> {
                 }
                 nbd_protocol::option_reply::ERR_UNSUP => return Ok(None),
                 _ if reply.is_refusal() => {
-                    let message =
-                        format!("the server does not give the disk \"{}\": {}", export.escape_debug(), reply.refusal());
+                    let known = match reply.kind {
+                        nbd_protocol::option_reply::ERR_UNKNOWN => self.known_names(),
+                        _ => String::new(),
+                    };
+                    let (export, refusal) = (export.escape_debug(), reply.refusal());
+                    let message = format!("the server does not give the disk \"{export}\": {refusal}{known}");
                     return Err(io::Error::new(io::ErrorKind::NotFound, message));
                 }
                 other => return Err(broken(format!("it answers with {other} when asked for the disk"))),
             }
         }
         Err(broken("it does not stop to answer"))
+    }
+
+    /// What the server has instead, for people; nothing if it does not tell.
+    fn known_names(&self) -> String {
+        let mut names = Vec::new();
+        if self.send_option(nbd_protocol::option::LIST, &[]).is_err() {
+            return String::new();
+        }
+        while let Ok(reply) = self.option_reply(nbd_protocol::option::LIST) {
+            let name = Fields(&reply.data).u32().ok().and_then(|length| reply.data.get(4..)?.get(..length as usize));
+            match name.filter(|_| reply.kind == nbd_protocol::option_reply::SERVER) {
+                Some(_) if names.len() == MAX_NAMES => {
+                    names.push("...".to_owned());
+                    break;
+                }
+                Some(name) => names.push(format!("\"{}\"", String::from_utf8_lossy(name).escape_debug())),
+                None => break,
+            }
+        }
+        if names.is_empty() { String::new() } else { format!("; it has {}", names.join(", ")) }
     }
 
     /// The older way: the server says size and flags, or closes the connection.

@@ -1,7 +1,7 @@
 //! Disks on other machines and in other processes, by the NBD protocol: an export is a file to read and write.
 //!
 //! ```text
-//!   NbdFile ── aligned requests ──► Pool ── round robin ──► Connection ──► Transport (TCP, Unix; TLS)
+//!   NbdFile ── aligned requests ──► Pool ── round robin ──► Connection ──► Channel (TCP, Unix; TLS)
 //!   (cuts by the server's limits)   (connects again)        (many requests at once)
 //! ```
 //!
@@ -31,7 +31,6 @@ pub use self::address::{NbdAddress, is_nbd};
 use self::connection::Connection;
 use self::handshake::{Wanted, negotiate};
 use self::pool::{Connector, Pool};
-use self::transport::Socket;
 use self::wire::{Command, Request};
 use crate::error::{Error, Kind, Result};
 use crate::nbd_protocol;
@@ -87,24 +86,24 @@ impl NbdFile {
     pub fn open_path(path: &Path, options: &NbdOptions) -> Result<(Self, FileIdentity)> {
         let text = path.to_str().ok_or_else(|| Error::new(Kind::Usage, "the NBD address is not UTF-8"))?;
         let address = NbdAddress::parse(text).map_err(|wrong| Error::new(Kind::Usage, wrong))?;
-        let file = NbdFile::open(&address, options).map_err(|cause| Error::io("connect to the NBD server", cause))?;
-        Ok((file, address.identity()))
+        Ok((NbdFile::open(&address, options)?, address.identity()))
     }
 
     /// Connects to a server.
-    pub fn open(address: &NbdAddress, options: &NbdOptions) -> io::Result<Self> {
+    pub fn open(address: &NbdAddress, options: &NbdOptions) -> Result<Self> {
         let config = match &address.tls_name {
             Some(_) => Some(tls::configure(options.tls_folder.as_deref())?),
             None => None,
         };
         let (address, patience) = (address.clone(), options.patience);
         let connector = move |deadline: Instant| {
-            let socket = Socket::connect(&address.endpoint, deadline)?;
+            let socket = transport::connect(&address.endpoint, deadline)?;
             let tls = config.as_ref().zip(address.tls_name.as_deref());
-            let (transport, export) = negotiate(socket, &Wanted { export: &address.export, tls, deadline })?;
-            Ok(Connection::new(transport, export, patience))
+            let wanted = Wanted { export: &address.export, tls, deadline };
+            let (channel, export) = negotiate(socket, &wanted).map_err(tls::explained)?;
+            Ok(Connection::new(channel, export, patience))
         };
-        Self::over(Arc::new(connector), patience)
+        Self::over(Arc::new(connector), patience).map_err(|cause| Error::io("connect to the NBD server", cause))
     }
 
     fn over(connector: Connector, patience: Duration) -> io::Result<Self> {

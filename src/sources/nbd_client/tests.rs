@@ -47,10 +47,8 @@ fn client(patience: Duration, serve: impl Fn(UnixStream) + Send + Sync + Clone +
         let (ours, theirs) = UnixStream::pair()?;
         let serve = serve.clone();
         std::thread::spawn(move || serve(theirs));
-        let socket = Socket::Unix(ours);
-        socket.prepare()?;
-        let (transport, export) = negotiate(socket, &Wanted { export: "x", tls: None, deadline })?;
-        Ok(Connection::new(transport, export, patience))
+        let (channel, export) = negotiate(transport::ticking(ours)?, &Wanted { export: "x", tls: None, deadline })?;
+        Ok(Connection::new(channel, export, patience))
     };
     NbdFile::over(Arc::new(connector), patience)
 }

@@ -1,11 +1,15 @@
-//! What an NBD connection runs over: a TCP or Unix socket, plain or inside TLS.
+//! Connecting to a server, and reading from it with patience.
 
-use std::io::{self, Read as _, Write as _};
-use std::net::{Shutdown, TcpStream, ToSocketAddrs as _};
+use std::io;
+use std::net::{TcpStream, ToSocketAddrs as _};
 use std::os::unix::net::UnixStream;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use rustix::net::sockopt;
+
 use super::address::Endpoint;
+use crate::channel::{Channel, Socket, is_timeout};
 
 /// How long a read waits before its caller gets to look around.
 const TICK: Duration = Duration::from_millis(500);
@@ -14,53 +18,35 @@ const TICK: Duration = Duration::from_millis(500);
 /// was sent may stay without acknowledgement.
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
 
-/// A stream of bytes in both directions. One thread reads and one writes at a time, but each beside the other.
-pub trait Transport: Send + Sync {
-    /// Reads some bytes; 0 at the end. Fails with `WouldBlock` or `TimedOut` if there are none for a moment.
-    fn read(&self, buffer: &mut [u8]) -> io::Result<usize>;
-
-    /// Writes all bytes.
-    fn write_all(&self, bytes: &[u8]) -> io::Result<()>;
-
-    /// Ends it, also for threads that are reading or writing.
-    fn shut_down(&self);
-}
-
-/// A connected socket.
-pub enum Socket {
-    /// Over a network.
-    Tcp(TcpStream),
-    /// Inside this machine.
-    Unix(UnixStream),
-}
-
-impl Socket {
-    /// Connects to a server; waits until the deadline at most.
-    pub fn connect(endpoint: &Endpoint, deadline: Instant) -> io::Result<Self> {
-        let socket = match endpoint {
-            Endpoint::Unix(path) => Socket::Unix(UnixStream::connect(path)?),
-            Endpoint::Tcp(host, port) => Socket::Tcp(connect_tcp(host, *port, deadline)?),
-        };
-        socket.prepare()?;
-        Ok(socket)
-    }
-
-    /// Lets reads wake up now and then.
-    pub fn prepare(&self) -> io::Result<()> {
-        match self {
-            Socket::Unix(socket) => socket.set_read_timeout(Some(TICK)),
-            Socket::Tcp(socket) => {
-                socket.set_read_timeout(Some(TICK))?;
-                socket.set_nodelay(true)?;
-                use rustix::net::sockopt;
-                sockopt::set_socket_keepalive(socket, true)?;
-                sockopt::set_tcp_keepidle(socket, KEEP_ALIVE)?;
-                sockopt::set_tcp_keepintvl(socket, KEEP_ALIVE / 3)?;
-                sockopt::set_tcp_user_timeout(socket, KEEP_ALIVE.as_millis() as u32 * 2)?;
-                Ok(())
-            }
+/// Connects to a server; waits until the deadline at most.
+pub fn connect(endpoint: &Endpoint, deadline: Instant) -> io::Result<Arc<Socket>> {
+    match endpoint {
+        Endpoint::Unix(path) => ticking(UnixStream::connect(path).map_err(|cause| explained(cause, endpoint))?),
+        Endpoint::Tcp(host, port) => {
+            let socket = connect_tcp(host, *port, deadline).map_err(|cause| explained(cause, endpoint))?;
+            sockopt::set_tcp_keepidle(&socket, KEEP_ALIVE)?;
+            sockopt::set_tcp_keepintvl(&socket, KEEP_ALIVE / 3)?;
+            sockopt::set_tcp_user_timeout(&socket, KEEP_ALIVE.as_millis() as u32 * 2)?;
+            ticking(socket)
         }
     }
+}
+
+/// What the system's word means here.
+fn explained(cause: io::Error, endpoint: &Endpoint) -> io::Error {
+    let words = match (cause.kind(), endpoint) {
+        (io::ErrorKind::ConnectionRefused, _) => format!("no server listens at {endpoint}"),
+        (io::ErrorKind::NotFound, Endpoint::Unix(_)) => format!("there is no socket {endpoint}"),
+        _ => format!("{endpoint}: {cause}"),
+    };
+    io::Error::new(cause.kind(), words)
+}
+
+/// A socket whose reads wake up now and then.
+pub fn ticking(stream: impl Into<Socket>) -> io::Result<Arc<Socket>> {
+    let socket = stream.into();
+    socket.limit_reads(Some(TICK))?;
+    Ok(Arc::new(socket))
 }
 
 fn connect_tcp(host: &str, port: u16, deadline: Instant) -> io::Result<TcpStream> {
@@ -78,47 +64,18 @@ fn connect_tcp(host: &str, port: u16, deadline: Instant) -> io::Result<TcpStream
     Err(last)
 }
 
-impl Transport for Socket {
-    fn read(&self, buffer: &mut [u8]) -> io::Result<usize> {
-        match self {
-            Socket::Tcp(socket) => (&*socket).read(buffer),
-            Socket::Unix(socket) => (&*socket).read(buffer),
-        }
-    }
-
-    fn write_all(&self, bytes: &[u8]) -> io::Result<()> {
-        match self {
-            Socket::Tcp(socket) => (&*socket).write_all(bytes),
-            Socket::Unix(socket) => (&*socket).write_all(bytes),
-        }
-    }
-
-    fn shut_down(&self) {
-        // It may be gone already.
-        let _ = match self {
-            Socket::Tcp(socket) => socket.shutdown(Shutdown::Both),
-            Socket::Unix(socket) => socket.shutdown(Shutdown::Both),
-        };
-    }
-}
-
-/// Whether a read found nothing for a moment.
-pub fn is_tick(cause: &io::Error) -> bool {
-    matches!(cause.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut | io::ErrorKind::Interrupted)
-}
-
 /// Fills the buffer; `on_tick` decides, whenever nothing came for a moment, whether to go on: it gets how much there is.
 pub fn read_exact(
-    transport: &dyn Transport,
+    channel: &Channel,
     buffer: &mut [u8],
     on_tick: &mut dyn FnMut(usize) -> io::Result<()>,
 ) -> io::Result<()> {
     let mut filled = 0;
     while filled < buffer.len() {
-        match transport.read(&mut buffer[filled..]) {
+        match channel.read(&mut buffer[filled..]) {
             Ok(0) => return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the server closed the connection")),
             Ok(length) => filled += length,
-            Err(cause) if is_tick(&cause) => on_tick(filled)?,
+            Err(cause) if is_timeout(&cause) => on_tick(filled)?,
             Err(cause) => return Err(cause),
         }
     }
@@ -126,9 +83,14 @@ pub fn read_exact(
 }
 
 /// The same, until a deadline.
-pub fn read_exact_until(transport: &dyn Transport, buffer: &mut [u8], deadline: Instant) -> io::Result<()> {
-    read_exact(transport, buffer, &mut |_| match Instant::now() < deadline {
+pub fn read_exact_until(channel: &Channel, buffer: &mut [u8], deadline: Instant) -> io::Result<()> {
+    read_exact(channel, buffer, &mut |_| check_time(deadline))
+}
+
+/// Fails after the deadline.
+pub fn check_time(deadline: Instant) -> io::Result<()> {
+    match Instant::now() < deadline {
         true => Ok(()),
         false => Err(io::Error::new(io::ErrorKind::TimedOut, "the server does not answer")),
-    })
+    }
 }

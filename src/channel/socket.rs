@@ -19,7 +19,7 @@ impl From<UnixStream> for Socket {
 }
 
 impl From<TcpStream> for Socket {
-    /// Replies go at once, and a peer that vanished is found out some time.
+    /// What is written goes at once, and a peer that vanished is found out some time.
     fn from(stream: TcpStream) -> Self {
         // Where these are refused, it is slower, or its peer's end is found out later.
         let _ = stream.set_nodelay(true);

@@ -1,10 +1,17 @@
-//! What a connection's bytes go through: the socket, or TLS over it.
+//! What the bytes of a connection go through: the socket, or TLS over it. One thread reads while another one writes.
+
+mod socket;
+mod tls;
 
 use std::io::{self, IoSlice};
 use std::sync::Arc;
+use std::time::Duration;
 
-use super::socket::Socket;
-use super::tls::TlsChannel;
+pub use self::socket::Socket;
+pub use self::tls::{TlsChannel, certificates, private_key, unusable};
+
+/// How long the other side may take to hear that the connection ends.
+const GOODBYE: Duration = Duration::from_millis(200);
 
 /// The bytes of a connection.
 pub enum Channel {
@@ -42,6 +49,14 @@ impl Channel {
         }
     }
 
+    /// The socket, whatever is said through it.
+    pub fn socket(&self) -> &Socket {
+        match self {
+            Channel::Plain(socket) => socket,
+            Channel::Tls(tls) => tls.socket(),
+        }
+    }
+
     /// The socket, if bytes can be put into it without being seen.
     pub fn plain(&self) -> Option<&Socket> {
         match self {
@@ -54,7 +69,13 @@ impl Channel {
 impl Drop for Channel {
     fn drop(&mut self) {
         if let Channel::Tls(tls) = self {
+            let _ = tls.socket().limit_writes(Some(GOODBYE));
             tls.say_goodbye();
         }
     }
+}
+
+/// Whether a socket had nothing to read, or no room, for as long as its limit allows.
+pub fn is_timeout(cause: &io::Error) -> bool {
+    matches!(cause.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut)
 }
