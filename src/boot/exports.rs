@@ -32,7 +32,7 @@ pub struct Exports {
 impl Exports {
     /// Serves these disks, each by its [`name`](Self::name).
     pub fn start(disks: &[Arc<dyn BlockSource>]) -> Result<Exports> {
-        let folder = PrivateFolder::create(&std::env::temp_dir())
+        let folder = PrivateFolder::create(&short_temporary_folder())
             .map_err(|cause| Error::io("create a private folder", cause))?;
         let complaints = Arc::new(Mutex::new(Vec::new()));
         let mut exports = NbdExports::default();
@@ -73,6 +73,12 @@ impl Exports {
     pub fn take_complaints(&self) -> Vec<String> {
         std::mem::take(&mut self.complaints.lock().unwrap_or_else(PoisonError::into_inner))
     }
+}
+
+/// Where folders for sockets go: the name of a socket has at most 107 bytes, of which some are needed below.
+fn short_temporary_folder() -> PathBuf {
+    let chosen = std::env::temp_dir();
+    if chosen.as_os_str().len() <= 80 { chosen } else { PathBuf::from("/tmp") }
 }
 
 fn socket_in(folder: &Path) -> PathBuf {

@@ -23,7 +23,7 @@ pub struct Look {
     pub has_boot_code: bool,
     /// Whether it has an EFI system partition with a FAT file system.
     pub has_efi_partition: bool,
-    /// The boot loader on that, if one is known: [`FALLBACK_LOADER`], where it is.
+    /// The boot loader on that, if one is known: where firmware looks that was never told of another, or else elsewhere.
     pub efi_loader: Option<String>,
     /// Which system it is.
     pub system: System,
