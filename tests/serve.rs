@@ -8,7 +8,7 @@ use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
-use common::nbd::{FLUSH, READ, Serving, WRITE, WRITE_ZEROES, option, read_at, reply, request};
+use common::nbd::{FLUSH, READ, Serving, WRITE, WRITE_ZEROES, make_certificates, option, read_at, reply, request};
 use common::{Sandbox, assert_holds, digest, have};
 use rustix::process::{Pid, Signal, kill_process};
 use tintype_formats::testing::Random;
@@ -201,22 +201,6 @@ fn it_ends_with_its_last_client() {
     assert!(!sandbox.path("s").exists());
 }
 
-/// A certificate authority, a server and a client, in PEM, as QEMU and libnbd name the files.
-fn make_certificates(sandbox: &Sandbox) {
-    let openssl = |args: &str| sandbox.tool("openssl", args.split(' '));
-    std::fs::write(sandbox.path("server.ext"), "subjectAltName=DNS:localhost,IP:127.0.0.1\n").expect("a file");
-    std::fs::write(sandbox.path("client.ext"), "extendedKeyUsage=clientAuth\n").expect("a file");
-    std::fs::create_dir(sandbox.path("tls")).expect("a folder");
-    openssl("req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=ca -keyout ca.key -out tls/ca-cert.pem");
-    for who in ["server", "client"] {
-        openssl(&format!("req -new -newkey rsa:2048 -nodes -subj /CN={who} -keyout tls/{who}-key.pem -out {who}.csr"));
-        let sign = "-CA tls/ca-cert.pem -CAkey ca.key -CAcreateserial -days 2";
-        openssl(&format!("x509 -req -in {who}.csr {sign} -extfile {who}.ext -out tls/{who}-cert.pem"));
-    }
-    std::fs::create_dir(sandbox.path("anonymous")).expect("a folder");
-    std::fs::copy(sandbox.path("tls/ca-cert.pem"), sandbox.path("anonymous/ca-cert.pem")).expect("a copy");
-}
-
 #[test]
 fn with_certificates_everything_is_encrypted() {
     if !(have("nbdinfo") && have("openssl")) {
@@ -242,6 +226,9 @@ fn with_certificates_everything_is_encrypted() {
     serving.stop().ok();
     let serving = Serving::start(&sandbox, 3, &[&args[..], &["--tls-verify-clients"]].concat());
     fails(&with_tls(serving.uri(), "anonymous"));
+    let ours = serving.uri().replace("127.0.0.1", "localhost");
+    sandbox.run(["info", &ours, "--nbd-tls", "anonymous"]).fails(1, "a folder with client-cert.pem and client-key.pem");
+    sandbox.run(["compare", "disk.raw", &ours, "--nbd-tls", "tls"]).ok();
     assert_eq!(sandbox.tool("nbdinfo", ["--size", &with_tls(serving.uri(), "tls")]).trim(), "8388608");
     serving.stop().ok();
     sandbox.run(["serve", "disk.raw", "--tls-certificates", "anonymous"]).fails(2, "server-cert.pem");
@@ -285,6 +272,7 @@ fn a_socket_is_replaced_only_if_nobody_listens() {
     sandbox.run(["serve", "disk.raw", "--socket", "s"]).fails(2, "it exists and is no socket");
     assert!(Path::new(&sandbox.path("s")).exists());
     sandbox.run(["serve", "disk.raw", "--listen", "nonsense"]).fails(2, "expected ADDRESS:PORT");
+    sandbox.run(["serve", "disk.raw", "--socket", "s2", "--overlay", "none/o"]).fails(1, "there is no folder for it");
     sandbox.run(["serve", "disk.raw", "--socket", "none/s"]).fails(1, "there is no folder for it");
     sandbox.run(["serve", "disk.raw", "--socket", &"s".repeat(108)]).fails(2, "107 bytes");
     let port = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");

@@ -5,17 +5,20 @@ mod common;
 use std::io::{self, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use common::nbd::{BLOCK_STATUS, DISC, FLUSH, READ, TRIM, WRITE, WRITE_ZEROES, option, read_at, reply, request};
+use common::nbd::{
+    BLOCK_STATUS, DISC, FLUSH, READ, TRIM, WRITE, WRITE_ZEROES, make_certificates, option, read_at, reply, request,
+};
+use common::{Sandbox, have};
 use proptest::prelude::*;
 use tempfile::TempDir;
-use tintype::serve::nbd::{Access, Export, Exports, Limits, Listener, Server, Settings};
-use tintype::sources::{Overlay, WritableDisk};
-use tintype_formats::BlockSource;
+use tintype::serve::nbd::{Access, Export, Exports, Limits, Listener, Server, Settings, TlsFiles, TlsSettings};
+use tintype::sources::{NbdAddress, NbdFile, NbdOptions, Overlay, WritableDisk};
 use tintype_formats::testing::{ModelDisk, Random, read_all};
+use tintype_formats::{BlockSource, HostFile};
 
 const DISK_BYTES: u64 = 4 << 20;
 
@@ -304,6 +307,66 @@ fn a_full_disk_is_told_as_such_and_a_panic_ends_one_connection() {
     client.write_all(&request(TRIM, 0, 0, 512)).unwrap();
     assert_ends(client);
     read_at(&mut other, 0, 512);
+}
+
+/// A disk that takes longer than clients may be silent.
+struct Slow(ModelDisk);
+
+impl BlockSource for Slow {
+    fn geometry(&self) -> tintype_formats::Geometry {
+        self.0.geometry()
+    }
+
+    fn extent_at(
+        &self,
+        guest_offset: u64,
+        max_bytes: u64,
+    ) -> Result<tintype_formats::extent::DiskExtent, tintype_formats::ImageError> {
+        self.0.extent_at(guest_offset, max_bytes)
+    }
+
+    fn read_at(&self, guest_offset: u64, buffer: &mut [u8]) -> Result<(), tintype_formats::ImageError> {
+        std::thread::sleep(Duration::from_millis(600));
+        self.0.read_at(guest_offset, buffer)
+    }
+}
+
+#[test]
+fn a_slow_disk_is_no_silence_of_its_client_in_tls_either() {
+    if !have("openssl") {
+        return;
+    }
+    let sandbox = Sandbox::new();
+    make_certificates(&sandbox);
+    let files = TlsFiles {
+        certificate: sandbox.path("tls/server-cert.pem"),
+        key: sandbox.path("tls/server-key.pem"),
+        client_authority: None,
+    };
+    let failures = Arc::new(Mutex::new(Vec::new()));
+    let told = Arc::clone(&failures);
+    let settings = Settings {
+        tls: Some(TlsSettings::load(&files).unwrap()),
+        limits: Limits { idle: Some(Duration::from_millis(200)), ..Limits::default() },
+        observer: Some(Box::new(move |event| told.lock().unwrap().push(event))),
+        ..Settings::default()
+    };
+    let disk = ModelDisk::random(5, DISK_BYTES, 20, 20);
+    let content = read_all(&disk).unwrap();
+    let exports = Exports::only(Export::new("a", "", Access::ReadOnly(Arc::new(Slow(disk)))));
+    let path = sandbox.path("s");
+    let server = Server::start(vec![Listener::unix(&path).unwrap()], exports, settings).unwrap();
+    let address = NbdAddress::parse(&format!("nbds+unix:///a?socket={}", path.display())).unwrap();
+    let options = NbdOptions { tls_folder: Some(sandbox.path("tls")), ..NbdOptions::default() };
+    let file = NbdFile::open(&address, &options).unwrap();
+    for at in 0..4 {
+        let mut read = [0; 4096];
+        file.read_exact_at(at * 4096, &mut read).unwrap();
+        assert_eq!(read, content[at as usize * 4096..][..4096]);
+    }
+    drop(file);
+    server.stop().unwrap();
+    assert_eq!(*failures.lock().unwrap(), [], "connections failed");
 }
 
 /// Messages that are right but for what chance makes of them.

@@ -113,3 +113,19 @@ pub fn read_at(stream: &mut UnixStream, offset: u64, length: usize) -> Vec<u8> {
     stream.read_exact(&mut data).unwrap();
     data
 }
+
+/// A certificate authority, a server and a client, in PEM, as QEMU and libnbd name the files.
+pub fn make_certificates(sandbox: &Sandbox) {
+    let openssl = |args: &str| sandbox.tool("openssl", args.split(' '));
+    std::fs::write(sandbox.path("server.ext"), "subjectAltName=DNS:localhost,IP:127.0.0.1\n").expect("a file");
+    std::fs::write(sandbox.path("client.ext"), "extendedKeyUsage=clientAuth\n").expect("a file");
+    std::fs::create_dir(sandbox.path("tls")).expect("a folder");
+    openssl("req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=ca -keyout ca.key -out tls/ca-cert.pem");
+    for who in ["server", "client"] {
+        openssl(&format!("req -new -newkey rsa:2048 -nodes -subj /CN={who} -keyout tls/{who}-key.pem -out {who}.csr"));
+        let sign = "-CA tls/ca-cert.pem -CAkey ca.key -CAcreateserial -days 2";
+        openssl(&format!("x509 -req -in {who}.csr {sign} -extfile {who}.ext -out tls/{who}-cert.pem"));
+    }
+    std::fs::create_dir(sandbox.path("anonymous")).expect("a folder");
+    std::fs::copy(sandbox.path("tls/ca-cert.pem"), sandbox.path("anonymous/ca-cert.pem")).expect("a copy");
+}

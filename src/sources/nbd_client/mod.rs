@@ -100,7 +100,8 @@ impl NbdFile {
             let socket = transport::connect(&address.endpoint, deadline)?;
             let tls = config.as_ref().zip(address.tls_name.as_deref());
             let wanted = Wanted { export: &address.export, tls, deadline };
-            let (channel, export) = negotiate(socket, &wanted).map_err(tls::explained)?;
+            let negotiated = negotiate(socket, &wanted);
+            let (channel, export) = if tls.is_some() { negotiated.map_err(tls::explained)? } else { negotiated? };
             Ok(Connection::new(channel, export, patience))
         };
         Self::over(Arc::new(connector), patience).map_err(|cause| Error::io("connect to the NBD server", cause))

@@ -62,9 +62,10 @@ fn trusted(authority: Option<PathBuf>) -> Result<RootCertStore> {
     }
 }
 
-/// What to do about a certificate that was refused.
+/// What to do where TLS comes to nothing, or ends before a disk is agreed on.
 pub fn explained(cause: io::Error) -> io::Error {
     use rustls::Error::{AlertReceived, InvalidCertificate};
+    use std::io::ErrorKind::{BrokenPipe, ConnectionReset, UnexpectedEof};
     let advice = match cause.get_ref().and_then(|inner| inner.downcast_ref()) {
         Some(InvalidCertificate(CertificateError::UnknownIssuer | CertificateError::BadSignature)) => {
             "nobody who is trusted made the server's certificate; --nbd-tls names a folder with the ca-cert.pem of who did"
@@ -74,6 +75,9 @@ pub fn explained(cause: io::Error) -> io::Error {
         )) => "the server's certificate is for another name; ?tls-hostname=NAME in the address says which to expect",
         Some(AlertReceived(AlertDescription::CertificateRequired)) => {
             "the server wants a certificate; --nbd-tls names a folder with client-cert.pem and client-key.pem"
+        }
+        _ if matches!(cause.kind(), ConnectionReset | BrokenPipe | UnexpectedEof) => {
+            "the server may want a certificate; --nbd-tls names a folder with client-cert.pem and client-key.pem"
         }
         _ => return cause,
     };

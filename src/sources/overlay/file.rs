@@ -126,7 +126,10 @@ pub fn create(path: &Path, fill: impl FnOnce(&SparseFile) -> Result<()>) -> Resu
         return Err(exists());
     }
     let temporary = tempfile::Builder::new().prefix(".overlay.").suffix(".partial").tempfile_in(&folder);
-    let temporary = temporary.map_err(|cause| Error::io("create the overlay", cause.kind().into()))?;
+    let temporary = temporary.map_err(|cause| match cause.kind() {
+        io::ErrorKind::NotFound => Error::new(Kind::Io, "create the overlay: there is no folder for it"),
+        kind => Error::io("create the overlay", kind.into()),
+    })?;
     let (file, temporary) = NamedTempFile::into_parts(temporary);
     lock(&file, FlockOperation::NonBlockingLockExclusive)?;
     let filled = SparseFile(file.try_clone().map_err(|cause| Error::io("create the overlay", cause))?);
