@@ -36,7 +36,7 @@ fn image(target: &str, input: &[u8]) -> Vec<u8> {
 #[test]
 fn inputs_for_fuzzing_are_read_without_a_panic_and_good_ones_open() {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../fixtures/fuzz");
-    let mut good = 0;
+    let (mut good, mut failed) = (0, Vec::new());
     for target in entries(&folder).iter().filter(|path| path.is_dir()) {
         for path in entries(target) {
             let input = std::fs::read(&path).expect("an input");
@@ -44,9 +44,10 @@ fn inputs_for_fuzzing_are_read_without_a_panic_and_good_ones_open() {
             let opened = exercise(format, Arc::new(MemoryFile::from_bytes(&image(name(target), &input))));
             if name(&path).starts_with("good-") {
                 good += 1;
-                assert!(opened.is_ok(), "{}: {opened:?}", path.display());
+                failed.extend(opened.err().map(|error| (path.clone(), error)));
             }
         }
     }
     assert!(good > 0, "there are no good ones");
+    assert!(failed.is_empty(), "{failed:#?}");
 }

@@ -25,7 +25,7 @@ pub fn image(input: &[u8]) -> Vec<u8> {
 /// A file with one chunk table, a data fork, and a trailer that finds both.
 fn assembled(table: &[u8], stored: &[u8]) -> Vec<u8> {
     let mut fork = Vec::new();
-    let numbers = [16, 20 + table.len(), 4 + table.len(), 54, table.len()];
+    let numbers = [16, 20 + table.len(), 4 + table.len(), 50, table.len()];
     numbers.iter().for_each(|number| fork.extend_from_slice(&(*number as u32).to_be_bytes()));
     fork.extend_from_slice(table);
     fork.extend_from_slice(&[0; 24]);
