@@ -252,7 +252,8 @@ fn what_fuzzing_found_is_read_or_refused() {
     }
     let sandbox = Sandbox::new();
     for path in files_below(&folder) {
-        let (format, _) = path.split_once('/').expect("a folder for each format");
+        // Beside the folders is what makes the seeds in them.
+        let Some((format, _)) = path.split_once('/') else { continue };
         for command in ["info", "check", "digest"] {
             let run = sandbox.run([command, folder.join(&path).to_str().expect("a path"), "-f", format]);
             assert!(matches!(run.code, Some(0 | 1 | 3 | 4)), "{command} {path}: {run:?}");
