@@ -4,7 +4,8 @@ mod common;
 
 use std::os::unix::fs::FileExt;
 
-use common::{Run, Sandbox, assert_holds, names_in};
+use common::{Run, Sandbox, assert_holds, have, have_or_skip, names_in};
+use tintype_formats::testing::Random;
 
 const DISK_BYTES: u64 = (8 << 20) + 4096;
 
@@ -21,6 +22,19 @@ impl Repo {
         let mut command = self.0.command(args);
         command.env("TINTYPE_REPOSITORY", "repo").env("TINTYPE_CACHE_DIR", self.0.path("cache"));
         Run::of(&command.output().expect("run tintype"))
+    }
+
+    /// What a run prints, and how often it reads from packs.
+    fn reads_of_packs(&self, args: &[&str]) -> (Vec<u8>, usize) {
+        let mut command = std::process::Command::new("strace");
+        command
+            .args(["-f", "-y", "-qq", "-e", "trace=pread64", "-o", "reads", env!("CARGO_BIN_EXE_tintype")])
+            .args(args);
+        command.env("TINTYPE_REPOSITORY", "repo").env("TINTYPE_CACHE_DIR", self.0.path("cache"));
+        let output = command.current_dir(self.0.path("")).output().expect("run strace");
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        let reads = std::fs::read_to_string(self.0.path("reads")).expect("the reads");
+        (output.stdout, reads.lines().filter(|line| line.contains("/packs/")).count())
     }
 
     fn json(&self, args: &[&str]) -> serde_json::Value {
@@ -44,6 +58,39 @@ fn a_disk_comes_back_in_any_format() {
     repo.run(&["restore", "a", "-"]).fails(2, "files and devices");
     repo.run(&["restore", "none", "c.raw"]).fails(1, "none of that name");
     repo.run(&["restore", "a", "c.raw", "--disk", "sdx"]).fails(1, "choose a disk");
+}
+
+/// Bytes that nothing makes shorter.
+fn noise(seed: u64, length: usize) -> Vec<u8> {
+    let mut random = Random(seed);
+    (0..length / 8).flat_map(|_| random.next_u64().to_le_bytes()).collect()
+}
+
+#[test]
+fn chunks_that_lie_side_by_side_are_read_at_once() {
+    if !have_or_skip(have("strace"), "strace") {
+        return;
+    }
+    let repo = Repo::new();
+    // 64 chunks, and then every eighth of them anew: they are stored far from their neighbours.
+    let mut bytes = noise(1, 16 << 20);
+    std::fs::write(repo.0.path("a.raw"), &bytes).unwrap();
+    repo.run(&["backup", "a.raw"]).ok();
+    for chunk in (0..64).step_by(8) {
+        bytes[chunk << 18..][..8].fill(0x5a);
+    }
+    std::fs::write(repo.0.path("a.raw"), &bytes).unwrap();
+    repo.run(&["backup", "a.raw"]).ok();
+    for (target, args) in [("file", ["restore", "a", "b.raw"].as_slice()), ("pipe", &["convert", "repo::a", "-"])] {
+        let (out, reads) = repo.reads_of_packs(args);
+        if target == "pipe" {
+            std::fs::write(repo.0.path("b.raw"), out).unwrap();
+        }
+        assert_holds(&repo.0.path("b.raw"), &bytes, target);
+        // For a file, the old chunks are read in runs of seven, and the new ones together; in the order of a pipe, a few of each
+        // MiB. Besides there are maps, and headers of packs.
+        assert!((8..=40).contains(&reads), "{target}: {reads} reads for 64 chunks");
+    }
 }
 
 #[test]

@@ -65,5 +65,5 @@ pub use host_file::{HostFile, HostFileMut, OpenFile};
 pub use layer::{Image, ImageLayer};
 pub use registry::{FORMATS, Format};
 pub use sink::{CreateOptions, ImageWriter};
-pub use source::{BlockSource, Geometry};
+pub use source::{BlockSource, Geometry, StorageOrder, StoredPiece};
 pub use zeros::is_zero;

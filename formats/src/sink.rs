@@ -154,6 +154,8 @@ pub struct WriterLayout {
     pub unit_bytes: u64,
     /// Whether [`UnitContent::Host`] is understood: stored bytes are the guest's own, at aligned places.
     pub clones: bool,
+    /// Whether every byte has its place from the beginning, so that the order of the units leaves no trace.
+    pub in_place: bool,
 }
 
 /// A part of the guest's disk on its way into an image.

@@ -66,6 +66,36 @@ pub trait BlockSource: Send + Sync {
     fn host_files(&self) -> &[OpenFile] {
         &[]
     }
+
+    /// The same disk for who reads all of it in any order, if it has another order than the guest's. The default is none.
+    fn storage_order(&self) -> Option<&dyn StorageOrder> {
+        None
+    }
+}
+
+/// A disk whose pieces are stored in an order of their own, side by side in larger objects: whoever follows that order reads
+/// each object from front to back, and several pieces at once.
+///
+/// The promises of [`BlockSource`] hold here too.
+pub trait StorageOrder: Send + Sync {
+    /// Where the data at `guest_offset` is stored, and how many of the guest's bytes from there on are in the same piece (at
+    /// least one); none where there is no data.
+    fn stored_at(&self, guest_offset: u64) -> Result<Option<(StoredPiece, u64)>>;
+
+    /// Fills each buffer with the guest's bytes from its offset on. Pieces that are stored side by side, and named one after the
+    /// other, are fetched together.
+    fn read_parts(&self, parts: &mut [(u64, &mut [u8])]) -> Result<()>;
+}
+
+/// Where a piece of a disk is stored. Pieces are sorted as they are stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct StoredPiece {
+    /// The object.
+    pub object: [u8; 16],
+    /// Where in the object the piece begins.
+    pub offset: u64,
+    /// How long it is there, in bytes.
+    pub stored_bytes: u64,
 }
 
 impl<S: BlockSource + ?Sized> BlockSource for Box<S> {
@@ -84,6 +114,10 @@ impl<S: BlockSource + ?Sized> BlockSource for Box<S> {
     fn host_files(&self) -> &[OpenFile] {
         (**self).host_files()
     }
+
+    fn storage_order(&self) -> Option<&dyn StorageOrder> {
+        (**self).storage_order()
+    }
 }
 
 impl<S: BlockSource + ?Sized> BlockSource for Arc<S> {
@@ -101,5 +135,9 @@ impl<S: BlockSource + ?Sized> BlockSource for Arc<S> {
 
     fn host_files(&self) -> &[OpenFile] {
         (**self).host_files()
+    }
+
+    fn storage_order(&self) -> Option<&dyn StorageOrder> {
+        (**self).storage_order()
     }
 }

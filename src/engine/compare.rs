@@ -56,7 +56,7 @@ pub fn compare(a: NamedDisk<'_>, b: NamedDisk<'_>, workers: usize, progress: &Pr
             let differing = differing_ranges(bytes, shorter.disk, loaded.unit.guest_offset).on_path(shorter.path)?;
             found.lock().unwrap_or_else(PoisonError::into_inner).add(differing);
         }
-        progress.reach(loaded.unit.end());
+        progress.reach(loaded.unit.passed_bytes);
         Ok::<_, Stop>(())
     })?;
     let mut found = found.into_inner().unwrap_or_else(PoisonError::into_inner);

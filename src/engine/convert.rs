@@ -16,7 +16,7 @@ use super::digest::{Algorithm, Digest, digest};
 use super::pipeline::Pipeline;
 use super::plan::{DiskPlan, Feed, PipePlan, PlanOptions};
 use super::rate_limit::RateLimit;
-use super::{NamedDisk, Progress};
+use super::{NamedDisk, Progress, storage_order};
 use crate::error::{Error, Kind, OnPath as _, Result};
 use crate::targets::Target;
 
@@ -152,6 +152,9 @@ fn run_copy(
     };
     let input_path = input.path().to_owned();
     let (source, mut feed): (_, Box<dyn Feed>) = match input {
+        Input::Disk(source) if layout.in_place && parent.is_none() && digest.is_none() && !target.is_stream() => {
+            (Some(source.disk), storage_order::plan(source.disk, layout, plan_options))
+        }
         Input::Disk(source) => (Some(source.disk), Box::new(DiskPlan::new(source.disk, Some(layout), plan_options))),
         Input::Pipe(pipe, size_bytes) => (None, Box::new(PipePlan::new(pipe, *size_bytes, Some(layout), progress))),
     };

@@ -56,7 +56,7 @@ pub fn copy(
     windows.extend(copy.hasher.as_ref().map(DiskHasher::window));
     let unreadable = pipeline.run(feed, &windows, &|loaded| {
         copy.take(loaded)?;
-        pipeline.progress.reach(loaded.unit.end());
+        pipeline.progress.reach(loaded.unit.passed_bytes);
         Ok(())
     })?;
     let stored_bytes = copy.stored_bytes.into_inner();

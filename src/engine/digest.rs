@@ -61,7 +61,7 @@ pub fn digest(source: NamedDisk<'_>, algorithm: Algorithm, workers: usize, progr
         Pipeline { source: Some(disk), source_path: path, workers, progress, rate_limit: None, salvage: false };
     pipeline.run(&mut plan, &[hasher.window()], &|loaded| {
         hasher.add(loaded)?;
-        progress.reach(loaded.unit.end());
+        progress.reach(loaded.unit.passed_bytes);
         Ok(())
     })?;
     Ok(hasher.finish())

@@ -21,6 +21,7 @@ mod plan;
 pub mod progress;
 mod rate_limit;
 pub mod repair;
+mod storage_order;
 pub mod verify;
 pub mod verify_boot;
 mod zero_scan;

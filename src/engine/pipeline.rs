@@ -87,14 +87,14 @@ impl Pipeline<'_> {
         windows: &[&OrderedWindow],
         consume: &(dyn Fn(&LoadedUnit<'_>) -> Result<(), Stop> + Sync),
     ) -> Result<Vec<Range<u64>>> {
-        let unit_bytes = feed.unit_bytes() as usize;
+        let batch_bytes = feed.batch_bytes() as usize;
         let feed = Mutex::new(feed);
         let outcome = Mutex::new(Outcome::default());
         std::thread::scope(|scope| {
             for _ in 0..self.workers.max(1) {
                 scope.spawn(|| {
                     let closing = CloseUnlessDone(windows);
-                    match self.work(unit_bytes, &feed, &outcome, consume) {
+                    match self.work(batch_bytes, &feed, &outcome, consume) {
                         Ok(()) => std::mem::forget(closing),
                         Err(Stop::Failed(failure)) => _ = lock(&outcome).failure.get_or_insert(failure),
                         Err(Stop::Closed) => {}
@@ -111,30 +111,31 @@ impl Pipeline<'_> {
 
     fn work(
         &self,
-        unit_bytes: usize,
+        batch_bytes: usize,
         feed: &Mutex<&mut dyn Feed>,
         outcome: &Mutex<Outcome>,
         consume: &(dyn Fn(&LoadedUnit<'_>) -> Result<(), Stop> + Sync),
     ) -> Result<(), Stop> {
-        let mut buffer = vec![0; unit_bytes];
+        let mut buffer = vec![0; batch_bytes];
         loop {
             self.progress.check_cancelled()?;
             if lock(outcome).failure.is_some() {
                 return Err(Stop::Closed);
             }
-            let Some(unit) = lock(feed).next(&mut buffer).on_path(self.source_path)? else { return Ok(()) };
-            if let Some(rate_limit) = self.rate_limit {
-                rate_limit.take(unit.length_bytes, self.progress)?;
+            let units = lock(feed).next(&mut buffer).on_path(self.source_path)?;
+            if units.is_empty() {
+                return Ok(());
             }
-            let unreadable = self.load(&unit, &mut buffer).on_path(self.source_path)?;
+            if let Some(rate_limit) = self.rate_limit {
+                rate_limit.take(units.iter().map(|unit| unit.length_bytes).sum(), self.progress)?;
+            }
+            let unreadable = self.load(&units, &mut buffer).on_path(self.source_path)?;
             lock(outcome).unreadable.extend(unreadable);
-            let has_bytes = matches!(unit.work, Work::Read(_) | Work::Arrived);
-            let loaded = LoadedUnit {
-                unit: &unit,
-                bytes: has_bytes.then(|| &buffer[..unit.length_bytes as usize]),
-                origin: self.origin(&unit),
-            };
-            consume(&loaded)?;
+            let mut rest = buffer.as_slice();
+            for unit in &units {
+                let bytes = unit.has_bytes().then(|| rest.split_off(..unit.length_bytes as usize)).flatten();
+                consume(&LoadedUnit { unit, bytes, origin: self.origin(unit) })?;
+            }
         }
     }
 
@@ -147,25 +148,41 @@ impl Pipeline<'_> {
         }
     }
 
-    /// Fills the buffer with the unit's bytes; returns what could not be read.
-    fn load(&self, unit: &Unit, buffer: &mut [u8]) -> Result<Vec<Range<u64>>> {
-        let (Work::Read(parts), Some(source)) = (&unit.work, self.source) else { return Ok(Vec::new()) };
-        let mut unreadable = Vec::new();
-        let mut end = 0;
-        for Part { offset, length_bytes } in parts {
-            let range = *offset as usize..(offset + length_bytes) as usize;
-            buffer[end..range.start].fill(0);
-            end = range.end;
-            match source.read_at(unit.guest_offset + offset, &mut buffer[range.clone()]) {
-                Err(cause) if self.salvage && cause.kind() != ErrorKind::OutOfRange => {
-                    salvage(source, unit.guest_offset + offset, &mut buffer[range], &mut unreadable);
-                }
-                other => other?,
+    /// Fills the buffer with the units' bytes, one behind the other; returns what could not be read.
+    fn load(&self, units: &[Unit], buffer: &mut [u8]) -> Result<Vec<Range<u64>>> {
+        let Some(source) = self.source else { return Ok(Vec::new()) };
+        let mut wanted = Vec::new();
+        let mut rest = buffer;
+        for unit in units {
+            let Work::Read(parts) = &unit.work else { continue };
+            let mut end = 0;
+            for Part { offset, length_bytes } in parts {
+                take(&mut rest, offset - end).fill(0);
+                wanted.push((unit.guest_offset + offset, take(&mut rest, *length_bytes)));
+                end = offset + length_bytes;
             }
+            take(&mut rest, unit.length_bytes - end).fill(0);
         }
-        buffer[end..unit.length_bytes as usize].fill(0);
+        let read = match (source.storage_order(), wanted.as_mut_slice()) {
+            (Some(disk), [_, _, ..]) => disk.read_parts(&mut wanted),
+            (_, wanted) => wanted.iter_mut().try_for_each(|(guest_offset, part)| source.read_at(*guest_offset, part)),
+        };
+        let mut unreadable = Vec::new();
+        match read {
+            Err(cause) if self.salvage && cause.kind() != ErrorKind::OutOfRange => {
+                wanted
+                    .iter_mut()
+                    .for_each(|(guest_offset, part)| salvage(source, *guest_offset, part, &mut unreadable));
+            }
+            other => other?,
+        }
         Ok(unreadable)
     }
+}
+
+/// The next bytes of a buffer.
+fn take<'a>(rest: &mut &'a mut [u8], length_bytes: u64) -> &'a mut [u8] {
+    rest.split_off_mut(..length_bytes as usize).unwrap_or_default()
 }
 
 /// Reads what can be read of a range, in halves; the rest becomes zeros.

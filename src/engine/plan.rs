@@ -35,12 +35,19 @@ pub struct Unit {
     pub length_bytes: u64,
     /// What is to be done for it.
     pub work: Work,
+    /// How much of the disk is passed when it is done, holes included, in bytes.
+    pub passed_bytes: u64,
 }
 
 impl Unit {
     /// Where it ends on the guest's disk.
     pub fn end(&self) -> u64 {
         self.guest_offset + self.length_bytes
+    }
+
+    /// Whether it takes part of the buffer that it is loaded into.
+    pub fn has_bytes(&self) -> bool {
+        matches!(self.work, Work::Read(_) | Work::Arrived)
     }
 }
 
@@ -66,13 +73,14 @@ pub struct Part {
     pub length_bytes: u64,
 }
 
-/// Where units come from, in guest order.
+/// Where units come from.
 pub trait Feed: Send {
-    /// The next unit; a pipe fills `buffer`, which is as long as [`unit_bytes`](Self::unit_bytes).
-    fn next(&mut self, buffer: &mut [u8]) -> Result<Option<Unit>>;
+    /// The next units, which one worker loads together; none at the end. A pipe fills `buffer`, which is as long as
+    /// [`batch_bytes`](Self::batch_bytes).
+    fn next(&mut self, buffer: &mut [u8]) -> Result<Vec<Unit>>;
 
-    /// The longest unit that has bytes.
-    fn unit_bytes(&self) -> u64;
+    /// How many bytes units that are handed out together have at most.
+    fn batch_bytes(&self) -> u64;
 }
 
 /// How large the units are that suit both sides: a power of two.
@@ -130,10 +138,10 @@ impl<'a> DiskPlan<'a> {
     }
 
     fn unit(&mut self, length_bytes: u64, work: Work) -> Unit {
-        let unit = Unit { index: self.next_index, guest_offset: self.position, length_bytes, work };
+        let (index, guest_offset) = (self.next_index, self.position);
         self.next_index += 1;
         self.position += length_bytes;
-        unit
+        Unit { index, guest_offset, length_bytes, work, passed_bytes: self.position }
     }
 
     /// The extent at `offset`; with salvage, a range of unknown kind where the lookup fails.
@@ -254,10 +262,8 @@ impl<'a> DiskPlan<'a> {
                 .is_ok_and(|extent| extent.hole && extent.length_bytes == *length)
         })
     }
-}
-
-impl Feed for DiskPlan<'_> {
-    fn next(&mut self, _: &mut [u8]) -> Result<Option<Unit>> {
+    /// The next unit, in guest order.
+    pub fn next_unit(&mut self) -> Result<Option<Unit>> {
         while self.position < self.size_bytes() {
             let (length, kind) = self.extent_at(self.position)?;
             let skipped = self.skippable(length, kind)?;
@@ -278,8 +284,14 @@ impl Feed for DiskPlan<'_> {
         }
         Ok(None)
     }
+}
 
-    fn unit_bytes(&self) -> u64 {
+impl Feed for DiskPlan<'_> {
+    fn next(&mut self, _: &mut [u8]) -> Result<Vec<Unit>> {
+        Ok(self.next_unit()?.into_iter().collect())
+    }
+
+    fn batch_bytes(&self) -> u64 {
         self.unit_bytes
     }
 }
@@ -371,19 +383,19 @@ impl<'a, R: Read + Send> PipePlan<'a, R> {
 }
 
 impl<R: Read + Send> Feed for PipePlan<'_, R> {
-    fn next(&mut self, buffer: &mut [u8]) -> Result<Option<Unit>> {
+    fn next(&mut self, buffer: &mut [u8]) -> Result<Vec<Unit>> {
         let length_bytes = self.unit_bytes.min(self.size_bytes - self.position);
         if length_bytes == 0 {
-            return self.check_end().map(|()| None);
+            return self.check_end().map(|()| Vec::new());
         }
         self.fill(&mut buffer[..length_bytes as usize])?;
-        let unit = Unit { index: self.next_index, guest_offset: self.position, length_bytes, work: Work::Arrived };
+        let (index, guest_offset) = (self.next_index, self.position);
         self.next_index += 1;
         self.position += length_bytes;
-        Ok(Some(unit))
+        Ok(vec![Unit { index, guest_offset, length_bytes, work: Work::Arrived, passed_bytes: self.position }])
     }
 
-    fn unit_bytes(&self) -> u64 {
+    fn batch_bytes(&self) -> u64 {
         self.unit_bytes
     }
 }

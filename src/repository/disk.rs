@@ -9,7 +9,7 @@ use tintype_formats::tin::id::{ChunkId, Id};
 use tintype_formats::tin::manifest::DiskRecord;
 use tintype_formats::tin::map::{Entry, Location, Shape};
 use tintype_formats::tin::read::{ChunkReader, MappedDisk, PackSource};
-use tintype_formats::{BlockSource, Geometry};
+use tintype_formats::{BlockSource, Geometry, StorageOrder, StoredPiece};
 
 use super::index::Index;
 use super::session::to_image;
@@ -140,5 +140,26 @@ impl BlockSource for SnapshotDisk {
     fn read_at(&self, guest_offset: u64, buffer: &mut [u8]) -> ImageResult<()> {
         self.geometry.check_range(guest_offset, buffer.len() as u64)?;
         self.mapped.read_at(guest_offset, buffer)
+    }
+    fn storage_order(&self) -> Option<&dyn StorageOrder> {
+        Some(self)
+    }
+}
+
+impl StorageOrder for SnapshotDisk {
+    fn stored_at(&self, guest_offset: u64) -> ImageResult<Option<(StoredPiece, u64)>> {
+        self.geometry.clamp(guest_offset, 1)?;
+        let chunk_bytes = self.mapped.shape().chunk_bytes;
+        let (index, within) = (guest_offset / chunk_bytes, guest_offset % chunk_bytes);
+        let (Entry::Data(_, Location { pack, offset, length }), _) = self.mapped.entry(index)? else { return Ok(None) };
+        let piece = StoredPiece { object: pack.0, offset: offset.into(), stored_bytes: length.into() };
+        Ok(Some((piece, self.mapped.shape().chunk_length(index) as u64 - within)))
+    }
+
+    fn read_parts(&self, parts: &mut [(u64, &mut [u8])]) -> ImageResult<()> {
+        for (guest_offset, buffer) in parts.iter() {
+            self.geometry.check_range(*guest_offset, buffer.len() as u64)?;
+        }
+        self.mapped.read_parts(parts)
     }
 }

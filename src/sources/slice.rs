@@ -1,7 +1,7 @@
 //! A part of a disk, as a disk of its own.
 
 use tintype_formats::extent::DiskExtent;
-use tintype_formats::{BlockSource, Geometry, ImageError, OpenFile};
+use tintype_formats::{BlockSource, Geometry, ImageError, OpenFile, StorageOrder, StoredPiece};
 
 use super::overlay::WritableDisk;
 
@@ -39,6 +39,31 @@ impl<S: BlockSource> BlockSource for Slice<S> {
 
     fn host_files(&self) -> &[OpenFile] {
         self.disk.host_files()
+    }
+
+    fn storage_order(&self) -> Option<&dyn StorageOrder> {
+        self.disk.storage_order().map(|_| self as &dyn StorageOrder)
+    }
+}
+
+impl<S: BlockSource> StorageOrder for Slice<S> {
+    fn stored_at(&self, guest_offset: u64) -> Result<Option<(StoredPiece, u64)>, ImageError> {
+        let left = self.geometry.clamp(guest_offset, u64::MAX)?;
+        let Some(disk) = self.disk.storage_order() else { return Ok(None) };
+        let stored = disk.stored_at(self.begin + guest_offset)?;
+        Ok(stored.map(|(piece, length_bytes)| (piece, length_bytes.min(left))))
+    }
+
+    fn read_parts(&self, parts: &mut [(u64, &mut [u8])]) -> Result<(), ImageError> {
+        let Some(disk) = self.disk.storage_order() else {
+            return parts.iter_mut().try_for_each(|(guest_offset, buffer)| self.read_at(*guest_offset, buffer));
+        };
+        let mut moved = Vec::with_capacity(parts.len());
+        for (guest_offset, buffer) in parts {
+            self.geometry.check_range(*guest_offset, buffer.len() as u64)?;
+            moved.push((self.begin + *guest_offset, &mut **buffer));
+        }
+        disk.read_parts(&mut moved)
     }
 }
 

@@ -231,7 +231,7 @@ impl UnitWriter for Writer {
     type Encoded<'a> = Encoded;
 
     fn layout(&self) -> WriterLayout {
-        WriterLayout { unit_bytes: BLOCK_BYTES, clones: false }
+        WriterLayout { unit_bytes: BLOCK_BYTES, clones: false, in_place: false }
     }
 
     fn encode<'a>(&self, unit: &GuestUnit<'a>) -> Result<Encoded> {

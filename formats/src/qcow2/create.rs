@@ -164,7 +164,7 @@ impl UnitWriter for Qcow2Writer {
 
     fn layout(&self) -> WriterLayout {
         let clones = self.settings.plan.compression == Compression::None;
-        WriterLayout { unit_bytes: self.settings.header.shape.cluster_bytes(), clones }
+        WriterLayout { unit_bytes: self.settings.header.shape.cluster_bytes(), clones, in_place: false }
     }
 
     fn encode<'a>(&self, unit: &GuestUnit<'a>) -> Result<EncodedUnit<'a>> {

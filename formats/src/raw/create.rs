@@ -40,7 +40,7 @@ impl UnitWriter for RawWriter {
     type Encoded<'a> = GuestUnit<'a>;
 
     fn layout(&self) -> WriterLayout {
-        WriterLayout { unit_bytes: UNIT_BYTES, clones: true }
+        WriterLayout { unit_bytes: UNIT_BYTES, clones: true, in_place: true }
     }
 
     fn encode<'a>(&self, unit: &GuestUnit<'a>) -> Result<GuestUnit<'a>> {

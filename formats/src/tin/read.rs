@@ -19,6 +19,11 @@ const MAX_PAGES: usize = 128;
 /// Segment keys and pack headers that are kept.
 const MAX_PACKS: usize = 1024;
 
+/// How much of a pack is read at once at most, in bytes, unless one chunk alone is longer.
+const MAX_FETCHED_BYTES: u64 = 4 << 20;
+
+thread_local!(static STORED: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) });
+
 /// Where packs are read from.
 pub trait PackSource: Send + Sync {
     /// Fills `buffer` from a place in a pack.
@@ -50,18 +55,70 @@ impl ChunkReader {
     /// Fills `plain` with the bytes of a data chunk, wherever it is.
     pub fn read(&self, id: &ChunkId, location: &Location, plain: &mut [u8]) -> Result<()> {
         self.with_other_places(id, location, |place| {
-            self.fetch(id, place, ChunkKind::Data, |header, key, stored| chunk::open(header, key, stored, plain))?;
-            check_id(id, &self.ring.chunk_id(plain))
+            self.fetch(place, |stored| self.open_data(id, place, stored, plain))
         })
+    }
+
+    /// Reads data chunks that lie side by side in a pack, by one read of the pack.
+    fn read_neighbours(&self, chunks: &mut [WantedChunk<'_>]) -> Result<()> {
+        if chunks.len() > 1 {
+            self.open_neighbours(chunks);
+        }
+        for index in 0..chunks.len() {
+            let (before, rest) = chunks.split_at_mut(index);
+            let chunk = &mut rest[0];
+            match before.last() {
+                _ if chunk.is_read => {}
+                Some(previous) if chunk.equals(previous) => chunk.plain.copy_from_slice(previous.plain),
+                _ => self
+                    .read(&chunk.id, &chunk.location, chunk.plain)
+                    .map_err(|cause| cause.at_guest(chunk.guest_offset))?,
+            }
+        }
+        Ok(())
+    }
+
+    /// Opens what can be opened of the chunks; what fails here is tried again by itself, and elsewhere.
+    fn open_neighbours(&self, chunks: &mut [WantedChunk<'_>]) {
+        let [first, .., last] = &*chunks else { return };
+        let (pack, begin) = (first.location.pack, u64::from(first.location.offset));
+        let length = last.end().saturating_sub(begin);
+        if length > MAX_FETCHED_BYTES {
+            return;
+        }
+        STORED.with_borrow_mut(|stored| {
+            stored.resize(length as usize, 0);
+            if self.source.read(pack, begin, stored).is_err() {
+                return;
+            }
+            let mut opened_to = 0;
+            for chunk in chunks {
+                let here = (u64::from(chunk.location.offset) - begin) as usize..(chunk.end() - begin) as usize;
+                // Opening changes the bytes: a chunk that is wanted twice is opened once.
+                if here.start >= opened_to {
+                    opened_to = here.end;
+                    chunk.is_read = self.open_data(&chunk.id, &chunk.location, &mut stored[here], chunk.plain).is_ok();
+                }
+            }
+        });
+    }
+
+    fn open_data(&self, id: &ChunkId, location: &Location, stored: &mut [u8], plain: &mut [u8]) -> Result<()> {
+        self.open(id, location, ChunkKind::Data, stored, |header, key, stored| {
+            chunk::open(header, key, stored, plain)
+        })?;
+        check_id(id, &self.ring.chunk_id(plain))
     }
 
     /// Reads a page of a map, wherever it is.
     pub fn read_page(&self, id: &ChunkId, location: &Location) -> Result<Page> {
         self.with_other_places(id, location, |place| {
-            let plain = self.fetch(id, place, ChunkKind::MapPage, |header, key, stored| {
-                let mut plain = vec![0; header.plain_bytes()];
-                chunk::open(header, key, stored, &mut plain)?;
-                Ok(plain)
+            let plain = self.fetch(place, |stored| {
+                self.open(id, place, ChunkKind::MapPage, stored, |header, key, stored| {
+                    let mut plain = vec![0; header.plain_bytes()];
+                    chunk::open(header, key, stored, &mut plain)?;
+                    Ok(plain)
+                })
             })?;
             let (page, core_bytes) = Page::parse(&plain)?;
             check_id(id, &self.ring.page_id(&plain[..core_bytes]))?;
@@ -91,25 +148,30 @@ impl ChunkReader {
     }
 
     /// Reads a chunk as it is stored, and hands it to whoever opens it.
-    fn fetch<R>(
+    fn fetch<R>(&self, location: &Location, open: impl FnOnce(&mut [u8]) -> Result<R>) -> Result<R> {
+        STORED.with_borrow_mut(|stored| {
+            stored.resize(pack::checked_length(location.length)?, 0);
+            self.source.read(location.pack, location.offset.into(), stored)?;
+            open(stored)
+        })
+    }
+
+    /// Opens a chunk, if it is the one that is wanted.
+    fn open<R>(
         &self,
         id: &ChunkId,
         location: &Location,
         kind: ChunkKind,
+        stored: &mut [u8],
         open: impl FnOnce(&ChunkHeader, &SegmentKey, &mut [u8]) -> Result<R>,
     ) -> Result<R> {
-        thread_local!(static STORED: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) });
-        STORED.with_borrow_mut(|stored| {
-            stored.resize(pack::checked_length(location.length)?, 0);
-            self.source.read(location.pack, location.offset.into(), stored)?;
-            let header = ChunkHeader::parse(stored)?;
-            if header.id() != *id || header.kind() != kind || header.chunk_bytes() != stored.len() {
-                let detail = format!("pack {} holds another chunk at {:#x}", location.pack, location.offset);
-                return Err(ImageError::corrupt("read a chunk", detail));
-            }
-            let key = self.key(location.pack, header.segment(), kind)?;
-            open(&header, &key, stored)
-        })
+        let header = ChunkHeader::parse(stored)?;
+        if header.id() != *id || header.kind() != kind || header.chunk_bytes() != stored.len() {
+            let detail = format!("pack {} holds another chunk at {:#x}", location.pack, location.offset);
+            return Err(ImageError::corrupt("read a chunk", detail));
+        }
+        let key = self.key(location.pack, header.segment(), kind)?;
+        open(&header, &key, stored)
     }
 
     /// The key of a segment, found by the header of a pack that it is used in.
@@ -234,26 +296,71 @@ impl MappedDisk {
     }
 
     /// Fills `buffer` with the disk's bytes; the range lies within the disk.
-    pub fn read_at(&self, guest_offset: u64, mut buffer: &mut [u8]) -> Result<()> {
-        let mut offset = guest_offset;
-        while !buffer.is_empty() {
-            let index = offset / self.shape.chunk_bytes;
-            let within = offset % self.shape.chunk_bytes;
-            let (entry, run) = self.entry(index)?;
-            let run_bytes = run * self.shape.chunk_bytes - within;
-            let (part, rest) = buffer.split_at_mut(run_bytes.min(buffer.len() as u64) as usize);
-            match entry {
-                Entry::Hole | Entry::Zero => part.fill(0),
-                Entry::Data(id, location) => {
-                    let length = self.shape.chunk_length(index) as u64;
-                    self.chunks
-                        .read(index, length, within, part, |plain| self.reader.read(&id, &location, plain))
-                        .map_err(|cause| cause.at_guest(offset))?;
+    pub fn read_at(&self, guest_offset: u64, buffer: &mut [u8]) -> Result<()> {
+        self.read_parts(&mut [(guest_offset, buffer)])
+    }
+
+    /// Fills each buffer with the disk's bytes from its offset on; the ranges lie within the disk. Chunks that lie side by side
+    /// in a pack, and are named one after the other, are read at once.
+    pub fn read_parts(&self, parts: &mut [(u64, &mut [u8])]) -> Result<()> {
+        let mut neighbours: Vec<WantedChunk<'_>> = Vec::new();
+        for (guest_offset, buffer) in parts {
+            let (mut offset, mut rest) = (*guest_offset, &mut **buffer);
+            while !rest.is_empty() {
+                let index = offset / self.shape.chunk_bytes;
+                let within = offset % self.shape.chunk_bytes;
+                let (entry, run) = self.entry(index)?;
+                let run_bytes = run * self.shape.chunk_bytes - within;
+                let (part, after) = rest.split_at_mut(run_bytes.min(rest.len() as u64) as usize);
+                (rest, offset) = (after, offset + part.len() as u64);
+                match entry {
+                    Entry::Hole | Entry::Zero => part.fill(0),
+                    Entry::Data(id, location) if part.len() == self.shape.chunk_length(index) => {
+                        let guest_offset = index * self.shape.chunk_bytes;
+                        let chunk = WantedChunk { id, location, guest_offset, plain: part, is_read: false };
+                        if !chunk.joins(&neighbours) {
+                            self.reader.read_neighbours(&mut neighbours)?;
+                            neighbours.clear();
+                        }
+                        neighbours.push(chunk);
+                    }
+                    Entry::Data(id, location) => {
+                        let length = self.shape.chunk_length(index) as u64;
+                        self.chunks
+                            .read(index, length, within, part, |plain| self.reader.read(&id, &location, plain))
+                            .map_err(|cause| cause.at_guest(index * self.shape.chunk_bytes + within))?;
+                    }
                 }
             }
-            offset += part.len() as u64;
-            buffer = rest;
         }
-        Ok(())
+        self.reader.read_neighbours(&mut neighbours)
+    }
+}
+
+/// A chunk on its way from a pack to where it is wanted.
+struct WantedChunk<'a> {
+    id: ChunkId,
+    location: Location,
+    guest_offset: u64,
+    plain: &'a mut [u8],
+    is_read: bool,
+}
+
+impl WantedChunk<'_> {
+    /// Where it ends in its pack.
+    fn end(&self) -> u64 {
+        u64::from(self.location.offset) + u64::from(self.location.length)
+    }
+
+    fn equals(&self, other: &WantedChunk<'_>) -> bool {
+        self.location == other.location && self.id == other.id && self.plain.len() == other.plain.len()
+    }
+
+    /// Whether it lies right behind these, or is the last of them once more, and not too much is read at once.
+    fn joins(&self, chunks: &[WantedChunk<'_>]) -> bool {
+        let (Some(first), Some(last)) = (chunks.first(), chunks.last()) else { return true };
+        let follows = self.location.pack == last.location.pack && u64::from(self.location.offset) == last.end();
+        let fetched_bytes = self.end().saturating_sub(first.location.offset.into());
+        self.equals(last) || (follows && fetched_bytes <= MAX_FETCHED_BYTES)
     }
 }

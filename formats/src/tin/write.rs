@@ -200,7 +200,7 @@ impl<S: ChunkSink> UnitWriter for DiskWriter<S> {
     type Encoded<'a> = EncodedUnit;
 
     fn layout(&self) -> WriterLayout {
-        WriterLayout { unit_bytes: self.shape.chunk_bytes, clones: false }
+        WriterLayout { unit_bytes: self.shape.chunk_bytes, clones: false, in_place: false }
     }
 
     fn encode<'a>(&self, unit: &GuestUnit<'a>) -> Result<EncodedUnit> {

@@ -171,7 +171,7 @@ impl UnitWriter for VdiWriter {
     type Encoded<'a> = Encoded<'a>;
 
     fn layout(&self) -> WriterLayout {
-        WriterLayout { unit_bytes: UNIT_BYTES, clones: true }
+        WriterLayout { unit_bytes: UNIT_BYTES, clones: true, in_place: false }
     }
 
     fn encode<'a>(&self, unit: &GuestUnit<'a>) -> Result<Encoded<'a>> {

@@ -336,7 +336,7 @@ impl UnitWriter for PlainWriter {
     type Encoded<'a> = Placed<'a>;
 
     fn layout(&self) -> WriterLayout {
-        WriterLayout { unit_bytes: UNIT_BYTES, clones: true }
+        WriterLayout { unit_bytes: UNIT_BYTES, clones: true, in_place: false }
     }
 
     fn encode<'a>(&self, unit: &GuestUnit<'a>) -> Result<Placed<'a>> {

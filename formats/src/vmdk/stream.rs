@@ -193,7 +193,7 @@ impl UnitWriter for StreamWriter {
     type Encoded<'a> = Packed;
 
     fn layout(&self) -> WriterLayout {
-        WriterLayout { unit_bytes: GRAIN_BYTES, clones: false }
+        WriterLayout { unit_bytes: GRAIN_BYTES, clones: false, in_place: false }
     }
 
     fn encode<'a>(&self, unit: &GuestUnit<'a>) -> Result<Packed> {
