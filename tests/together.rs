@@ -6,7 +6,7 @@ mod common;
 
 use std::fs;
 use std::process::{Child, Command, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use common::{Run, Sandbox};
 use serde_json::Value;
@@ -124,4 +124,34 @@ fn what_is_killed_harms_nothing() {
     // The killed are not waited for.
     run(&sandbox, &["prune", "--fence-after", "0s"]).ok();
     check(&sandbox, "at the end");
+}
+
+/// A backup that was killed a minute ago looks like one that still runs, but for its process.
+#[test]
+fn a_prune_does_not_wait_for_who_was_killed_on_its_computer() {
+    let sandbox = with_repository();
+    let mut random = Random(9);
+    let open_sessions = || {
+        let sessions = fs::read_dir(sandbox.path("repo/sessions")).unwrap().map(|entry| entry.unwrap().path());
+        sessions.filter(|session| session.join("begin").exists() && !session.join("end").exists()).count()
+    };
+    change(&sandbox, "disk.raw", &mut random);
+    run(&sandbox, &["backup", "disk.raw"]).ok();
+    change(&sandbox, "disk.raw", &mut random);
+    run(&sandbox, &["backup", "disk.raw"]).ok();
+    while open_sessions() == 0 {
+        // Slow enough to be caught in the middle of its work.
+        let mut child = spawn(&sandbox, &["backup", "disk.raw", "--rate-limit", "1M", "--name", "other"]);
+        while open_sessions() == 0 && child.try_wait().unwrap().is_none() {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
+    run(&sandbox, &["forget", &snapshots(&sandbox, "disk")[0]]).ok();
+    let began = Instant::now();
+    let pruned = run(&sandbox, &["prune", "--max-unused", "0", "--wait", "1m"]).ok();
+    assert!(pruned.stderr.contains("was given up") && began.elapsed() < Duration::from_secs(50), "{pruned:?}");
+    assert_eq!(open_sessions(), 0);
+    check(&sandbox, "after the prune");
 }

@@ -9,6 +9,7 @@ pub mod lease;
 pub mod ledger;
 pub mod names;
 pub mod policy;
+mod process;
 pub mod protocol;
 pub mod prune;
 pub mod repair;

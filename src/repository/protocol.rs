@@ -9,6 +9,7 @@ use tintype_formats::tin::id::Id;
 use tintype_formats::tin::keys::{Certificate, KeyRing, Role};
 use tintype_formats::tin::signed::ObjectKind;
 
+use super::process::Process;
 use super::store::{Store, StoreError, StoreErrorKind};
 use super::{names, time};
 use crate::error::{Error, Kind, Result};
@@ -58,7 +59,7 @@ impl End {
     }
 }
 
-/// What a session's begin says: for people, but for the snapshots.
+/// What a session's begin says: for people, but for the snapshots and the process.
 #[derive(Serialize)]
 struct Begin<'a> {
     host: &'a str,
@@ -67,6 +68,8 @@ struct Begin<'a> {
     time: String,
     #[serde(skip_serializing_if = "<[Id]>::is_empty")]
     snapshots: &'a [Id],
+    #[serde(skip_serializing_if = "Option::is_none")]
+    process: Option<Process>,
 }
 
 /// What is known of an open session.
@@ -76,6 +79,8 @@ pub struct Begun {
     pub time: Option<Timestamp>,
     /// The snapshots that it reads, if it is a lease.
     pub snapshots: Vec<Id>,
+    /// Whose it is.
+    pub process: Option<Process>,
 }
 
 /// One round of prune.
@@ -143,6 +148,7 @@ impl Protocol<'_> {
             operation,
             time: time::now(),
             snapshots,
+            process: Process::own(self.ring.repository()),
         };
         let body = serde_json::to_vec(&begin).unwrap_or_default();
         self.create(ObjectKind::SessionBegin, &names::session_begin(id), &body)?;
@@ -193,10 +199,12 @@ impl Protocol<'_> {
             time: String,
             #[serde(default)]
             snapshots: Vec<Id>,
+            process: Option<Process>,
         }
         let found = self.read(ObjectKind::SessionBegin, &names::session_begin(session))?;
         let said = found.and_then(|(body, _)| serde_json::from_slice::<Said>(&body).ok());
-        let begun = |said: Said| Begun { time: time::parse(&said.time), snapshots: said.snapshots };
+        let begun =
+            |said: Said| Begun { time: time::parse(&said.time), snapshots: said.snapshots, process: said.process };
         Ok(said.map(begun).unwrap_or_default())
     }
 

@@ -36,17 +36,18 @@ pub struct Waited {
 }
 
 /// Waits for every open session. Later ones need no waiting for: they do not build on what is condemned. Nor do leases, which
-/// commit nothing: what they name is marked.
+/// commit nothing: what they name is marked. Nor do those whose process has died on this computer.
 pub fn wait(repository: &Repository, patience: Patience, watch: &dyn Watch) -> Result<Waited> {
     let protocol = repository.protocol();
-    let mut waited = Waited::default();
+    let mut fenced = Vec::new();
+    let mut waiting = Vec::new();
     for session in protocol.open_sessions()? {
         let begun = protocol.session_begun(session)?;
         let is_lease = !begun.snapshots.is_empty();
         if is_old(begun.time, if is_lease { patience.lease_life } else { patience.fence_after }) {
-            waited.fenced.extend(fence(repository, session)?.then_some(session));
+            fenced.extend(fence(repository, session)?.then_some(session));
         } else if !is_lease {
-            waited.open.push(session);
+            waiting.push((session, begun.process));
         }
     }
     let began = Instant::now();
@@ -54,15 +55,17 @@ pub fn wait(repository: &Repository, patience: Patience, watch: &dyn Watch) -> R
     let mut pause = Duration::ZERO;
     loop {
         let mut open = Vec::new();
-        for session in waited.open {
-            if !protocol.has_ended(session)? {
-                open.push(session);
+        for (session, process) in waiting {
+            if process.as_ref().is_some_and(|process| process.has_died(repository.ring().repository())) {
+                fenced.extend(fence(repository, session)?.then_some(session));
+            } else if !protocol.has_ended(session)? {
+                open.push((session, process));
             }
         }
-        waited.open = open;
-        if waited.open.is_empty() || began.elapsed() >= patience.wait {
-            return Ok(waited);
+        if open.is_empty() || began.elapsed() >= patience.wait {
+            return Ok(Waited { fenced, open: open.into_iter().map(|(session, _)| session).collect() });
         }
+        waiting = open;
         watch.check()?;
         pause = pauses.next().unwrap_or(pause);
         std::thread::sleep(pause.min(patience.wait.saturating_sub(began.elapsed())));
