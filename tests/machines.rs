@@ -1,5 +1,5 @@
 //! Whole machines start from everything that a disk can lie in, by both firmwares, and leave it as it was; and they start from
-//! what was restored of them. This takes minutes: .ci/run calls all but the last.
+//! what was restored of them. This takes minutes: .ci/run calls it.
 
 mod common;
 
@@ -185,7 +185,7 @@ fn a_loader_that_only_its_old_computer_knew_of_is_found() {
 /// Takes some gigabytes of disk space. TINTYPE_GUEST3 may name a disk that tests/guest/build-debian made; otherwise it is made
 /// now, which takes two minutes.
 #[test]
-#[ignore = "a quarter of an hour and a mirror of Debian: by hand, see CONTRIBUTING.md"]
+#[ignore = "a quarter of an hour and a mirror of Debian: .ci/run calls it"]
 fn a_debian_boots_from_everywhere_and_after_its_restore() {
     if !TOOLS.iter().all(|tool| have(tool)) {
         return;
