@@ -205,6 +205,34 @@ fn nobody_builds_on_a_planted_chunk_and_nobody_gets_it() {
     }
 }
 
+/// A host that may only write can use the name of another's snapshots. Nobody takes its word unwarned.
+#[test]
+fn another_key_under_the_same_name_is_seen() {
+    let keys = Keys::new();
+    let disk = keys.disk("a.raw", 20);
+    keys.disk("b.raw", 10);
+    keys.run("admin", &["backup", "a.raw", "--name", "server"]).ok();
+    keys.run("admin", &["backup", "a.raw", "--name", "server"]).ok();
+    let listed = keys.run("read", &["snapshots"]).ok().stdout;
+    assert!(!listed.lines().next().unwrap().contains("holder"), "one key only: {listed}");
+    let first = keys.run("read", &["restore", "server", "restored.raw"]).ok();
+    assert!(!first.stderr.contains("another key"), "nothing to warn of: {first:?}");
+    keys.run("write", &["backup", "b.raw", "--name", "server"]).ok();
+
+    let listed = keys.run("read", &["snapshots"]).ok().stdout;
+    let lines: Vec<_> = listed.lines().collect();
+    let is_of_writer = [1, 2, 3].map(|line: usize| lines[line].contains("  write  "));
+    assert!(lines[0].contains("  holder  ") && is_of_writer == [false, false, true], "{listed}");
+    let id = lines[2].split_whitespace().next().unwrap().to_owned();
+    for name in ["server", "server@latest"] {
+        let run = keys.run("read", &["restore", name, "false.raw", "--force"]).ok();
+        assert!(run.stderr.contains("was made with another key than the one before it: of write, not of "), "{run:?}");
+    }
+    let run = keys.run("read", &["restore", &format!("server@{id}"), "restored.raw", "--force"]).ok();
+    assert!(!run.stderr.contains("another key"), "who names a snapshot means it: {run:?}");
+    assert_holds(&keys.0.path("restored.raw"), &std::fs::read(disk).unwrap(), "the named one");
+}
+
 #[test]
 fn keys_come_and_go() {
     let keys = Keys::new();

@@ -6,6 +6,7 @@ use clap::Args as ClapArgs;
 use jiff::Timestamp;
 use serde::Serialize;
 use tintype_formats::tin::id::Id;
+use tintype_formats::tin::keys::Certificate;
 
 use super::escape::printable;
 use super::failure::Failure;
@@ -136,9 +137,11 @@ fn text(listing: &Listing, boots: &Boots) -> String {
     if listing.snapshots.is_empty() {
         return "no snapshots\n".to_owned();
     }
-    let mut rows =
-        vec![["id", "time", "name", "disks", "size", "changed", "stored", "tags", "boots"].map(str::to_owned)];
-    for snapshot in &listing.snapshots {
+    let holders = holders(listing);
+    let mut rows = vec![
+        ["id", "time", "name", "holder", "disks", "size", "changed", "stored", "tags", "boots"].map(str::to_owned),
+    ];
+    for (snapshot, holder) in listing.snapshots.iter().zip(holders) {
         let Snapshot { id, manifest, .. } = snapshot;
         let sum = |of: &dyn Fn(&tintype_formats::tin::manifest::DiskRecord) -> u64| manifest.disks.iter().map(of).sum();
         let tags: Vec<_> = manifest.tags.iter().map(|(key, value)| format!("{key}={value}")).collect();
@@ -146,6 +149,7 @@ fn text(listing: &Listing, boots: &Boots) -> String {
             id.to_string()[..SHOWN_DIGITS].to_owned(),
             printable(&manifest.time),
             printable(&manifest.name),
+            holder,
             printable(&manifest.disks.iter().map(|disk| disk.name.as_str()).collect::<Vec<_>>().join(",")),
             units::size(sum(&|disk| disk.size_bytes)),
             units::size(sum(&|disk| disk.statistics.changed_bytes)),
@@ -154,15 +158,36 @@ fn text(listing: &Listing, boots: &Boots) -> String {
             boot_of(boots, snapshot).map(boot_text).unwrap_or_default(),
         ]);
     }
-    if rows.iter().skip(1).all(|row| row[8].is_empty()) {
-        // Nobody booted any of them.
-        return table(&rows.iter().map(without_last).collect::<Vec<_>>());
+    let says_nothing = |column: usize| rows.iter().skip(1).all(|row| row[column].is_empty());
+    let left_out: Vec<_> = [HOLDER, BOOTS].into_iter().filter(|column| says_nothing(*column)).collect();
+    let mut shown = rows.into_iter().map(Vec::from).collect::<Vec<_>>();
+    for column in left_out.into_iter().rev() {
+        shown.iter_mut().for_each(|row| drop(row.remove(column)));
     }
-    table(&rows)
+    table(&shown)
 }
 
-fn without_last([rest @ .., _]: &[String; 9]) -> [String; 8] {
-    rest.clone()
+/// The columns that are left out where nobody needs them.
+const HOLDER: usize = 3;
+const BOOTS: usize = 9;
+
+/// The holder of the key that made each snapshot; nothing if one made all. Names are given by people: where two keys have the same,
+/// a part of each tells them apart.
+fn holders(listing: &Listing) -> Vec<String> {
+    let origins = listing.snapshots.iter().map(|snapshot| &snapshot.origin);
+    let all: BTreeMap<_, _> = origins.clone().map(|origin| (origin.signing, origin.name.as_str())).collect();
+    let shown = |origin: &Certificate| {
+        let namesakes = all.values().filter(|name| **name == origin.name).count();
+        match (all.len(), namesakes) {
+            (0 | 1, _) => String::new(),
+            (_, 0 | 1) => printable(&origin.name),
+            _ => {
+                let [a, b, c, ..] = origin.signing;
+                format!("{} ({a:02x}{b:02x}{c:02x})", printable(&origin.name))
+            }
+        }
+    };
+    origins.map(shown).collect()
 }
 
 /// `yes, 2026-11-23 (serial)`
@@ -172,11 +197,14 @@ fn boot_text((time, boot): &(Timestamp, Boot)) -> String {
 }
 
 /// Columns, as wide as they have to be.
-pub fn table<const N: usize>(rows: &[[String; N]]) -> String {
-    let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
-    let widths: [usize; N] = std::array::from_fn(width);
-    let line = |row: &[String; N]| {
-        let cells: Vec<_> = row.iter().zip(widths).map(|(cell, width)| format!("{cell:width$}")).collect();
+pub fn table(rows: &[impl AsRef<[String]>]) -> String {
+    let rows: Vec<&[String]> = rows.iter().map(AsRef::as_ref).collect();
+    let columns = rows.iter().map(|row| row.len()).max().unwrap_or(0);
+    let cells = |column: usize| rows.iter().filter_map(move |row| row.get(column));
+    let widths: Vec<_> =
+        (0..columns).map(|column| cells(column).map(|cell| cell.chars().count()).max().unwrap_or(0)).collect();
+    let line = |row: &&[String]| {
+        let cells: Vec<_> = row.iter().zip(&widths).map(|(cell, width)| format!("{cell:width$}")).collect();
         cells.join("  ").trim_end().to_owned() + "\n"
     };
     rows.iter().map(line).collect()

@@ -190,6 +190,20 @@ impl Repository {
         Ok(None)
     }
 
+    /// The key that made the snapshot before this one of the same name, if it was another: whoever may write may use any name.
+    pub fn other_origin_before(&self, snapshot: &Snapshot) -> Result<Option<Certificate>> {
+        let older = self.manifest_ids()?.into_iter().rev().filter(|(id, _)| *id < snapshot.id);
+        for (id, is_marked) in older {
+            if let Some(Ok(before)) = self.committed(id)?
+                && before.manifest.name == snapshot.manifest.name
+                && !(is_marked && self.is_forgotten(id)?)
+            {
+                return Ok(Some(before.origin).filter(|origin| origin.signing != snapshot.origin.signing));
+            }
+        }
+        Ok(None)
+    }
+
     /// The snapshot that is meant: `NAME` (its newest), `NAME@ID`, or `ID`; ids may be cut short.
     pub fn resolve(self: &Arc<Self>, wanted: &str) -> Result<Snapshot> {
         let (name, id) = match wanted.rsplit_once('@') {
