@@ -2,17 +2,16 @@
 //!
 //! `TINTYPE_SEEDS` says how many runs to make (500 if not set).
 
-use std::collections::{BTreeMap, HashSet};
-use std::path::Path;
+#[path = "common/stored.rs"]
+mod stored;
+
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tintype::engine::backup::{BackupDisk, BackupOptions, backup};
-use tintype::engine::convert::Input;
-use tintype::engine::{NamedDisk, Progress};
+use stored::{back_up, prune_all};
 use tintype::error::{Kind, Result};
 use tintype::repository::disk::SnapshotDisk;
-use tintype::repository::prune::{Patience, PruneOptions, prune};
 use tintype::repository::store::simulated::{Faults, Simulation};
 use tintype::repository::{InitOptions, Repository};
 use tintype_formats::OpenFile;
@@ -48,20 +47,7 @@ impl World {
     fn back_up(&mut self, repository: &Arc<Repository>) -> Result<Id> {
         let file = Arc::new(MemoryFile::from_bytes(&self.content));
         let disk = open_disk(file, Some(&tintype_formats::raw::FORMAT))?;
-        let input = Input::Disk(NamedDisk { disk: &disk, path: Path::new("disk") });
-        let (path, format) = ("disk".to_owned(), "raw".to_owned());
-        let mut disks = [BackupDisk { name: "disk".to_owned(), input, path, format, sector_bytes: (512, 512) }];
-        let options = BackupOptions {
-            name: "machine".to_owned(),
-            host: "host".to_owned(),
-            tags: BTreeMap::new(),
-            level: Some(1),
-            consistency: "crash".to_owned(),
-            workers: 1,
-            rate_limit: None,
-            dry_run: false,
-        };
-        let id = backup(repository, &mut disks, &options, &Progress::new())?.snapshot.expect("a snapshot");
+        let id = back_up(repository, "machine", "host", &disk, 1)?;
         self.kept.insert(id, self.content.clone());
         Ok(id)
     }
@@ -76,10 +62,7 @@ impl World {
     }
 
     fn prune(&self, repository: &Arc<Repository>) -> Result<()> {
-        let patience =
-            Patience { wait: Duration::from_secs(5), fence_after: Duration::ZERO, lease_life: Duration::ZERO };
-        let options = PruneOptions { max_unused_permille: 0, patience, dry_run: false, without: HashSet::new() };
-        prune(repository, &options, &Progress::new()).map(|_| ())
+        prune_all(repository, Duration::ZERO, Duration::from_secs(5)).map(|_| ())
     }
 
     fn change_password(&mut self, repository: &Arc<Repository>, random: &mut Random) -> Result<()> {

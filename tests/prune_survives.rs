@@ -1,17 +1,17 @@
 //! Prunes in a store where everything goes wrong that can: no snapshot loses anything, and the garbage goes in the end.
 
+#[path = "common/stored.rs"]
+mod stored;
+
 use std::collections::{BTreeMap, HashSet};
-use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use tintype::engine::backup::{BackupDisk, BackupOptions, backup};
-use tintype::engine::convert::Input;
-use tintype::engine::{NamedDisk, Progress};
+use stored::{back_up, prune_all};
 use tintype::error::Kind;
 use tintype::repository::disk::SnapshotDisk;
 use tintype::repository::protocol::End;
-use tintype::repository::prune::{Patience, PruneOptions, Pruned, prune};
+use tintype::repository::prune::Pruned;
 use tintype::repository::store::simulated::{Faults, SimulatedStore, Simulation};
 use tintype::repository::store::{Listed, Store, StoreError, StoreErrorKind};
 use tintype::repository::{InitOptions, Repository};
@@ -20,6 +20,7 @@ use tintype_formats::tin::id::Id;
 use tintype_formats::tin::slot::Cost;
 
 const DISK_BYTES: u64 = 24 << 16;
+const HOUR: Duration = Duration::from_secs(3600);
 
 /// The digests of the disks that were asked for.
 static DIGESTS: Mutex<BTreeMap<u64, blake3::Hash>> = Mutex::new(BTreeMap::new());
@@ -51,36 +52,11 @@ fn disk(number: u64) -> ModelDisk {
 
 /// Backs a disk up; what it must read as is told by the host's name.
 fn store(repository: &Arc<Repository>, name: &str, number: u64) -> tintype::error::Result<Id> {
-    let disk = disk(number);
-    let path = Path::new("disk");
-    let mut disks = [BackupDisk {
-        name: "disk".to_owned(),
-        input: Input::Disk(NamedDisk { disk: &disk, path }),
-        path: "disk".to_owned(),
-        format: "raw".to_owned(),
-        sector_bytes: (512, 512),
-    }];
-    let options = BackupOptions {
-        name: name.to_owned(),
-        host: number.to_string(),
-        tags: BTreeMap::new(),
-        level: Some(1),
-        consistency: "unknown".to_owned(),
-        workers: 2,
-        rate_limit: None,
-        dry_run: false,
-    };
-    let done = backup(repository, &mut disks, &options, &Progress::new())?;
-    Ok(done.snapshot.expect("a snapshot"))
-}
-
-fn options(fence_after: Duration) -> PruneOptions {
-    let patience = Patience { wait: Duration::from_secs(20), fence_after, lease_life: fence_after };
-    PruneOptions { max_unused_permille: 0, patience, dry_run: false, without: HashSet::new() }
+    back_up(repository, name, &number.to_string(), &disk(number), 2)
 }
 
 fn run(repository: &Arc<Repository>, fence_after: Duration) -> tintype::error::Result<Pruned> {
-    prune(repository, &options(fence_after), &Progress::new())
+    prune_all(repository, fence_after, Duration::from_secs(20))
 }
 
 /// Panics unless every visible snapshot reads as it was stored, and all those of `required` are visible.
@@ -206,7 +182,7 @@ fn prunes_run_beside_backups() {
                 scope.spawn(move || {
                     for _ in 0..3 {
                         // One waits, the other one is in a hurry.
-                        let fence_after = if pruner == 0 { Duration::from_secs(3600) } else { Duration::ZERO };
+                        let fence_after = if pruner == 0 { HOUR } else { Duration::ZERO };
                         let pruned = run(&open(simulation), fence_after);
                         pruned.unwrap_or_else(|cause| panic!("seed {seed}, pruner {pruner}: {cause}"));
                     }
@@ -224,10 +200,8 @@ fn prunes_run_beside_backups() {
 fn a_backup_that_runs_is_waited_for_and_an_impatient_prune_stops() {
     let simulation = Simulation::new(1, Faults::default());
     let (repository, required) = used(&simulation);
-    let mut impatient = options(Duration::from_secs(3600));
-    impatient.patience.wait = Duration::ZERO;
     let packs = plan_packs(&repository);
-    let pruned = prune(&repository, &impatient, &Progress::new()).expect("it ends");
+    let pruned = prune_all(&repository, HOUR, Duration::ZERO).expect("it ends");
     assert_eq!((pruned.waiting.len(), pruned.deleted), (1, 0));
     assert!(packs.is_subset(&plan_packs(&repository)), "a pack was deleted");
     check(&repository, &required, "stopped");
@@ -239,7 +213,7 @@ fn a_backup_that_runs_is_waited_for_and_an_impatient_prune_stops() {
             std::thread::sleep(Duration::from_millis(200));
             other.protocol().end_session(session, End::Ended).expect("it ends");
         });
-        run(&repository, Duration::from_secs(3600)).expect("a prune")
+        run(&repository, HOUR).expect("a prune")
     });
     assert_eq!((pruned.taken_over.len(), pruned.fenced.len()), (1, 0));
     assert!(pruned.deleted > 0);
@@ -252,9 +226,7 @@ fn what_a_backup_used_meanwhile_is_rescued() {
     let (repository, mut required) = used(&simulation);
     // A backup that began before anything was condemned builds on what is garbage then.
     let session = tintype::repository::session::WriteSession::begin(&repository, "backup").expect("a session");
-    let mut impatient = options(Duration::from_secs(3600));
-    impatient.patience.wait = Duration::ZERO;
-    prune(&repository, &impatient, &Progress::new()).expect("it ends");
+    prune_all(&repository, HOUR, Duration::ZERO).expect("it ends");
     let manifest = forgotten_manifest(&repository);
     let id = session.commit(&manifest).expect("it is committed");
     required.push(id);
@@ -309,7 +281,7 @@ fn a_lease_keeps_a_forgotten_snapshot_and_no_prune_waits_for_it() {
     store(&open(&simulation), "vm", 50).expect("a backup");
     let began = std::time::Instant::now();
     for about in ["first", "second"] {
-        let pruned = run(&open(&simulation), Duration::from_secs(3600)).expect("a prune");
+        let pruned = run(&open(&simulation), HOUR).expect("a prune");
         assert!(pruned.waiting.is_empty() && pruned.fenced.is_empty(), "{about}: {pruned:?}");
         let disk = SnapshotDisk::open(&repository, &snapshot.manifest.disks[0]).expect("a disk");
         assert_eq!(digest(&disk).expect("it reads"), digest_of(1), "{about}");
@@ -318,7 +290,7 @@ fn a_lease_keeps_a_forgotten_snapshot_and_no_prune_waits_for_it() {
     let denied = open(&simulation).lease("serve", &snapshot).err().expect("it is forgotten");
     assert_eq!(denied.kind(), Kind::NoSnapshot);
     drop(lease);
-    assert!(run(&open(&simulation), Duration::from_secs(3600)).expect("a prune").deleted > 0);
+    assert!(run(&open(&simulation), HOUR).expect("a prune").deleted > 0);
     check(&open(&simulation), &required[1..], "afterwards");
     check_clean(&open(&simulation), "afterwards");
 }

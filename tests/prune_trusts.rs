@@ -1,16 +1,16 @@
 //! A prune takes no copy of a chunk for another's that its snapshot's signer would not build on.
 
-use std::collections::{BTreeMap, HashSet};
-use std::path::Path;
+#[path = "common/stored.rs"]
+mod stored;
+
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tintype::engine::backup::{BackupDisk, BackupOptions, backup};
-use tintype::engine::convert::Input;
-use tintype::engine::{NamedDisk, Progress};
+use stored::{back_up, prune_all};
 use tintype::error::Kind;
 use tintype::repository::disk::SnapshotDisk;
-use tintype::repository::prune::{Patience, PruneOptions, Pruned, prune};
+use tintype::repository::prune::Pruned;
 use tintype::repository::session::WriteSession;
 use tintype::repository::store::simulated::{Faults, Simulation};
 use tintype::repository::{InitOptions, Repository, names};
@@ -48,30 +48,11 @@ fn init(simulation: &Simulation) {
 }
 
 fn store(repository: &Arc<Repository>, name: &str, disk: &ModelDisk) -> Id {
-    let mut disks = [BackupDisk {
-        name: "disk".to_owned(),
-        input: Input::Disk(NamedDisk { disk, path: Path::new("disk") }),
-        path: "disk".to_owned(),
-        format: "raw".to_owned(),
-        sector_bytes: (512, 512),
-    }];
-    let options = BackupOptions {
-        name: name.to_owned(),
-        host: name.to_owned(),
-        tags: BTreeMap::new(),
-        level: Some(1),
-        consistency: "unknown".to_owned(),
-        workers: 2,
-        rate_limit: None,
-        dry_run: false,
-    };
-    backup(repository, &mut disks, &options, &Progress::new()).expect("a backup").snapshot.expect("a snapshot")
+    back_up(repository, name, name, disk, 2).expect("a backup")
 }
 
 fn run(repository: &Arc<Repository>) -> tintype::error::Result<Pruned> {
-    let patience = Patience { wait: Duration::from_secs(5), fence_after: Duration::ZERO, lease_life: Duration::ZERO };
-    let options = PruneOptions { max_unused_permille: 0, patience, dry_run: false, without: HashSet::new() };
-    prune(repository, &options, &Progress::new())
+    prune_all(repository, Duration::ZERO, Duration::from_secs(5))
 }
 
 fn reads(repository: &Arc<Repository>, id: Id) -> Result<blake3::Hash, ImageError> {

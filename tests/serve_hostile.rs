@@ -253,10 +253,10 @@ fn writes_of_many_clients_are_one_disk() {
     assert_eq!(reply(&mut client), 28);
 }
 
-/// A full disk under the overlay.
-struct Full(ModelDisk);
+/// A disk that takes its time for a read, and is full when it is written to.
+struct Faulty(ModelDisk, Duration);
 
-impl BlockSource for Full {
+impl BlockSource for Faulty {
     fn geometry(&self) -> tintype_formats::Geometry {
         self.0.geometry()
     }
@@ -270,11 +270,12 @@ impl BlockSource for Full {
     }
 
     fn read_at(&self, guest_offset: u64, buffer: &mut [u8]) -> Result<(), tintype_formats::ImageError> {
+        std::thread::sleep(self.1);
         self.0.read_at(guest_offset, buffer)
     }
 }
 
-impl WritableDisk for Full {
+impl WritableDisk for Faulty {
     fn write_at(&self, _: u64, _: &[u8]) -> Result<(), tintype_formats::ImageError> {
         Err(tintype_formats::ImageError::io("write", io::ErrorKind::StorageFull.into()))
     }
@@ -295,7 +296,7 @@ impl WritableDisk for Full {
 #[test]
 fn a_full_disk_is_told_as_such_and_a_panic_ends_one_connection() {
     let folder = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
-    let disk = Full(ModelDisk::random(5, DISK_BYTES, 20, 20));
+    let disk = Faulty(ModelDisk::random(5, DISK_BYTES, 20, 20), Duration::ZERO);
     let exports = Exports::only(Export::new("a", "", Access::Writable(Arc::new(disk))));
     let path = folder.path().join("s");
     let server = Server::start(vec![Listener::unix(&path).unwrap()], exports, Settings::default()).unwrap();
@@ -307,28 +308,6 @@ fn a_full_disk_is_told_as_such_and_a_panic_ends_one_connection() {
     client.write_all(&request(TRIM, 0, 0, 512)).unwrap();
     assert_ends(client);
     read_at(&mut other, 0, 512);
-}
-
-/// A disk that takes longer than clients may be silent.
-struct Slow(ModelDisk);
-
-impl BlockSource for Slow {
-    fn geometry(&self) -> tintype_formats::Geometry {
-        self.0.geometry()
-    }
-
-    fn extent_at(
-        &self,
-        guest_offset: u64,
-        max_bytes: u64,
-    ) -> Result<tintype_formats::extent::DiskExtent, tintype_formats::ImageError> {
-        self.0.extent_at(guest_offset, max_bytes)
-    }
-
-    fn read_at(&self, guest_offset: u64, buffer: &mut [u8]) -> Result<(), tintype_formats::ImageError> {
-        std::thread::sleep(Duration::from_millis(600));
-        self.0.read_at(guest_offset, buffer)
-    }
 }
 
 #[test]
@@ -353,7 +332,8 @@ fn a_slow_disk_is_no_silence_of_its_client_in_tls_either() {
     };
     let disk = ModelDisk::random(5, DISK_BYTES, 20, 20);
     let content = read_all(&disk).unwrap();
-    let exports = Exports::only(Export::new("a", "", Access::ReadOnly(Arc::new(Slow(disk)))));
+    let exports =
+        Exports::only(Export::new("a", "", Access::ReadOnly(Arc::new(Faulty(disk, Duration::from_millis(600))))));
     let path = sandbox.path("s");
     let server = Server::start(vec![Listener::unix(&path).unwrap()], exports, settings).unwrap();
     let address = NbdAddress::parse(&format!("nbds+unix:///a?socket={}", path.display())).unwrap();
