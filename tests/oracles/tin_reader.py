@@ -30,8 +30,9 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 ID = re.compile("[0-9a-f]{32}")
+ROTATION_NAME = re.compile(r"[0-9]{8}\.rotation")
 ROLES = {1: "write", 2: "read", 3: "maintain", 4: "admin"}
-REPOSITORY, TABLE, MANIFEST, TOMBSTONE, SESSION_END, DIRECTORY = 1, 2, 4, 5, 7, 13
+REPOSITORY, TABLE, MANIFEST, TOMBSTONE, SESSION_END, DIRECTORY, ROTATION = 1, 2, 4, 5, 7, 13, 16
 ONLY_MAINTAINERS = {REPOSITORY, TOMBSTONE, 8, 9, 10, 11}
 FANOUT = 1024
 HOLE, ZERO, DATA = 0, 1, 2
@@ -207,6 +208,8 @@ class Keys:
         certificate = Certificate(bytes.fromhex(ring["certificate"]), self.root, repository)
         need(role == ring["role"] == certificate.role, "key slot: its roles do not agree")
         self.add(ring["host_private"], certificate.host.hex())
+        self.certificate_hash = blake3(bytes.fromhex(ring["certificate"]))
+        self.host = blake3(certificate.host)[:16]
         seed = Ed25519PrivateKey.from_private_bytes(bytes.fromhex(ring["signing_seed"]))
         need(public_of(seed) == certificate.signing, "key ring: the signing key is not the certificate's")
 
@@ -214,6 +217,23 @@ class Keys:
         private, public = bytes.fromhex(private), bytes.fromhex(public)
         need(public_of(X25519PrivateKey.from_private_bytes(private)) == public, "key ring: a key is not its public one")
         self.private[blake3(public)[:16]] = private
+
+    def rotate(self, number, body):
+        """Takes what a rotation has for this holder."""
+        fields = Bytes(body, f"rotation {number}")
+        holders = fields.number(4)
+        need(holders <= 1024, f"rotation {number}: {holders} holders")
+        for _ in range(holders):
+            holder, encapsulated = fields.take(16), fields.take(32)
+            length = fields.number(4)
+            need(length <= 4096, f"rotation {number}: a part of {length} bytes")
+            sealed = fields.take(length)
+            if holder == self.host:
+                info = b"tintype rotation 1\0" + self.repository + struct.pack("<I", number) + self.certificate_hash
+                for pair in json.loads(hpke_open(self.private[holder], encapsulated, sealed, info)).values():
+                    if pair.get("private"):
+                        self.add(pair["private"], pair["public"])
+        fields.end()
 
     def segment_key(self, record, purpose):
         fields = Bytes(record, "segment record")
@@ -401,6 +421,11 @@ class Folder:
         return [self.read(f"keys/{name}") for name in self.names("keys")]
 
     def start(self, keys):
+        for name in sorted(os.listdir(os.path.join(self.path, "keys"))):
+            if ROTATION_NAME.fullmatch(name):
+                body, signer = open_object(self.read(f"keys/{name}"), ROTATION, f"keys/{name}", keys)
+                need(signer.role == "admin", f"keys/{name}: signed by a lesser role")
+                keys.rotate(int(name[:8]), body)
         body, _ = open_object(self.read("repository"), REPOSITORY, "repository", keys)
         config = json.loads(body)
         need(config["format"] == 1 and not config["features"]["read"], "repository: made for a newer program")
