@@ -133,7 +133,10 @@ impl Pipeline<'_> {
             lock(outcome).unreadable.extend(unreadable);
             let mut rest = buffer.as_slice();
             for unit in &units {
-                let bytes = unit.has_bytes().then(|| rest.split_off(..unit.length_bytes as usize)).flatten();
+                let own_bytes = if unit.has_bytes() { unit.length_bytes as usize } else { 0 };
+                let (bytes, after) = rest.split_at(own_bytes);
+                rest = after;
+                let bytes = unit.has_bytes().then_some(bytes);
                 consume(&LoadedUnit { unit, bytes, origin: self.origin(unit) })?;
             }
         }
@@ -182,7 +185,9 @@ impl Pipeline<'_> {
 
 /// The next bytes of a buffer.
 fn take<'a>(rest: &mut &'a mut [u8], length_bytes: u64) -> &'a mut [u8] {
-    rest.split_off_mut(..length_bytes as usize).unwrap_or_default()
+    let (next, after) = std::mem::take(rest).split_at_mut(length_bytes as usize);
+    *rest = after;
+    next
 }
 
 /// Reads what can be read of a range, in halves; the rest becomes zeros.
