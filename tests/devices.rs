@@ -84,6 +84,35 @@ fn a_device_is_overwritten_only_on_request_and_wholly() {
 }
 
 #[test]
+fn a_snapshot_comes_back_on_a_device_that_was_in_use() {
+    if !ready() {
+        return;
+    }
+    let sandbox = Sandbox::new();
+    let run = |args: &[&str]| sandbox.run(args.iter().copied().chain(["--repo", "repo", "--cache-dir", "cache"]));
+    sandbox.run(["init", "repo", "--no-encryption"]).ok();
+    let source = sandbox.raw_disk("source.raw", 24 * MIB, 30);
+    run(&["backup", "source.raw"]).ok();
+    // The chunks of what changed are stored far from their neighbours.
+    let mut bytes = fs::read(&source).unwrap();
+    (0..24).step_by(5).for_each(|mib| bytes[mib << 20..][..5000].fill(0x77));
+    bytes[7 << 20..9 << 20].fill(0);
+    fs::write(&source, &bytes).unwrap();
+    run(&["backup", "source.raw"]).ok();
+    for sector_bytes in [512, 4096] {
+        fs::write(sandbox.path("disk.raw"), vec![0xee; 32 << 20]).unwrap();
+        let device = LoopDevice::over(&sandbox.path("disk.raw"), sector_bytes);
+        run(&["restore", "source", device.name()]).fails(1, "would be overwritten");
+        let restored = run(&["restore", "source", device.name(), "--force"]).ok();
+        assert!(restored.stderr.contains("larger than the disk"), "{}", restored.stderr);
+        drop(device);
+        let found = fs::read(sandbox.path("disk.raw")).unwrap();
+        assert!(found[..24 << 20] == bytes, "{sector_bytes}");
+        assert!(found[24 << 20..].iter().all(|byte| *byte == 0xee), "what is past the disk stays");
+    }
+}
+
+#[test]
 fn a_device_that_is_too_small_held_or_the_source_is_refused() {
     if !ready() {
         return;

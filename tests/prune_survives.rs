@@ -94,7 +94,7 @@ fn used(simulation: &Simulation) -> (Arc<Repository>, Vec<Id>) {
     let stored: Vec<Id> = (0..5).map(|number| store(&repository, "vm", number).expect("a backup")).collect();
     repository.forget(stored[0]).expect("forgotten");
     repository.forget(stored[3]).expect("forgotten");
-    repository.protocol().begin_session("killed", &[]).expect("a session");
+    repository.protocol().begin_session("killed", &[], false).expect("a session");
     let left = [1, 2, 4].map(|number| stored[number]).to_vec();
     (repository, left)
 }
@@ -225,7 +225,7 @@ fn what_a_backup_used_meanwhile_is_rescued() {
     let simulation = Simulation::new(1, Faults::default());
     let (repository, mut required) = used(&simulation);
     // A backup that began before anything was condemned builds on what is garbage then.
-    let session = tintype::repository::session::WriteSession::begin(&repository, "backup").expect("a session");
+    let session = tintype::repository::session::WriteSession::begin(&repository, "backup", false).expect("a session");
     prune_all(&repository, HOUR, Duration::ZERO).expect("it ends");
     let manifest = forgotten_manifest(&repository);
     let id = session.commit(&manifest).expect("it is committed");
@@ -299,7 +299,7 @@ fn a_lease_keeps_a_forgotten_snapshot_and_no_prune_waits_for_it() {
 fn the_lease_of_a_reader_that_died_is_fenced() {
     let simulation = Simulation::new(1, Faults::default());
     let (repository, required) = used(&simulation);
-    repository.protocol().begin_session("serve", &[required[0]]).expect("a session");
+    repository.protocol().begin_session("serve", &[required[0]], false).expect("a session");
     repository.forget(required[0]).expect("forgotten");
     let pruned = run(&repository, Duration::ZERO).expect("a prune");
     assert_eq!(pruned.fenced.len(), 2, "{pruned:?}");

@@ -62,7 +62,7 @@ fn reads(repository: &Arc<Repository>, id: Id) -> Result<blake3::Hash, ImageErro
 
 /// Stores other bytes under the ids that a disk's chunks have.
 fn plant(repository: &Arc<Repository>, disk: &ModelDisk) {
-    let session = WriteSession::begin(repository, "plant").expect("a session");
+    let session = WriteSession::begin(repository, "plant", false).expect("a session");
     for offset in (0..disk.geometry().size_bytes).step_by(CHUNK_BYTES as usize) {
         let mut plain = vec![0; CHUNK_BYTES as usize];
         disk.read_at(offset, &mut plain).expect("a read");

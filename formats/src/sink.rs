@@ -2,7 +2,8 @@
 //!
 //! ```text
 //!   encode   pure CPU, on all workers:        which parts to store, compressed or not
-//!   place    in guest order, one at a time:   gives the encoded unit its host offset; a few instructions
+//!   place    in guest order, one at a time:   gives the encoded unit its host offset; a few instructions (where the format
+//!                                             leaves it no choice, in any order)
 //!   write    on all workers:                  positional writes
 //!   finish   once:                            the tables, a sync, then the header that makes the file valid, a sync
 //! ```
@@ -154,16 +155,17 @@ pub struct WriterLayout {
     pub unit_bytes: u64,
     /// Whether [`UnitContent::Host`] is understood: stored bytes are the guest's own, at aligned places.
     pub clones: bool,
-    /// Whether every byte has its place from the beginning, so that the order of the units leaves no trace.
+    /// Whether every byte has its place in the file from the beginning: units may then come in any order, begin and end
+    /// anywhere, and be placed by many threads at once.
     pub in_place: bool,
 }
 
 /// A part of the guest's disk on its way into an image.
 #[derive(Debug, Clone, Copy)]
 pub struct GuestUnit<'a> {
-    /// Where it begins; a multiple of [`WriterLayout::unit_bytes`].
+    /// Where it begins; a multiple of [`WriterLayout::unit_bytes`], unless the layout is in place.
     pub guest_offset: u64,
-    /// How long it is; a multiple of [`WriterLayout::unit_bytes`], or up to the end of the disk.
+    /// How long it is; a multiple of [`WriterLayout::unit_bytes`], or up to the end of the disk, unless the layout is in place.
     pub length_bytes: u64,
     /// Its bytes.
     pub content: UnitContent<'a>,
@@ -305,9 +307,10 @@ impl Turn for InTurn {
 
 /// An image that is being created, as its format's author sees it.
 ///
-/// What it may rely on: units do not overlap; `place` is called in ascending guest order, by one thread at a time; a unit's
-/// steps come in order; `finish` comes last, after every unit succeeded. What was never passed in is a hole (or inherited,
-/// with a parent). It is dropped without `finish` when anything failed, and the file is then worthless.
+/// What it may rely on: units do not overlap; `place` is called in ascending guest order, by one thread at a time, unless
+/// the layout is [in place](WriterLayout::in_place); a unit's steps come in order; `finish` comes last, after every unit
+/// succeeded. What was never passed in is a hole (or inherited, with a parent). It is dropped without `finish` when anything
+/// failed, and the file is then worthless.
 pub trait UnitWriter: Send + Sync {
     /// A unit between the steps.
     type Encoded<'a>: Send;

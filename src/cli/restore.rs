@@ -94,34 +94,11 @@ pub fn run(args: &Args, global: Global) -> Result<Outcome, Failure> {
         return Err(Error::new(Kind::WrongKey, message).into());
     }
     let snapshot = repository.resolve(&args.snapshot)?;
-    warn_of_another_key(args, &repository, &snapshot, global)?;
     let mut complete = true;
     for (record, path) in targets(args, &snapshot)? {
         complete &= restore(args, &repository, record, &path, global)?;
     }
     Ok(if complete { Outcome::Done } else { Outcome::Incomplete })
-}
-
-/// Somebody who only gave a name may mean the snapshots of the key that made all before.
-fn warn_of_another_key(
-    args: &Args,
-    repository: &Repository,
-    snapshot: &Snapshot,
-    global: Global,
-) -> Result<(), Failure> {
-    let name = &snapshot.manifest.name;
-    if args.snapshot != *name && args.snapshot.strip_suffix("@latest") != Some(name) {
-        return Ok(());
-    }
-    if let Some(before) = repository.other_origin_before(snapshot)? {
-        let text = format!(
-            "the newest snapshot of {name}, {}, was made with another key than the one before it: of {}, not of {}; \
-             \"tintype snapshots {name}\" shows them all",
-            snapshot.id, snapshot.origin.name, before.name
-        );
-        output::warn(&text, global);
-    }
-    Ok(())
 }
 
 /// What goes where.

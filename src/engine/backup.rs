@@ -90,8 +90,7 @@ pub fn backup_as(
     amend: &dyn Fn(&mut Manifest),
     progress: &Progress,
 ) -> Result<BackedUp> {
-    // A pipe can be read only once.
-    let again = disks.iter().all(|disk| matches!(disk.input, Input::Disk(_)));
+    let again = can_begin_again(disks);
     for _ in 1..if again { ATTEMPTS } else { 1 } {
         match back_up_once(repository, disks, options, amend, progress) {
             Err(cause) if cause.kind() == Kind::Fenced => progress.note(format!("{cause}; it begins again")),
@@ -99,6 +98,11 @@ pub fn backup_as(
         }
     }
     back_up_once(repository, disks, options, amend, progress)
+}
+
+/// A pipe can be read only once.
+fn can_begin_again(disks: &[BackupDisk<'_>]) -> bool {
+    disks.iter().all(|disk| matches!(disk.input, Input::Disk(_)))
 }
 
 fn back_up_once(
@@ -111,7 +115,7 @@ fn back_up_once(
     let parent = repository.newest(&options.name)?;
     let session = match options.dry_run {
         true => WriteSession::pretend(repository)?,
-        false => WriteSession::begin(repository, "backup")?,
+        false => WriteSession::begin(repository, "backup", can_begin_again(disks))?,
     };
     let session = Arc::new(session);
     let stored = store_all(repository, &session, disks, parent.as_ref(), options, progress);

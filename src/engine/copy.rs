@@ -47,12 +47,13 @@ pub fn copy(
     let copy = Copy {
         writer,
         options,
-        placing: OrderedWindow::default(),
+        placing: (!writer.layout().in_place).then(OrderedWindow::default),
         writing: OrderedWindow::default(),
         hasher: options.digest.map(|algorithm| DiskHasher::new(algorithm, size_bytes)),
         stored_bytes: AtomicU64::new(0),
     };
-    let mut windows = vec![&copy.placing, &copy.writing];
+    let mut windows = vec![&copy.writing];
+    windows.extend(&copy.placing);
     windows.extend(copy.hasher.as_ref().map(DiskHasher::window));
     let unreadable = pipeline.run(feed, &windows, &|loaded| {
         copy.take(loaded)?;
@@ -66,7 +67,8 @@ pub fn copy(
 struct Copy<'a> {
     writer: &'a dyn ImageWriter,
     options: &'a CopyOptions<'a>,
-    placing: OrderedWindow,
+    /// Nothing, where every byte has its place already.
+    placing: Option<OrderedWindow>,
     writing: OrderedWindow,
     hasher: Option<DiskHasher>,
     stored_bytes: AtomicU64,
@@ -113,7 +115,7 @@ impl Copy<'_> {
         let unit = loaded.unit;
         let turn = UnitTurn {
             index: unit.index,
-            placing: &self.placing,
+            placing: self.placing.as_ref(),
             writing: self.options.ordered_writes.then_some(&self.writing),
             closed: Cell::new(false),
         };
@@ -153,7 +155,7 @@ fn parent_bytes(parent: &dyn BlockSource, guest_offset: u64, length: usize) -> R
 /// One unit's place in the order.
 struct UnitTurn<'a> {
     index: u64,
-    placing: &'a OrderedWindow,
+    placing: Option<&'a OrderedWindow>,
     writing: Option<&'a OrderedWindow>,
     /// Another unit failed while this one waited.
     closed: Cell<bool>,
@@ -162,10 +164,7 @@ struct UnitTurn<'a> {
 impl UnitTurn<'_> {
     /// Lets the units behind this one go on: it has nothing to store.
     fn let_pass(&self) -> Result<(), Stop> {
-        self.placing.pass(self.index, || ())?;
-        if let Some(writing) = self.writing {
-            writing.pass(self.index, || ())?;
-        }
+        [self.placing, self.writing].into_iter().flatten().try_for_each(|window| window.pass(self.index, || ()))?;
         Ok(())
     }
 
@@ -179,7 +178,10 @@ impl UnitTurn<'_> {
 
 impl Turn for UnitTurn<'_> {
     fn place(&self, place: &mut dyn FnMut() -> Result<(), ImageError>) -> Result<(), ImageError> {
-        self.pass(self.placing, place)
+        match self.placing {
+            Some(placing) => self.pass(placing, place),
+            None => place(),
+        }
     }
 
     fn write(&self, write: &mut dyn FnMut() -> Result<(), ImageError>) -> Result<(), ImageError> {

@@ -1,8 +1,10 @@
 //! The operations, each in a file of its own, over one copying pipeline. Prints nothing and knows no command line.
 //!
 //! ```text
-//!   plan (in order) ──► load (all workers) ──► zero scan ──► encode ──► place (in order) ──► write (all workers)
-//!   what to read        the guest's bytes                                  │
+//!   plan ─────────────► load (all workers) ──► zero scan ──► encode ──► place (in order) ──► write (all workers)
+//!   what to read, in    the guest's bytes                                  │
+//!   the guest's order                                                      │
+//!   or the storage's                                                       │
 //!                                                           digest (in order, or merged in order)
 //! ```
 

@@ -1,4 +1,4 @@
-//! Decides, from front to back, what is read: the disk is cut into units, and what reads as zeros is left out.
+//! Decides what is read, here from front to back: the disk is cut into units, and what reads as zeros is left out.
 
 use std::cell::Cell;
 use std::io::{self, Read};

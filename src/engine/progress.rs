@@ -28,9 +28,9 @@ impl Progress {
         self.total_bytes.store(total_bytes, Relaxed);
     }
 
-    /// Notes that the guest's disk has been passed up to here, holes included.
-    pub fn reach(&self, guest_offset: u64) {
-        self.done_bytes.fetch_max(guest_offset, Relaxed);
+    /// Notes that so much of the guest's disk has been passed, holes included.
+    pub fn reach(&self, passed_bytes: u64) {
+        self.done_bytes.fetch_max(passed_bytes, Relaxed);
     }
 
     /// Guest bytes passed, of how many.

@@ -162,7 +162,7 @@ fn in_session<R>(
     if options.dry_run {
         return work(None);
     }
-    let session = WriteSession::begin(repository, "repair")?;
+    let session = WriteSession::begin(repository, "repair", false)?;
     match work(Some(&session)) {
         Ok(result) => session.close().map(|()| result),
         Err(cause) => {

@@ -1,7 +1,8 @@
-//! Reads a disk in the order in which its pieces are stored, for targets where that leaves no trace: each stored object is
-//! read from front to back, and what lies side by side at once.
+//! Reads a disk in the order in which its pieces are stored, for targets where every byte has its place already: each stored
+//! object is read from front to back, and what lies side by side at once.
 
 use std::collections::VecDeque;
+use std::ops::Range;
 
 use tintype_formats::sink::WriterLayout;
 use tintype_formats::{BlockSource, StorageOrder, StoredPiece};
@@ -29,8 +30,9 @@ pub fn plan<'a>(source: &'a dyn BlockSource, layout: WriterLayout, options: Plan
             window_bytes: source.geometry().unit_bytes.saturating_mul(WINDOW_UNITS),
             ahead: None,
             window: VecDeque::new(),
-            window_end: 0,
-            left_bytes: 0,
+            window_range: 0..0,
+            window_pieces_bytes: 0,
+            done_bytes: 0,
             next_index: 0,
         }),
         None => Box::new(guest_order),
@@ -48,9 +50,11 @@ struct StorageOrderPlan<'a> {
     /// The unit that the next window begins with.
     ahead: Option<Unit>,
     window: VecDeque<Piece>,
-    window_end: u64,
-    /// What is left in the window, in bytes.
-    left_bytes: u64,
+    /// Where the window begins and ends on the disk.
+    window_range: Range<u64>,
+    /// What is in the window, and what of it was handed out, in bytes: all but what is passed over.
+    window_pieces_bytes: u64,
+    done_bytes: u64,
     next_index: u64,
 }
 
@@ -85,17 +89,18 @@ impl StorageOrderPlan<'_> {
     fn fill_window(&mut self) -> Result<()> {
         let mut pieces = Vec::new();
         let mut window_begin = None;
+        self.window_range.start = self.window_range.end;
         while let Some(unit) = self.ahead.take().map_or_else(|| self.guest_order.next_unit(), |unit| Ok(Some(unit)))? {
             let begin = *window_begin.get_or_insert(unit.guest_offset);
             if unit.end() - begin > self.window_bytes && !pieces.is_empty() {
                 self.ahead = Some(unit);
                 break;
             }
-            self.window_end = unit.end();
+            self.window_range.end = unit.end();
             self.take_to_pieces(&unit, &mut pieces)?;
         }
         pieces.sort_unstable();
-        self.left_bytes = pieces.iter().map(|piece| piece.length_bytes).sum();
+        (self.window_pieces_bytes, self.done_bytes) = (pieces.iter().map(|piece| piece.length_bytes).sum(), 0);
         self.window = pieces.into();
         Ok(())
     }
@@ -144,10 +149,17 @@ impl StorageOrderPlan<'_> {
         self.window.pop_front_if(|next| before.stored.adjoins(&next.stored) && next.length_bytes <= room_bytes)
     }
 
+    /// How much of the disk is passed, if what there is to do was spread evenly over the window.
+    fn passed_bytes(&self) -> u64 {
+        let Range { start, end } = self.window_range;
+        let share = u128::from(end - start) * u128::from(self.done_bytes) / u128::from(self.window_pieces_bytes.max(1));
+        start + share as u64
+    }
+
     /// Adds a piece to a batch: to its last unit, if it goes on there.
     fn push_unit(&mut self, units: &mut Vec<Unit>, piece: &Piece) {
-        self.left_bytes -= piece.length_bytes;
-        let passed_bytes = self.window_end - self.left_bytes;
+        self.done_bytes += piece.length_bytes;
+        let passed_bytes = self.passed_bytes();
         if let Some(Unit { guest_offset, length_bytes, work: Work::Read(parts), passed_bytes: passed, .. }) =
             units.last_mut()
             && *guest_offset + *length_bytes == piece.guest_offset
@@ -286,7 +298,8 @@ mod tests {
             let batches = batches(&slice, with_zeros);
             let units: Vec<_> = batches.iter().flatten().collect();
             prop_assert!(units.iter().zip(0..).all(|(unit, index)| unit.index == index));
-            prop_assert!(units.windows(2).all(|pair| pair[0].passed_bytes < pair[1].passed_bytes));
+            prop_assert!(units.last().is_none_or(|unit| unit.passed_bytes <= slice.geometry().size_bytes));
+            prop_assert!(units.windows(2).all(|pair| pair[0].passed_bytes <= pair[1].passed_bytes));
             let size_bytes = slice.geometry().size_bytes;
             let data = covered(units.iter().copied().filter(|unit| unit.has_bytes()));
             let all = covered(units.iter().copied());

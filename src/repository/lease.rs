@@ -35,7 +35,7 @@ impl Repository {
 
     fn lease_for(self: &Arc<Self>, operation: &'static str, snapshot: &Snapshot, renewal: Duration) -> Result<Lease> {
         let id = snapshot.id;
-        let session = self.protocol().begin_session(operation, &[id])?;
+        let session = self.protocol().begin_session(operation, &[id], false)?;
         let is_visible = self.snapshot_ids().map(|ids| ids.contains(&id));
         if !matches!(is_visible, Ok(true)) {
             self.end_lease(session);
@@ -48,7 +48,7 @@ impl Repository {
             let mut held = session;
             while stopped.recv_timeout(renewal) == Err(RecvTimeoutError::Timeout) {
                 // Where it cannot be made anew now, the old one goes on, and the next time comes.
-                if let Ok(next) = repository.protocol().begin_session(operation, &[id]) {
+                if let Ok(next) = repository.protocol().begin_session(operation, &[id], false) {
                     repository.end_lease(held);
                     held = next;
                 }
@@ -101,7 +101,7 @@ mod tests {
         let options =
             InitOptions { chunk_bytes: 64 << 10, secret: None, recovery: None, holder: "test", cost: Cost::default() };
         let repository = Repository::init(Box::new(simulation.client()), None, &options).unwrap();
-        let session = WriteSession::begin(&repository, "backup").unwrap();
+        let session = WriteSession::begin(&repository, "backup", false).unwrap();
         let text = r#"{"schema":1,"name":"vm","time":"","host":"","program":"","consistency":"unknown","disks":[]}"#;
         let id = session.commit(&serde_json::from_str::<Manifest>(text).unwrap()).unwrap();
         let snapshot = repository.committed(id).unwrap().unwrap().unwrap();

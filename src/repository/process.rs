@@ -1,6 +1,7 @@
 //! Which process a session is of, so that a prune on the same computer sees that it has died and need not wait for it.
 //!
-//! A hint about when to fence, never about what is safe: a writer that was fenced and lives begins again.
+//! A hint about when to fence, never about what is safe: a writer that was fenced and lives begins again. Only sessions of writers
+//! that can do so say their process.
 
 use std::fs;
 use std::io;
@@ -12,8 +13,8 @@ use tintype_formats::tin::id::Id;
 /// A process, as far as its computer goes.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Process {
-    /// The start of the computer and the process numbers' namespace in it, hashed together with the repository's id: nobody
-    /// else learns them.
+    /// What tells one start of one computer, and one container on it, from all others, hashed together with the repository's id:
+    /// nobody else learns it.
     computer: Id,
     /// Its number there.
     number: u32,
@@ -43,12 +44,23 @@ impl Process {
     }
 }
 
-/// What tells one start of a computer, and one container on it, from all others.
+/// Nothing where `/proc` is that of other process numbers than ours. Machines that were cloned while they ran are one computer,
+/// unless they got other names since.
 fn this_computer(repository: Id) -> Option<Id> {
+    if fs::read_link("/proc/self").ok()?.to_str()?.parse() != Ok(std::process::id()) {
+        return None;
+    }
     let start = fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?;
-    let numbers = fs::read_link("/proc/self/ns/pid").ok()?;
+    let machine = fs::read_to_string("/etc/machine-id").unwrap_or_default();
+    // The begin of a process is told by the clock of whoever asks. Kernels before 5.6 know one clock only.
+    let [numbers, clock] = ["pid", "time"].map(|name| fs::read_link(format!("/proc/self/ns/{name}")));
+    let (numbers, clock) = (numbers.ok()?, clock.unwrap_or_default());
+    let host = crate::system::host_name();
     let mut hasher = blake3::Hasher::new_derive_key("tintype 2026 computer of a session");
-    hasher.update(&repository.0).update(start.trim().as_bytes()).update(numbers.to_str()?.as_bytes());
+    hasher.update(&repository.0);
+    for part in [start.trim(), machine.trim(), &host, numbers.to_str()?, clock.to_str()?] {
+        hasher.update(part.as_bytes()).update(b"\0");
+    }
     hasher.finalize().as_bytes().first_chunk().map(|id| Id(*id))
 }
 

@@ -140,7 +140,9 @@ pub struct Protocol<'a> {
 
 impl Protocol<'_> {
     /// W1: announces a session; a reader names the snapshots that it reads.
-    pub fn begin_session(&self, operation: &str, snapshots: &[Id]) -> Result<Id> {
+    ///
+    /// `begins_again` says that its writer does so if it is fenced by mistake: then it is fenced at once when it seems to have died.
+    pub fn begin_session(&self, operation: &str, snapshots: &[Id], begins_again: bool) -> Result<Id> {
         let id = Id::random()?;
         let begin = Begin {
             host: &self.ring.certificate().name,
@@ -148,7 +150,7 @@ impl Protocol<'_> {
             operation,
             time: time::now(),
             snapshots,
-            process: Process::own(self.ring.repository()),
+            process: begins_again.then(|| Process::own(self.ring.repository())).flatten(),
         };
         let body = serde_json::to_vec(&begin).unwrap_or_default();
         self.create(ObjectKind::SessionBegin, &names::session_begin(id), &body)?;
@@ -199,12 +201,16 @@ impl Protocol<'_> {
             time: String,
             #[serde(default)]
             snapshots: Vec<Id>,
-            process: Option<Process>,
+            // In another shape it is not known.
+            process: Option<serde_json::Value>,
         }
         let found = self.read(ObjectKind::SessionBegin, &names::session_begin(session))?;
         let said = found.and_then(|(body, _)| serde_json::from_slice::<Said>(&body).ok());
-        let begun =
-            |said: Said| Begun { time: time::parse(&said.time), snapshots: said.snapshots, process: said.process };
+        let begun = |said: Said| Begun {
+            time: time::parse(&said.time),
+            snapshots: said.snapshots,
+            process: said.process.and_then(|process| serde_json::from_value(process).ok()),
+        };
         Ok(said.map(begun).unwrap_or_default())
     }
 

@@ -47,9 +47,10 @@ struct SessionTarget {
 }
 
 impl WriteSession {
-    /// W1 to W3: announces the session, and finds out what may be built on.
-    pub fn begin(repository: &Arc<Repository>, operation: &str) -> Result<WriteSession> {
-        let id = repository.protocol().begin_session(operation, &[])?;
+    /// W1 to W3: announces the session, and finds out what may be built on. `begins_again` says whether its writer makes a new
+    /// one if it is fenced.
+    pub fn begin(repository: &Arc<Repository>, operation: &str, begins_again: bool) -> Result<WriteSession> {
+        let id = repository.protocol().begin_session(operation, &[], begins_again)?;
         Self::prepare(repository, Some(id))
     }
 

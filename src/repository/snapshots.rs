@@ -145,6 +145,8 @@ impl Repository {
         let bytes = match self.store().get(&names::snapshot(id), manifest::MAX_BYTES) {
             Ok(bytes) => bytes,
             Err(cause) if cause.kind() == StoreErrorKind::NotFound => return Ok(None),
+            // No manifest is so long, whoever put it there.
+            Err(cause) if cause.kind() == StoreErrorKind::TooLarge => return Ok(Some(Err(cause.into()))),
             Err(cause) => return Err(cause.into()),
         };
         let envelope = match manifest::open(self.ring(), id, &bytes) {
@@ -190,20 +192,6 @@ impl Repository {
         Ok(None)
     }
 
-    /// The key that made the snapshot before this one of the same name, if it was another: whoever may write may use any name.
-    pub fn other_origin_before(&self, snapshot: &Snapshot) -> Result<Option<Certificate>> {
-        let older = self.manifest_ids()?.into_iter().rev().filter(|(id, _)| *id < snapshot.id);
-        for (id, is_marked) in older {
-            if let Some(Ok(before)) = self.committed(id)?
-                && before.manifest.name == snapshot.manifest.name
-                && !(is_marked && self.is_forgotten(id)?)
-            {
-                return Ok(Some(before.origin).filter(|origin| origin.signing != snapshot.origin.signing));
-            }
-        }
-        Ok(None)
-    }
-
     /// The snapshot that is meant: `NAME` (its newest), `NAME@ID`, or `ID`; ids may be cut short.
     pub fn resolve(self: &Arc<Self>, wanted: &str) -> Result<Snapshot> {
         let (name, id) = match wanted.rsplit_once('@') {
@@ -243,7 +231,7 @@ impl Repository {
         let original = before.manifest.original.clone().filter(|_| is_keeper(&before.signer));
         let original = original.unwrap_or_else(|| Original::new(before.id, &before.signer));
         let manifest = Manifest { tags, original: Some(original), ..before.manifest.clone() };
-        let session = WriteSession::begin(self, "tag")?;
+        let session = WriteSession::begin(self, "tag", false)?;
         if let Err(cause) = self.check_keeps(before.id) {
             session.abandon();
             return Err(cause);

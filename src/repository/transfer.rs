@@ -146,7 +146,7 @@ impl Repository {
             let message = "import a file: it takes a key that can read, to see what the file holds";
             return Err(Error::new(Kind::WrongKey, message));
         }
-        let session = WriteSession::begin(self, "import")?;
+        let session = WriteSession::begin(self, "import", false)?;
         match self.import_packs(&session, file, watch) {
             Ok(Some(done)) => {
                 // Who signs this is not to vouch for whose snapshot somebody else said that it was.
