@@ -187,6 +187,32 @@ fn an_export_is_written_like_a_device() {
     sandbox.run(["convert", "disk.raw", &address("full"), "--force"]).fails(13, "no space left");
 }
 
+/// Chunks of an incremental backup are written all over the disk, and a server far away takes its time for each.
+#[test]
+fn writes_to_a_slow_server_do_not_wait_for_each_other() {
+    if !have("nbdkit") {
+        return;
+    }
+    let sandbox = Sandbox::new();
+    let mut bytes = vec![0; 16 << 20];
+    let mut random = tintype_formats::testing::Random(11);
+    bytes.chunks_exact_mut(8).for_each(|word| word.copy_from_slice(&random.next_u64().to_le_bytes()));
+    sandbox.run(["init", "repo", "--no-encryption"]).ok();
+    for first in [64, 0, 1] {
+        (first..64).step_by(2).for_each(|chunk| bytes[chunk << 18] ^= 1);
+        std::fs::write(sandbox.path("disk.raw"), &bytes).unwrap();
+        sandbox.run(["backup", "disk.raw", "--repo", "repo", "--name", "a"]).ok();
+    }
+    let delay = Duration::from_millis(100);
+    let _server = Server::nbdkit(&sandbox, "slow", &["--filter=delay", "memory", "16M", "wdelay=100ms"]);
+    let began = Instant::now();
+    sandbox.run(["restore", "a", &address("slow"), "--repo", "repo", "--force"]).ok();
+    // 64 chunks, of which no two neighbours are read at once.
+    assert!(began.elapsed() < 64 * delay / 2, "{:?}", began.elapsed());
+    sandbox.tool("nbdcopy", [&address("slow"), "back"]);
+    assert_holds(&sandbox.path("back"), &bytes, "slow");
+}
+
 #[test]
 fn what_a_server_cannot_read_is_an_error_or_salvaged() {
     if !have("nbdkit") {

@@ -203,20 +203,32 @@ impl Feed for StorageOrderPlan<'_> {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::HashSet;
+    use std::ops::RangeInclusive;
+    use std::path::Path;
+    use std::sync::Arc;
+
     use proptest::prelude::*;
     use tintype_formats::extent::DiskExtent;
-    use tintype_formats::testing::{ModelDisk, Random};
-    use tintype_formats::{Geometry, Result as ImageResult};
+    use tintype_formats::sink::SingleFile;
+    use tintype_formats::testing::{MemoryFile, ModelDisk, Random, read_all};
+    use tintype_formats::{CreateOptions, Geometry, ImageError, Result as ImageResult, raw};
 
     use super::*;
+    use crate::engine::Progress;
+    use crate::engine::copy::{CopyOptions, copy};
+    use crate::engine::pipeline::Pipeline;
     use crate::sources::Slice;
 
     const PIECE_BYTES: u64 = 16 << 10;
 
-    /// A disk whose pieces are stored in any order in objects of sixteen, or at random the same ones over and over.
+    /// A disk whose pieces are stored in any order in objects of sixteen, or at random the same ones over and over; some of them
+    /// cannot be read, and of some nobody knows where they are.
     struct Scrambled {
         disk: ModelDisk,
         places: Vec<u64>,
+        damaged: HashSet<u64>,
+        unknown: HashSet<u64>,
     }
 
     impl Scrambled {
@@ -232,7 +244,25 @@ mod tests {
                     places[index] = places[other];
                 }
             }
-            Scrambled { disk: ModelDisk::random(seed, size_bytes, 12, 40), places }
+            let disk = ModelDisk::random(seed, size_bytes, 12, 40);
+            Scrambled { disk, places, damaged: HashSet::new(), unknown: HashSet::new() }
+        }
+
+        fn damage(mut self, seed: u64) -> Self {
+            let mut random = Random(seed);
+            let pieces = self.places.len() as u64;
+            self.damaged.extend((0..random.below(4)).map(|_| random.below(pieces)));
+            self.unknown.extend((0..random.below(4)).map(|_| random.below(pieces)));
+            self
+        }
+
+        /// Fails where a damaged piece is to be read.
+        fn check(&self, guest_offset: u64, length: usize) -> ImageResult<()> {
+            let pieces = guest_offset / PIECE_BYTES..(guest_offset + length as u64).div_ceil(PIECE_BYTES);
+            match pieces.into_iter().any(|piece| self.damaged.contains(&piece)) {
+                true => Err(ImageError::corrupt("read a piece", "it is damaged")),
+                false => Ok(()),
+            }
         }
     }
 
@@ -246,6 +276,7 @@ mod tests {
         }
 
         fn read_at(&self, guest_offset: u64, buffer: &mut [u8]) -> ImageResult<()> {
+            self.check(guest_offset, buffer.len())?;
             self.disk.read_at(guest_offset, buffer)
         }
 
@@ -256,14 +287,17 @@ mod tests {
 
     impl StorageOrder for Scrambled {
         fn stored_at(&self, guest_offset: u64) -> ImageResult<Option<(StoredPiece, u64)>> {
+            if self.unknown.contains(&(guest_offset / PIECE_BYTES)) {
+                return Err(ImageError::corrupt("look a piece up", "nobody knows"));
+            }
             let place = self.places[(guest_offset / PIECE_BYTES) as usize];
             let object = [(place / 16) as u8; 16];
             let piece = StoredPiece { object, offset: place % 16 * 100, stored_bytes: 100 };
             Ok(Some((piece, PIECE_BYTES - guest_offset % PIECE_BYTES)))
         }
 
-        fn read_parts(&self, _: &mut [(u64, &mut [u8])]) -> ImageResult<()> {
-            unreachable!("a plan reads nothing")
+        fn read_parts(&self, parts: &mut [(u64, &mut [u8])]) -> ImageResult<()> {
+            parts.iter_mut().try_for_each(|(guest_offset, buffer)| self.read_at(*guest_offset, buffer))
         }
     }
 
@@ -285,8 +319,54 @@ mod tests {
         super::super::pipeline::joined(ranges)
     }
 
+    /// What a raw file full of old bytes holds after a restore that goes past what cannot be read, and what that was.
+    fn restored(source: &dyn BlockSource) -> (Vec<u8>, Vec<Range<u64>>) {
+        let geometry = source.geometry();
+        let file = Arc::new(MemoryFile::from_bytes(&vec![0xff; geometry.size_bytes as usize]));
+        let create = CreateOptions { target_holds_old_data: true, ..CreateOptions::new(geometry) };
+        let writer = raw::FORMAT.begin(&SingleFile(file.clone()), &create).unwrap();
+        let options =
+            PlanOptions { parent: None, with_zeros: true, with_inherited: false, clonable: &[], salvage: true };
+        let mut feed = plan(source, writer.layout(), options);
+        let progress = Progress::new();
+        let pipeline = Pipeline {
+            source: Some(source),
+            source_path: Path::new("the disk"),
+            workers: 4,
+            progress: &progress,
+            rate_limit: None,
+            salvage: true,
+        };
+        let options = CopyOptions { parent: None, explicit_zeros: true, ordered_writes: false, digest: None };
+        let copied = copy(&pipeline, feed.as_mut(), geometry.size_bytes, writer.as_ref(), &options).unwrap();
+        (file.to_bytes(), copied.unreadable)
+    }
+
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(64))]
+
+        /// All that can be read is there, and what cannot is listed, and zeros.
+        #[test]
+        fn a_used_target_holds_the_disk_afterwards(
+            seed: u64, size_bytes in 1u64..2 << 20, begin in 0u64..100_000, with_repeated: bool, is_damaged: bool,
+        ) {
+            let whole = Scrambled::new(seed, size_bytes, with_repeated);
+            let begin = begin.min(size_bytes);
+            let mut expected = read_all(&whole.disk).unwrap().split_off(begin as usize);
+            let whole = if is_damaged { whole.damage(seed) } else { whole };
+            let damaged = whole.damaged.clone();
+            let (found, unreadable) = restored(&Slice::new(whole, begin, None).unwrap());
+            for range in &unreadable {
+                // Down to steps of 4 KiB, which may reach into the next piece.
+                let near = [range.start, range.end - 1].map(|at| (begin + at).saturating_sub(4095)..=begin + at + 4095);
+                let is_near = |at: &RangeInclusive<u64>| {
+                    damaged.iter().any(|piece| *at.start() < (piece + 1) * PIECE_BYTES && *at.end() >= piece * PIECE_BYTES)
+                };
+                prop_assert!(near.iter().all(is_near), "{range:?} could be read: {damaged:?}");
+                expected[range.start as usize..range.end as usize].fill(0);
+            }
+            prop_assert!(found == expected, "begin {begin}, unreadable {unreadable:?}");
+        }
 
         /// Whatever the guest's order reads, this one reads too, once, and zeros stay zeros.
         #[test]
