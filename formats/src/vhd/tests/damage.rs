@@ -90,7 +90,7 @@ fn a_table_of_one_entry_is_no_disk() {
     assert!(image.read_at(0, &mut [0]).is_err() && image.read_at((1 << 40) - 1, &mut [0]).is_err());
     let report = check_file(file).unwrap();
     assert_eq!((report.corruptions, report.findings.len()), (1 << 21, MAX_CHECK_FINDINGS));
-    assert!(began.elapsed().as_secs() < 10, "{:?}", began.elapsed());
+    assert!(began.elapsed().as_secs() < 60, "{:?}", began.elapsed());
 }
 
 /// Disk2vhd makes tables with more entries than the disk needs, and leaves zeros in the rest.
