@@ -7,6 +7,7 @@ use jiff::Timestamp;
 use serde::Serialize;
 use tintype_formats::tin::id::Id;
 use tintype_formats::tin::keys::Certificate;
+use tintype_formats::tin::manifest::Manifest;
 
 use super::escape::printable;
 use super::failure::Failure;
@@ -44,6 +45,7 @@ struct Row<'a> {
     signer: &'a str,
     signing_key: String,
     consistency: &'a str,
+    incomplete: bool,
     parent: Option<Id>,
     tags: &'a BTreeMap<String, String>,
     disks: Vec<Disk<'a>>,
@@ -76,6 +78,7 @@ struct Disk<'a> {
     changed_bytes: u64,
     stored_bytes: u64,
     unreadable_ranges: usize,
+    unreadable_bytes: u64,
 }
 
 pub fn run(args: &Args, global: Global) -> Result<Outcome, Failure> {
@@ -101,19 +104,14 @@ pub fn run(args: &Args, global: Global) -> Result<Outcome, Failure> {
 
 fn row<'a>(snapshot: &'a Snapshot, boots: &Boots) -> Row<'a> {
     let manifest = &snapshot.manifest;
-    let disk = |disk: &'_ tintype_formats::tin::manifest::DiskRecord| {
-        (disk.size_bytes, disk.statistics, disk.unreadable.len())
-    };
-    let disks = manifest.disks.iter().map(|record| {
-        let (size_bytes, statistics, unreadable_ranges) = disk(record);
-        Disk {
-            name: &record.name,
-            size_bytes,
-            data_bytes: statistics.data_bytes,
-            changed_bytes: statistics.changed_bytes,
-            stored_bytes: statistics.stored_bytes,
-            unreadable_ranges,
-        }
+    let disks = manifest.disks.iter().map(|record| Disk {
+        name: &record.name,
+        size_bytes: record.size_bytes,
+        data_bytes: record.statistics.data_bytes,
+        changed_bytes: record.statistics.changed_bytes,
+        stored_bytes: record.statistics.stored_bytes,
+        unreadable_ranges: record.unreadable.len(),
+        unreadable_bytes: record.unreadable_bytes(),
     });
     Row {
         id: snapshot.id,
@@ -123,6 +121,7 @@ fn row<'a>(snapshot: &'a Snapshot, boots: &Boots) -> Row<'a> {
         signer: &snapshot.origin.name,
         signing_key: snapshot.origin.signing.iter().map(|byte| format!("{byte:02x}")).collect(),
         consistency: &manifest.consistency,
+        incomplete: snapshot.is_incomplete(),
         parent: manifest.parent,
         tags: &manifest.tags,
         disks: disks.collect(),
@@ -141,7 +140,8 @@ fn text(listing: &Listing, boots: &Boots) -> String {
     }
     let holders = holders(listing);
     let mut rows = vec![
-        ["id", "time", "name", "holder", "disks", "size", "changed", "stored", "tags", "boots"].map(str::to_owned),
+        ["id", "time", "name", "holder", "disks", "size", "changed", "stored", "missing", "tags", "boots"]
+            .map(str::to_owned),
     ];
     for (snapshot, holder) in listing.snapshots.iter().zip(holders) {
         let Snapshot { id, manifest, .. } = snapshot;
@@ -156,12 +156,13 @@ fn text(listing: &Listing, boots: &Boots) -> String {
             units::size(sum(&|disk| disk.size_bytes)),
             units::size(sum(&|disk| disk.statistics.changed_bytes)),
             units::size(sum(&|disk| disk.statistics.stored_bytes)),
+            missing(manifest),
             printable(&tags.join(",")),
             boot_of(boots, snapshot).map(boot_text).unwrap_or_default(),
         ]);
     }
     let says_nothing = |column: usize| rows.iter().skip(1).all(|row| row[column].is_empty());
-    let left_out: Vec<_> = [HOLDER, BOOTS].into_iter().filter(|column| says_nothing(*column)).collect();
+    let left_out: Vec<_> = [HOLDER, MISSING, BOOTS].into_iter().filter(|column| says_nothing(*column)).collect();
     let mut shown = rows.into_iter().map(Vec::from).collect::<Vec<_>>();
     for column in left_out.into_iter().rev() {
         shown.iter_mut().for_each(|row| drop(row.remove(column)));
@@ -171,7 +172,14 @@ fn text(listing: &Listing, boots: &Boots) -> String {
 
 /// The columns that are left out where nobody needs them.
 const HOLDER: usize = 3;
-const BOOTS: usize = 9;
+const MISSING: usize = 8;
+const BOOTS: usize = 10;
+
+/// The mark of an incomplete snapshot: how much of its disks could not be read.
+fn missing(manifest: &Manifest) -> String {
+    let bytes = manifest.disks.iter().fold(0u64, |sum, disk| sum.saturating_add(disk.unreadable_bytes()));
+    if manifest.is_incomplete() { format!("INCOMPLETE ({})", units::size(bytes)) } else { String::new() }
+}
 
 /// The holder of the key that made each snapshot; nothing if one made all. Names are given by people: where two keys have the same,
 /// a part of each tells them apart.

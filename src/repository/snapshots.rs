@@ -34,6 +34,11 @@ pub struct Snapshot {
 }
 
 impl Snapshot {
+    /// True if a part of any of its disks could not be read when the snapshot was made.
+    pub fn is_incomplete(&self) -> bool {
+        self.manifest.is_incomplete()
+    }
+
     /// The disk of this name or number (from 1); the only one, if none is named.
     pub fn disk(&self, wanted: Option<&str>) -> Result<&DiskRecord> {
         let disks = &self.manifest.disks;

@@ -129,6 +129,16 @@ impl DiskRecord {
     pub fn root(&self) -> Option<(ChunkId, Location)> {
         self.root.map(|root| (root.id, Location { pack: root.pack, offset: root.offset, length: root.length }))
     }
+
+    /// True if a part of the disk could not be read when it was stored.
+    pub fn is_incomplete(&self) -> bool {
+        !self.unreadable.is_empty()
+    }
+
+    /// Number of bytes that could not be read when the disk was stored.
+    pub fn unreadable_bytes(&self) -> u64 {
+        self.unreadable.iter().fold(0, |sum, (_, length)| sum.saturating_add(*length))
+    }
 }
 
 impl From<(ChunkId, Location)> for RootRecord {
@@ -140,6 +150,11 @@ impl From<(ChunkId, Location)> for RootRecord {
 impl Manifest {
     /// The schema of new manifests.
     pub const SCHEMA: u32 = SCHEMA;
+
+    /// True if a part of any of its disks could not be read when the snapshot was made.
+    pub fn is_incomplete(&self) -> bool {
+        self.disks.iter().any(DiskRecord::is_incomplete)
+    }
 }
 
 /// The name of a snapshot's object, which it is signed with.
