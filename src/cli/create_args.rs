@@ -81,7 +81,8 @@ impl CreateArgs {
         self.profile.map_or(Ok(disk.size_bytes), |profile| profile.fit(disk))
     }
 
-    fn check(&self, format: &'static Format) -> Result<(), Failure> {
+    /// Fails if the format has not the options and the compression that were given.
+    pub fn check(&self, format: &'static Format) -> Result<(), Failure> {
         let Some(create) = &format.create else { return Ok(()) };
         for (name, _) in &self.options {
             if !create.options.iter().any(|known| known.name == name) {

@@ -38,6 +38,7 @@ mod snapshots;
 mod source_args;
 mod stats;
 mod tag;
+mod target_disk;
 mod units;
 mod unmount;
 mod usage;

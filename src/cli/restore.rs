@@ -2,28 +2,26 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use clap::Args as ClapArgs;
 use serde::Serialize;
 use tintype_formats::tin::manifest::DiskRecord;
 use tintype_formats::{BlockSource, Format, Geometry, raw};
 
-use super::create_args::{CreateArgs, parse_rate};
 use super::escape::printable;
 use super::failure::Failure;
 use super::repository_args::RepositoryArgs;
-use super::source_args::{NbdArgs, ThreadArgs};
+use super::source_args::NbdArgs;
+use super::target_disk::{Source, TargetArgs, Writing, open, shown_rate, write};
 use super::{Global, Outcome, job, output, units};
-use crate::engine::NamedDisk;
-use crate::engine::convert::{ConvertOptions, Input, convert};
 use crate::engine::delta::{DeltaOptions, rewrite};
 use crate::error::{Error, Kind, OnPath as _};
 use crate::repository::Repository;
 use crate::repository::disk::SnapshotDisk;
 use crate::repository::snapshots::Snapshot;
-use crate::sources::{Partition, Slice, is_device_or_export, partition_of};
-use crate::targets::{Target, TargetOptions};
+use crate::sources::{Partition, Slice, partition_of};
+use crate::targets::TargetOptions;
 
 /// How many chunks are read at once at least: a store may be far away.
 const MIN_WORKERS: usize = 16;
@@ -47,30 +45,21 @@ pub struct Args {
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     partition: Option<u32>,
     #[command(flatten)]
-    create: CreateArgs,
+    to: TargetArgs,
     /// Compare with what the raw file or device holds, and write only what differs
-    #[arg(long, conflicts_with_all = ["output_format", "profile", "subformat", "options", "salvage"])]
+    #[arg(long, conflicts_with_all = [
+        "output_format", "profile", "subformat", "options", "salvage", "verify", "no_create", "target_is_zero", "extend_to",
+    ])]
     delta: bool,
-    /// Overwrite an existing file, or a device
-    #[arg(long, env = "TINTYPE_FORCE", value_parser = clap::builder::FalseyValueParser::new())]
-    force: bool,
-    /// Go past what cannot be read, put zeros there, and list it (exit code 3)
-    #[arg(long)]
-    salvage: bool,
-    /// Read at most this many bytes a second (or with k, M, G)
-    #[arg(long, value_name = "BYTES", value_parser = parse_rate, env = "TINTYPE_RATE_LIMIT")]
-    rate_limit: Option<u64>,
     #[command(flatten)]
     nbd: NbdArgs,
     #[command(flatten)]
     repository: RepositoryArgs,
-    #[command(flatten)]
-    threads: ThreadArgs,
 }
 
-#[derive(Serialize)]
+/// What became of one disk.
+#[derive(Default, Serialize)]
 struct Report {
-    r#type: &'static str,
     disk: String,
     target: String,
     format: &'static str,
@@ -78,7 +67,22 @@ struct Report {
     stored_bytes: u64,
     #[serde(skip_serializing_if = "Option::is_none")]
     zeroed_bytes: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    file_bytes: Option<u64>,
+    verified: bool,
     unreadable: Vec<(u64, u64)>,
+    /// The same for people.
+    #[serde(skip)]
+    what: String,
+    #[serde(skip)]
+    elapsed: Duration,
+}
+
+#[derive(Serialize)]
+struct Event<'a> {
+    r#type: &'static str,
+    #[serde(flatten)]
+    report: &'a Report,
     elapsed_s: f64,
 }
 
@@ -129,7 +133,7 @@ fn targets<'a>(args: &Args, snapshot: &'a Snapshot) -> Result<Vec<(&'a DiskRecor
 
 /// The name of a disk's file in a folder. The disk's own name is whatever somebody wrote into the snapshot.
 fn file_name(args: &Args, record: &DiskRecord, taken: &[String]) -> Result<String, Failure> {
-    let format = if args.delta { &raw::FORMAT } else { format_of(args, Path::new("disk.raw"))? };
+    let format = if args.delta { &raw::FORMAT } else { args.to.create.format(Some(Path::new("disk.raw")))? };
     let harmless = |letter: char| if letter.is_alphanumeric() || "._-".contains(letter) { letter } else { '_' };
     let mut stem: String = record.name.chars().map(harmless).take(100).collect();
     if stem.is_empty() || stem.starts_with(['.', '-']) {
@@ -142,11 +146,11 @@ fn file_name(args: &Args, record: &DiskRecord, taken: &[String]) -> Result<Strin
 }
 
 fn format_of(args: &Args, path: &Path) -> Result<&'static Format, Failure> {
-    let format = args.create.format(Some(path))?;
-    match is_device_or_export(path) && !std::ptr::eq(format, &raw::FORMAT) {
-        true => Err(Failure::usage(format!("a device is written as raw, not as {}", format.name)).hinted("say -O raw")),
-        false => Ok(format),
+    if !args.delta {
+        return args.to.format(path);
     }
+    args.to.create.check(&raw::FORMAT)?;
+    Ok(&raw::FORMAT)
 }
 
 /// Restores one disk, or a partition of it; false if something could not be read.
@@ -157,7 +161,6 @@ fn restore(
     path: &Path,
     global: Global,
 ) -> Result<bool, Failure> {
-    let began = Instant::now();
     if !record.unreadable.is_empty() {
         let ranges = units::count(record.unreadable.len() as u64, "range", "ranges");
         let text = format!("{ranges} of {} could not be read when it was backed up, and are zeros", record.name);
@@ -169,7 +172,7 @@ fn restore(
         true => write_delta(args, repository, &disk, part.as_ref(), path, global)?,
         false => write_all(args, disk, part.as_ref(), path, global)?,
     };
-    let report = Report { disk: record.name.clone(), elapsed_s: began.elapsed().as_secs_f64(), ..report };
+    let report = Report { disk: record.name.clone(), ..report };
     say(&report, global)?;
     Ok(report.unreadable.is_empty())
 }
@@ -186,27 +189,33 @@ fn write_all(
         Some(part) => Box::new(Slice::new(disk, part.begin, Some(part.size_bytes))?),
         None => Box::new(disk),
     };
-    let geometry = disk.geometry();
-    let options = ConvertOptions {
+    let source = args.to.fit(Source::of(disk), global)?;
+    let writing = Writing {
+        args: &args.to,
+        target: path,
         format,
-        create: args.create.options(format, geometry)?,
+        options: args.to.options(args.nbd.options()),
+        source_path: Path::new("the repository"),
+        sources: Vec::new(),
         parent: None,
-        workers: workers(args),
         digest: None,
-        verify: false,
         reflink: false,
-        salvage: args.salvage,
-        rate_limit: args.rate_limit,
         reproducible: false,
+        workers: workers(args),
+        title: "restoring",
     };
-    let target = open_target(args, path, geometry, global)?;
-    let abandon = |error| job::with_aftermath(error, target.abandon());
-    let signals = job::catch_signals()?;
-    let done = job::run_and_abandon(global, "restoring", signals, &abandon, |progress| {
-        convert(Input::Disk(NamedDisk { disk: &*disk, path: Path::new("the repository") }), &target, options, progress)
-    })?;
-    let unreadable = done.unreadable.iter().map(|range| (range.start, range.end - range.start)).collect();
-    Ok(Report { stored_bytes: done.stored_bytes, unreadable, ..Report::new(path, format, geometry.size_bytes) })
+    let written = write(source, writing, global)?;
+    let unreadable = written.converted.unreadable.iter().map(|range| (range.start, range.end - range.start)).collect();
+    Ok(Report {
+        size_bytes: written.converted.size_bytes,
+        stored_bytes: written.converted.stored_bytes,
+        file_bytes: written.file_bytes,
+        verified: written.converted.verified,
+        unreadable,
+        what: written.shown(),
+        elapsed: written.elapsed,
+        ..Report::new(path, format)
+    })
 }
 
 fn write_delta(
@@ -217,59 +226,43 @@ fn write_delta(
     path: &Path,
     global: Global,
 ) -> Result<Report, Failure> {
+    let began = Instant::now();
+    let format = format_of(args, path)?;
     let geometry = disk.geometry();
     let range = part.map_or(0..geometry.size_bytes, |part| part.begin..part.begin + part.size_bytes);
     let geometry = Geometry { size_bytes: range.end - range.start, ..geometry };
-    let target = open_target(args, path, geometry, global)?;
-    let options = DeltaOptions { workers: workers(args), rate_limit: args.rate_limit };
-    let abandon = |error| job::with_aftermath(error, target.abandon());
+    let options = TargetOptions { existing: true, ..args.to.options(args.nbd.options()) };
     let signals = job::catch_signals()?;
+    let target = open(path, geometry, &[], &options, global)?;
+    let options = DeltaOptions { workers: workers(args), rate_limit: args.to.rate_limit };
+    let abandon = |error| job::with_aftermath(error, target.abandon());
     let done = job::run_and_abandon(global, "restoring", signals, &abandon, |progress| {
         rewrite(disk, repository.ring(), range, &target, options, progress)
     })?;
-    let zeroed_bytes = Some(done.zeroed_bytes);
+    let (differed, zeroed) = (units::size(done.written_bytes), units::size(done.zeroed_bytes));
     Ok(Report {
+        size_bytes: done.compared_bytes,
         stored_bytes: done.written_bytes,
-        zeroed_bytes,
-        ..Report::new(path, &raw::FORMAT, done.compared_bytes)
+        zeroed_bytes: Some(done.zeroed_bytes),
+        what: format!("{differed} differed and were written, {zeroed} made zeros"),
+        elapsed: began.elapsed(),
+        ..Report::new(path, format)
     })
 }
 
-fn open_target(args: &Args, path: &Path, geometry: Geometry, global: Global) -> Result<Target, Failure> {
-    let options =
-        TargetOptions { force: args.force, existing: args.delta, target_is_zero: false, nbd: args.nbd.options() };
-    let target = Target::open(path, geometry.size_bytes, &[], &options)?;
-    let target_bytes = target.file().len_bytes().unwrap_or_default();
-    if target.is_in_place() && target_bytes > geometry.size_bytes {
-        let rest = units::exact_size(target_bytes - geometry.size_bytes);
-        output::warn(&format!("the target is larger than the disk: its last {rest} keep what they hold"), global);
-    }
-    Ok(target)
-}
-
 fn workers(args: &Args) -> usize {
-    args.threads.workers().max(MIN_WORKERS)
+    args.to.threads.workers().max(MIN_WORKERS)
 }
 
 impl Report {
-    fn new(path: &Path, format: &Format, size_bytes: u64) -> Self {
-        Report {
-            r#type: "restore",
-            disk: String::new(),
-            target: path.display().to_string(),
-            format: format.name,
-            size_bytes,
-            stored_bytes: 0,
-            zeroed_bytes: None,
-            unreadable: Vec::new(),
-            elapsed_s: 0.0,
-        }
+    fn new(path: &Path, format: &Format) -> Self {
+        Report { target: path.display().to_string(), format: format.name, ..Report::default() }
     }
 }
 
 fn say(report: &Report, global: Global) -> Result<(), Failure> {
     if global.json {
-        return output::print_json_line(report);
+        return output::print_json_line(&Event { r#type: "restore", report, elapsed_s: report.elapsed.as_secs_f64() });
     }
     for (at, length) in &report.unreadable {
         output::say(&format!("unreadable at {at:#x}, {}", units::exact_size(*length)));
@@ -278,12 +271,8 @@ fn say(report: &Report, global: Global) -> Result<(), Failure> {
         return Ok(());
     }
     let (disk, target) = (printable(&report.disk), printable(&report.target));
-    let (size, stored) = (units::size(report.size_bytes), units::size(report.stored_bytes));
-    let what = match report.zeroed_bytes {
-        Some(zeroed) => format!("{stored} differed and were written, {} made zeros", units::size(zeroed)),
-        None => format!("{stored} stored"),
-    };
-    let rate = units::size((report.size_bytes as f64 / report.elapsed_s.max(0.001)) as u64);
-    output::say(&format!("{disk} to {target}: disk of {size}, {what}, in {:.1} s ({rate}/s)", report.elapsed_s));
+    let (size, what) = (units::size(report.size_bytes), &report.what);
+    let rate = shown_rate(report.size_bytes, report.elapsed);
+    output::say(&format!("{disk} to {target}: disk of {size}, {what}, {rate}"));
     Ok(())
 }

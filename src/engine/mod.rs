@@ -16,6 +16,7 @@ mod data_budget;
 pub mod delta;
 pub mod diff;
 pub mod digest;
+pub mod fit;
 pub mod map;
 mod ordered_window;
 mod pipeline;

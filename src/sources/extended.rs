@@ -2,7 +2,7 @@
 
 use tintype_formats::extent::{DiskExtent, DiskKind};
 use tintype_formats::limits::MAX_DISK_BYTES;
-use tintype_formats::{BlockSource, Geometry, ImageError, OpenFile};
+use tintype_formats::{BlockSource, Geometry, ImageError, OpenFile, StorageOrder, StoredPiece};
 
 /// A disk made larger.
 pub struct Extended<S> {
@@ -53,6 +53,28 @@ impl<S: BlockSource> BlockSource for Extended<S> {
 
     fn host_files(&self) -> &[OpenFile] {
         self.disk.host_files()
+    }
+
+    fn storage_order(&self) -> Option<&dyn StorageOrder> {
+        self.disk.storage_order().map(|_| self as &dyn StorageOrder)
+    }
+}
+
+impl<S: BlockSource> StorageOrder for Extended<S> {
+    fn stored_at(&self, guest_offset: u64) -> Result<Option<(StoredPiece, u64)>, ImageError> {
+        self.geometry.clamp(guest_offset, 1)?;
+        match (self.disk.storage_order(), self.own_bytes(guest_offset, 1)) {
+            (Some(disk), 1..) => disk.stored_at(guest_offset),
+            _ => Ok(None),
+        }
+    }
+
+    fn read_parts(&self, parts: &mut [(u64, &mut [u8])]) -> Result<(), ImageError> {
+        let inside = |(at, buffer): &(u64, &mut [u8])| self.own_bytes(*at, buffer.len() as u64) == buffer.len() as u64;
+        match self.disk.storage_order() {
+            Some(disk) if parts.iter().all(inside) => disk.read_parts(parts),
+            _ => parts.iter_mut().try_for_each(|(guest_offset, buffer)| self.read_at(*guest_offset, buffer)),
+        }
     }
 }
 

@@ -8,6 +8,7 @@ use tintype_formats::sink::ParentLink;
 
 use super::Args;
 use crate::cli::failure::Failure;
+use crate::cli::target_disk::Parent;
 use crate::cli::{Global, output};
 use crate::engine::convert::parent_name;
 use crate::sources::{self, FolderGate, OpenOptions, OpenedDisk, ReferencePolicy};
@@ -31,8 +32,13 @@ impl Backing {
         Ok(Backing { path: path.to_owned(), opened, policy })
     }
 
+    /// As the target's writer wants it.
+    pub fn parent(&self, target: &Path) -> Result<Parent<'_>, Failure> {
+        Ok(Parent { link: self.link(target)?, disk: self.opened.disk.as_ref(), gate: self.gate(target) })
+    }
+
     /// What the target says of it.
-    pub fn link(&self, target: &Path) -> Result<ParentLink, Failure> {
+    fn link(&self, target: &Path) -> Result<ParentLink, Failure> {
         let name = parent_name(target, &self.path)
             .ok_or_else(|| Failure::usage("the name of the backing file cannot be put into an image"))?;
         let info = self.opened.layers.first().map(|(_, info)| info);
@@ -45,7 +51,7 @@ impl Backing {
     }
 
     /// The gate that lets the finished target find it: the user has named it, so its folder is allowed.
-    pub fn gate(&self, target: &Path) -> Arc<dyn tintype_formats::reference_gate::ReferenceGate> {
+    fn gate(&self, target: &Path) -> Arc<dyn tintype_formats::reference_gate::ReferenceGate> {
         let mut policy = ReferencePolicy { deny_all: false, ..self.policy.clone() };
         policy.allowed_folders.extend(self.path.canonicalize().ok().and_then(|path| path.parent().map(Path::to_owned)));
         FolderGate::beside(target, Arc::new(policy))

@@ -18,7 +18,7 @@ struct Step {
 /// Converts every file of the chain. The top one becomes the target; each other keeps its name, with the target's
 /// extension, in the target's folder. If one fails, those that were made before it are removed again.
 pub fn convert_all(args: &Args, global: Global) -> Result<Outcome, Failure> {
-    let format = args.create.format(Some(&args.target))?;
+    let format = args.to.create.format(Some(&args.target))?;
     if !format.create.as_ref().is_some_and(|create| create.parents) {
         let able = formats_that(|create| create.parents);
         return Err(Failure::usage(format!("{} has no backing files; formats that have them: {able}", format.name)));
@@ -67,7 +67,7 @@ fn arguments(args: &Args, steps: &[Step], index: usize, format: &str) -> Args {
         one.source = Address { path: steps[index].source.clone(), stored: None, disk: None, snapshot: None };
         one.input.format = Some(steps[index].format.to_owned());
         one.digest = None;
-        one.force = false;
+        one.to.force = false;
     }
     one.target.clone_from(&steps[index].target);
     if let Some(below) = steps.get(index + 1) {

@@ -2,7 +2,6 @@
 
 use std::ops::Range;
 use std::path::Path;
-use std::time::Instant;
 
 use serde::Serialize;
 use tintype_formats::Format;
@@ -10,8 +9,8 @@ use tintype_formats::Format;
 use super::Args;
 use crate::cli::escape::printable;
 use crate::cli::failure::Failure;
+use crate::cli::target_disk::{Written, shown_rate};
 use crate::cli::{Global, output, units};
-use crate::engine::convert::Converted;
 
 #[derive(Serialize)]
 struct Summary<'a> {
@@ -34,15 +33,8 @@ struct Unreadable {
 }
 
 /// Prints the digest, what could not be read, and a summary.
-pub fn report(
-    args: &Args,
-    format: &Format,
-    converted: &Converted,
-    began: Instant,
-    global: Global,
-) -> Result<(), Failure> {
-    let file_bytes = std::fs::metadata(&args.target).ok().filter(|found| found.is_file()).map(|found| found.len());
-    let elapsed_s = began.elapsed().as_secs_f64();
+pub fn report(args: &Args, format: &Format, written: &Written, global: Global) -> Result<(), Failure> {
+    let converted = &written.converted;
     let unreadable = |range: &Range<u64>| Unreadable { offset: range.start, length_bytes: range.end - range.start };
     if global.json {
         return output::print_json_line(&Summary {
@@ -51,11 +43,11 @@ pub fn report(
             format: format.name,
             size_bytes: converted.size_bytes,
             stored_bytes: converted.stored_bytes,
-            file_bytes,
+            file_bytes: written.file_bytes,
             digest: converted.digest.as_ref().map(|digest| format!("{}:{}", digest.algorithm.name(), digest.to_hex())),
             verified: converted.verified,
             unreadable: converted.unreadable.iter().map(unreadable).collect(),
-            elapsed_s,
+            elapsed_s: written.elapsed.as_secs_f64(),
         });
     }
     for range in &converted.unreadable {
@@ -65,7 +57,7 @@ pub fn report(
         print_digest(args, &digest.to_hex())?;
     }
     if !global.quiet {
-        say_summary(args, converted, file_bytes, elapsed_s);
+        say_summary(args, written);
     }
     Ok(())
 }
@@ -85,15 +77,13 @@ fn shown_target(args: &Args) -> String {
     if is_output { "standard output".to_owned() } else { args.target.display().to_string() }
 }
 
-fn say_summary(args: &Args, converted: &Converted, file_bytes: Option<u64>, elapsed_s: f64) {
-    let rate = (converted.size_bytes as f64 / elapsed_s.max(0.001)) as u64;
-    let file = file_bytes.map(|bytes| format!(", file of {}", units::size(bytes))).unwrap_or_default();
-    let verified = if converted.verified { ", read back and verified" } else { "" };
+fn say_summary(args: &Args, written: &Written) {
+    let converted = &written.converted;
     output::say(&format!(
-        "{}: disk of {}, {} stored{file}{verified}, in {elapsed_s:.1} s ({}/s)",
+        "{}: disk of {}, {}, {}",
         printable(&shown_target(args)),
         units::size(converted.size_bytes),
-        units::size(converted.stored_bytes),
-        units::size(rate)
+        written.shown(),
+        shown_rate(converted.size_bytes, written.elapsed)
     ));
 }

@@ -1,0 +1,43 @@
+//! How a disk fits its target: facts that a front end should tell before anything is written.
+
+use tintype_formats::{Format, Geometry};
+
+use crate::targets::Target;
+
+/// A fact about a disk and its target that does not keep the disk from being written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Caution {
+    /// The disk is written with zeros after its end.
+    Extended {
+        /// The disk's own size.
+        from_bytes: u64,
+        /// The size it gets.
+        to_bytes: u64,
+    },
+    /// The format has no field for the disk's sector size, which is not the usual one.
+    SectorsNotRecorded {
+        /// The disk's logical sector size.
+        sector_bytes: u32,
+        /// Name of the target's format.
+        format: &'static str,
+    },
+    /// The target goes on after the disk's end, and keeps its old content there.
+    TargetLarger {
+        /// Size of the part that keeps its content.
+        rest_bytes: u64,
+    },
+}
+
+/// Returns the caution for a format that cannot record the disk's sectors.
+pub fn unrecorded_sectors(format: &Format, disk: Geometry) -> Option<Caution> {
+    let sector_bytes = disk.logical_sector_bytes;
+    let records = format.create.as_ref().is_some_and(|create| create.records_sectors);
+    (sector_bytes != 512 && !records).then_some(Caution::SectorsNotRecorded { sector_bytes, format: format.name })
+}
+
+/// Returns the caution for a target, written in place, that is larger than the disk.
+pub fn larger_target(target: &Target, disk: Geometry) -> Option<Caution> {
+    let target_bytes = target.file().len_bytes().unwrap_or_default();
+    let rest_bytes = target_bytes.checked_sub(disk.size_bytes).filter(|rest| *rest > 0)?;
+    target.is_in_place().then_some(Caution::TargetLarger { rest_bytes })
+}
