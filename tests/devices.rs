@@ -3,45 +3,15 @@
 mod common;
 
 use std::fs;
-use std::path::{Path, PathBuf};
-use std::process::Command;
 
-use common::{Sandbox, digest, have, have_root};
+use common::block::{LoopDevice, have_loop_devices};
+use common::{Sandbox, digest, have};
 
 const MIB: u64 = 1 << 20;
 
-/// A loop device over a file, detached when dropped.
-struct LoopDevice(PathBuf);
-
-impl LoopDevice {
-    fn over(file: &Path, sector_bytes: u32) -> LoopDevice {
-        let output = Command::new("losetup")
-            .args(["--find", "--show", "--sector-size", &sector_bytes.to_string()])
-            .arg(file)
-            .output()
-            .expect("losetup");
-        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-        LoopDevice(PathBuf::from(String::from_utf8_lossy(&output.stdout).trim()))
-    }
-
-    fn name(&self) -> &str {
-        self.0.to_str().expect("a device name")
-    }
-}
-
-impl Drop for LoopDevice {
-    fn drop(&mut self) {
-        let _ = Command::new("losetup").arg("-d").arg(&self.0).status();
-    }
-}
-
-fn ready() -> bool {
-    have_root() && have("losetup")
-}
-
 #[test]
 fn a_device_is_a_disk_with_its_own_sectors() {
-    if !ready() {
+    if !have_loop_devices() {
         return;
     }
     let sandbox = Sandbox::new();
@@ -63,7 +33,7 @@ fn a_device_is_a_disk_with_its_own_sectors() {
 
 #[test]
 fn a_device_is_overwritten_only_on_request_and_wholly() {
-    if !ready() {
+    if !have_loop_devices() {
         return;
     }
     let sandbox = Sandbox::new();
@@ -85,7 +55,7 @@ fn a_device_is_overwritten_only_on_request_and_wholly() {
 
 #[test]
 fn a_snapshot_comes_back_on_a_device_that_was_in_use() {
-    if !ready() {
+    if !have_loop_devices() {
         return;
     }
     let sandbox = Sandbox::new();
@@ -114,7 +84,7 @@ fn a_snapshot_comes_back_on_a_device_that_was_in_use() {
 
 #[test]
 fn a_device_that_is_too_small_held_or_the_source_is_refused() {
-    if !ready() {
+    if !have_loop_devices() {
         return;
     }
     let sandbox = Sandbox::new();
@@ -131,7 +101,7 @@ fn a_device_that_is_too_small_held_or_the_source_is_refused() {
 
 #[test]
 fn a_mounted_device_is_refused() {
-    if !ready() || !have("mkfs.ext4") {
+    if !have_loop_devices() || !have("mkfs.ext4") {
         return;
     }
     let sandbox = Sandbox::new();

@@ -110,7 +110,7 @@ fn write_empty(file: &File, geometry: Geometry, parent: &Parent) -> Result<()> {
         size_bytes: geometry.size_bytes,
     };
     let options = CreateOptions { parent: Some(link), ..CreateOptions::new(geometry) };
-    let target = SingleFile(Arc::new(OutputFile::new(file, false)));
+    let target = SingleFile(Arc::new(OutputFile::new(file)));
     let create = qcow2::FORMAT.create.as_ref();
     let create = create.ok_or_else(|| Error::new(Kind::Io, "this program cannot create qcow2 files"))?;
     let writer = (create.begin)(&target, &options)?;

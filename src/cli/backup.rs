@@ -1,5 +1,6 @@
 //! `tintype backup`
 
+use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Instant;
@@ -7,16 +8,17 @@ use std::time::Instant;
 use clap::Args as ClapArgs;
 use serde::Serialize;
 use tintype_formats::tin::id::Id;
-use tintype_formats::tin::manifest::DiskRecord;
+use tintype_formats::tin::manifest::{DiskRecord, Manifest};
 
 use super::address::{self, Address};
 use super::create_args::{parse_bytes, parse_rate};
 use super::failure::Failure;
+use super::in_use::{self, LIVE, LiveArgs};
 use super::repository_args::open_store;
 use super::source_args::{SourceArgs, ThreadArgs};
 use super::{Global, Outcome, job, output, units};
 use crate::engine::NamedDisk;
-use crate::engine::backup::{BackedUp, BackupDisk, BackupOptions, backup};
+use crate::engine::backup::{BackedUp, BackupDisk, BackupOptions, backup_as};
 use crate::engine::convert::Input;
 use crate::sources::{self, OpenedDisk, StandardInput};
 use crate::system;
@@ -42,9 +44,11 @@ pub struct Args {
     /// How hard to compress: off, fast, default, best
     #[arg(long, value_name = "HOW", default_value = "default", env = "TINTYPE_BACKUP_COMPRESSION")]
     compression: CompressionChoice,
-    /// In which state the disks are, for the record
-    #[arg(long, value_name = "STATE", default_value = "unknown")]
-    consistency: Consistency,
+    /// In which state the disks are, for the record; unknown, or live if they are in use, if not given
+    #[arg(long, value_name = "STATE")]
+    consistency: Option<Consistency>,
+    #[command(flatten)]
+    live: LiveArgs,
     /// How long the stream on standard input is (bytes, or with k, M, G, T)
     #[arg(long, value_name = "BYTES", value_parser = parse_bytes)]
     size: Option<u64>,
@@ -149,6 +153,7 @@ pub fn run(args: &Args, global: Global) -> Result<Outcome, Failure> {
     };
     open_store(&args.repo)?;
     let mut sources = args.sources.iter().map(|address| open(args, address, global)).collect::<Result<Vec<_>, _>>()?;
+    let in_use = admit(args, &mut sources, global)?;
     let repository = args.input.secrets.open(&args.repo)?;
     let mut disks: Vec<BackupDisk<'_>> = sources
         .iter_mut()
@@ -161,13 +166,51 @@ pub fn run(args: &Args, global: Global) -> Result<Outcome, Failure> {
         host: system::host_name(),
         tags: args.tag.iter().cloned().collect::<BTreeMap<_, _>>(),
         level: args.compression.level(),
-        consistency: args.consistency.name().to_owned(),
+        consistency: consistency(args, &in_use).to_owned(),
         workers: args.threads.workers(),
         rate_limit: args.rate_limit,
         dry_run: args.dry_run,
     };
-    let done = job::run(global, "backing up", |progress| backup(&repository, &mut disks, &options, progress))?;
-    report(&done, &options, began, global)
+    // Asked when all is read and nothing committed yet: the snapshot is to say what was found.
+    let found = Cell::new(None);
+    let ask = |manifest: &mut Manifest| {
+        let answer = args.live.ask_again(&in_use, global);
+        if answer.is_live && !in_use.iter().any(in_use::Source::was_live) {
+            LIVE.clone_into(&mut manifest.consistency);
+        }
+        found.set(Some((answer.is_surprise, manifest.consistency == LIVE)));
+    };
+    let done = job::run(global, "backing up", |progress| backup_as(&repository, &mut disks, &options, &ask, progress))?;
+    let (is_surprise, is_live) = found.get().unwrap_or_default();
+    let consistency = if is_live { LIVE.to_owned() } else { options.consistency.clone() };
+    let outcome = report(&done, &BackupOptions { consistency, ..options }, began, global)?;
+    Ok(if is_surprise { Outcome::Incomplete } else { outcome })
+}
+
+/// Refuses disks in use, unless they are to be taken as they are; warns of what would be written to the disks that are read.
+fn admit<'a>(args: &'a Args, sources: &mut [Source], global: Global) -> Result<Vec<in_use::Source<'a>>, Failure> {
+    let mut admitted = Vec::new();
+    for (source, address) in sources.iter_mut().zip(&args.sources) {
+        if let Source::Disk(opened) = source {
+            admitted.push(args.live.admit(address, std::mem::take(&mut opened.watch), global)?);
+        }
+    }
+    for source in &admitted {
+        source.warn_if_it_holds(&args.repo, "the repository", global);
+        if let Some(cache) = args.input.secrets.cache_folder() {
+            source.warn_if_it_holds(&cache, "the cache", global);
+        }
+    }
+    Ok(admitted)
+}
+
+/// The state that the user names counts, then the one that was found.
+fn consistency(args: &Args, sources: &[in_use::Source<'_>]) -> &'static str {
+    match args.consistency {
+        Some(named) => named.name(),
+        None if sources.iter().any(in_use::Source::was_live) => LIVE,
+        None => Consistency::Unknown.name(),
+    }
 }
 
 /// The names of the disks in the snapshot: those of their files, made different where they are the same.
@@ -200,11 +243,11 @@ fn stem(path: &Path) -> String {
 
 fn open(args: &Args, address: &Address, global: Global) -> Result<Source, Failure> {
     if !address.is_standard_input() {
-        return Ok(Source::Disk(args.input.open(address, None, global)?));
+        return Ok(Source::Disk(args.input.open_to_copy(address, None, global)?));
     }
     args.input.check_standard_input_format()?;
     match (sources::open_standard_input(args.size.is_none())?, args.size) {
-        (StandardInput::File(file), _) => Ok(Source::Disk(sources::open_raw(file)?)),
+        (StandardInput::Disk(opened), _) => Ok(Source::Disk(opened)),
         (StandardInput::Pipe(pipe), Some(size_bytes)) => Ok(Source::Pipe(pipe, size_bytes)),
         (StandardInput::Pipe(_), None) => Err(Failure::usage("how long the stream is has to be said: --size")),
     }

@@ -53,7 +53,7 @@ pub fn run(args: &Args, global: Global) -> Result<Outcome, Failure> {
         return Err(Failure::usage(message).hinted("leave out what begins with the question mark"));
     }
     let policy = args.references.policy();
-    let (_, image) = args.image.open("check", policy.force_share)?;
+    let (_, image) = args.image.open("check", policy.force_share, global)?;
     let mut found = CheckReport::default();
     let checked = if policy.deny_all {
         image.check(&mut found)

@@ -79,10 +79,10 @@ pub fn run(args: &Args, global: Global) -> Result<Outcome, Failure> {
         return info_stored::run(&args.image.address, wanted, &args.image.secrets, global);
     }
     // Reading the header of an image that is in use does no harm.
-    let (file, image) = args.image.open("info", true)?;
+    let (file, image) = args.image.open("info", true, global)?;
     let address = &args.image.address;
     let mut report = report(address, &file, image.as_ref());
-    if let Some(sectors) = sources::device_sector_bytes(&file) {
+    if let Some(sectors) = sources::device_sector_bytes(&address.path) {
         if let Some(disk) = &mut report.disk {
             (disk.logical_sector_bytes, disk.physical_sector_bytes) = sectors;
         }

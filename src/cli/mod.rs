@@ -17,6 +17,7 @@ mod failure;
 mod forget;
 mod formats;
 mod import;
+mod in_use;
 mod info;
 mod info_stored;
 mod init;

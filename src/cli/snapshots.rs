@@ -140,7 +140,7 @@ fn text(listing: &Listing, boots: &Boots) -> String {
     }
     let holders = holders(listing);
     let mut rows = vec![
-        ["id", "time", "name", "holder", "disks", "size", "changed", "stored", "missing", "tags", "boots"]
+        ["id", "time", "name", "holder", "disks", "size", "changed", "stored", "state", "missing", "tags", "boots"]
             .map(str::to_owned),
     ];
     for (snapshot, holder) in listing.snapshots.iter().zip(holders) {
@@ -156,13 +156,14 @@ fn text(listing: &Listing, boots: &Boots) -> String {
             units::size(sum(&|disk| disk.size_bytes)),
             units::size(sum(&|disk| disk.statistics.changed_bytes)),
             units::size(sum(&|disk| disk.statistics.stored_bytes)),
+            if manifest.consistency == "unknown" { String::new() } else { printable(&manifest.consistency) },
             missing(manifest),
             printable(&tags.join(",")),
             boot_of(boots, snapshot).map(boot_text).unwrap_or_default(),
         ]);
     }
     let says_nothing = |column: usize| rows.iter().skip(1).all(|row| row[column].is_empty());
-    let left_out: Vec<_> = [HOLDER, MISSING, BOOTS].into_iter().filter(|column| says_nothing(*column)).collect();
+    let left_out: Vec<_> = [HOLDER, STATE, MISSING, BOOTS].into_iter().filter(|column| says_nothing(*column)).collect();
     let mut shown = rows.into_iter().map(Vec::from).collect::<Vec<_>>();
     for column in left_out.into_iter().rev() {
         shown.iter_mut().for_each(|row| drop(row.remove(column)));
@@ -172,8 +173,9 @@ fn text(listing: &Listing, boots: &Boots) -> String {
 
 /// The columns that are left out where nobody needs them.
 const HOLDER: usize = 3;
-const MISSING: usize = 8;
-const BOOTS: usize = 10;
+const STATE: usize = 8;
+const MISSING: usize = 9;
+const BOOTS: usize = 11;
 
 /// The mark of an incomplete snapshot: how much of its disks could not be read.
 fn missing(manifest: &Manifest) -> String {

@@ -12,6 +12,7 @@ use tintype_formats::{ErrorKind, Image, OpenFile};
 
 use super::address::{self, Address};
 use super::failure::Failure;
+use super::in_use::warn_if_in_use;
 use super::repository_args::SecretArgs;
 use super::{Global, output, units};
 use crate::error::{Error, Kind};
@@ -19,7 +20,7 @@ use crate::repository::Repository;
 use crate::repository::disk::SnapshotDisk;
 use crate::repository::lease::Lease;
 use crate::repository::snapshots::Snapshot;
-use crate::sources::{self, NbdOptions, OpenOptions, OpenedDisk, OverlayReader, ReferencePolicy, StandardInput};
+use crate::sources::{self, NbdOptions, OpenOptions, OpenedDisk, OverlayReader, ReferencePolicy, StandardInput, Watch};
 
 /// How disks are opened.
 #[derive(Debug, Clone, Args)]
@@ -109,12 +110,44 @@ impl ReferenceArgs {
 }
 
 impl SourceArgs {
-    /// Opens a disk, and says what is wrong with it.
+    /// Opens a disk, and says what is wrong with it and who else uses it.
     pub fn open(&self, address: &Address, parent: Option<&Path>, global: Global) -> Result<OpenedDisk, Failure> {
+        let opened = self.open_to_copy(address, parent, global)?;
+        warn_if_in_use(address, &opened.watch, global);
+        Ok(opened)
+    }
+
+    /// Opens a disk, and says what is wrong with it. Whether it may be in use is for the caller to decide.
+    pub fn open_to_copy(
+        &self,
+        address: &Address,
+        parent: Option<&Path>,
+        global: Global,
+    ) -> Result<OpenedDisk, Failure> {
+        self.open_as(address, parent, &self.options(address), global)
+    }
+
+    /// Opens a disk for other programs, which read the same places again and again.
+    pub fn open_for_others(&self, address: &Address, global: Global) -> Result<OpenedDisk, Failure> {
+        let options = OpenOptions { read_repeatedly: true, ..self.options(address) };
+        let opened = self.open_as(address, None, &options, global)?;
+        warn_if_in_use(address, &opened.watch, global);
+        Ok(opened)
+    }
+
+    fn open_as(
+        &self,
+        address: &Address,
+        parent: Option<&Path>,
+        options: &OpenOptions,
+        global: Global,
+    ) -> Result<OpenedDisk, Failure> {
         let opened = match &address.stored {
             Some(wanted) => self.open_stored(address, wanted, global)?,
             None if address.is_standard_input() => self.open_standard_input()?,
-            None => self.open_path(address, parent)?,
+            None => {
+                sources::open_disk(&address.path, options, parent).map_err(|error| self.references.explain(error))?
+            }
         };
         opened.warnings().for_each(|text| output::warn(&text, global));
         self.under_overlay(opened)
@@ -134,7 +167,7 @@ impl SourceArgs {
     pub fn open_all(&self, address: &Address, command: &'static str, global: Global) -> Result<OpenedDisks, Failure> {
         let Some(wanted) = &address.stored else {
             return Ok(OpenedDisks {
-                disks: vec![(None, self.open(address, None, global)?)],
+                disks: vec![(None, self.open_for_others(address, global)?)],
                 snapshot: None,
                 lease: None,
             });
@@ -173,11 +206,6 @@ impl SourceArgs {
         Ok((repository, snapshot))
     }
 
-    fn open_path(&self, address: &Address, parent: Option<&Path>) -> Result<OpenedDisk, Failure> {
-        let opened = sources::open_disk(&address.path, &self.options(address), parent);
-        opened.map_err(|error| self.references.explain(error))
-    }
-
     /// As the sources understand it.
     pub fn options(&self, address: &Address) -> OpenOptions {
         OpenOptions {
@@ -187,6 +215,7 @@ impl SourceArgs {
             references: self.references.policy(),
             secrets: self.secrets.for_images(),
             nbd: self.nbd.options(),
+            read_repeatedly: false,
         }
     }
 
@@ -194,7 +223,7 @@ impl SourceArgs {
     fn open_standard_input(&self) -> Result<OpenedDisk, Failure> {
         self.check_standard_input_format()?;
         match sources::open_standard_input(true)? {
-            StandardInput::File(file) => Ok(sources::open_raw(file)?),
+            StandardInput::Disk(opened) => Ok(opened),
             StandardInput::Pipe(_) => Err(Failure::usage("standard input is not a file")),
         }
     }
@@ -251,7 +280,8 @@ fn stored_disk(repository: &Arc<Repository>, record: &DiskRecord, global: Global
         output::warn(&text, global);
     }
     let disk = Box::new(SnapshotDisk::open(repository, record)?);
-    Ok(OpenedDisk { disk, layers: Vec::new(), snapshots: 0 })
+    let watch = Watch::default();
+    Ok(OpenedDisk { disk, layers: Vec::new(), snapshots: 0, remarks: Vec::new(), watch })
 }
 
 /// One image file by itself: no file that it names is opened.
@@ -272,7 +302,12 @@ pub struct ImageArgs {
 
 impl ImageArgs {
     /// Opens the image for a command of this name.
-    pub fn open(&self, command: &str, force_share: bool) -> Result<(OpenFile, Box<dyn Image>), Failure> {
+    pub fn open(
+        &self,
+        command: &str,
+        force_share: bool,
+        global: Global,
+    ) -> Result<(OpenFile, Box<dyn Image>), Failure> {
         if self.address.is_standard_input() {
             return Err(Failure::usage(format!("{command} needs a file or a device, not standard input")));
         }
@@ -287,8 +322,11 @@ impl ImageArgs {
             references: ReferencePolicy { force_share, ..ReferencePolicy::default() },
             secrets: self.secrets.for_images(),
             nbd: self.nbd.options(),
+            read_repeatedly: false,
         };
-        Ok(sources::open_image(&self.address.path, &options)?)
+        let (file, image) = sources::open_image(&self.address.path, &options)?;
+        warn_if_in_use(&self.address, &Watch::begin(&self.address.path, std::slice::from_ref(&file)), global);
+        Ok((file, image))
     }
 }
 

@@ -10,6 +10,7 @@ use super::plan::{DiskPlan, PlanOptions};
 use super::zero_scan;
 use super::{NamedDisk, Progress};
 use crate::error::{OnPath as _, Result};
+use crate::sources::AlignedBuffer;
 
 /// Differences are told by the sector.
 const SECTOR_BYTES: usize = 512;
@@ -73,7 +74,7 @@ impl Comparison {
 }
 
 fn differing_ranges(bytes: &[u8], other: &dyn BlockSource, guest_offset: u64) -> Result<Vec<Range<u64>>, ImageError> {
-    let mut theirs = vec![0; bytes.len()];
+    let mut theirs = AlignedBuffer::zeroed(bytes.len());
     let inside = other.geometry().size_bytes.saturating_sub(guest_offset).min(bytes.len() as u64) as usize;
     if inside > 0 {
         other.read_at(guest_offset, &mut theirs[..inside])?;

@@ -13,6 +13,7 @@ use super::pipeline::{LoadedUnit, Pipeline, Stop};
 use super::plan::{Feed, Work};
 use super::zero_scan;
 use crate::error::Result;
+use crate::sources::AlignedBuffer;
 
 /// What a copy takes into account, besides where units come from.
 pub struct CopyOptions<'a> {
@@ -143,8 +144,8 @@ impl Copy<'_> {
     }
 }
 
-fn parent_bytes(parent: &dyn BlockSource, guest_offset: u64, length: usize) -> Result<Vec<u8>, ImageError> {
-    let mut bytes = vec![0; length];
+fn parent_bytes(parent: &dyn BlockSource, guest_offset: u64, length: usize) -> Result<AlignedBuffer, ImageError> {
+    let mut bytes = AlignedBuffer::zeroed(length);
     let inside = parent.geometry().size_bytes.saturating_sub(guest_offset).min(length as u64) as usize;
     if inside > 0 {
         parent.read_at(guest_offset, &mut bytes[..inside])?;

@@ -11,6 +11,7 @@ use super::ordered_window::{Closed, OrderedWindow};
 use super::plan::{Feed, Part, Unit, Work};
 use super::rate_limit::RateLimit;
 use crate::error::{Error, OnPath as _, Result};
+use crate::sources::AlignedBuffer;
 
 /// What is retried in smaller and smaller parts where a source cannot be read, down to this.
 const SALVAGE_STEP_BYTES: usize = 4096;
@@ -116,7 +117,7 @@ impl Pipeline<'_> {
         outcome: &Mutex<Outcome>,
         consume: &(dyn Fn(&LoadedUnit<'_>) -> Result<(), Stop> + Sync),
     ) -> Result<(), Stop> {
-        let mut buffer = vec![0; batch_bytes];
+        let mut buffer = AlignedBuffer::zeroed(batch_bytes);
         loop {
             self.progress.check_cancelled()?;
             if lock(outcome).failure.is_some() {
@@ -131,7 +132,7 @@ impl Pipeline<'_> {
             }
             let unreadable = self.load(&units, &mut buffer).on_path(self.source_path)?;
             lock(outcome).unreadable.extend(unreadable);
-            let mut rest = buffer.as_slice();
+            let mut rest = &*buffer;
             for unit in &units {
                 let own_bytes = if unit.has_bytes() { unit.length_bytes as usize } else { 0 };
                 let (bytes, after) = rest.split_at(own_bytes);

@@ -2,9 +2,11 @@
 
 use std::fs::Metadata;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use tintype_formats::host_file::FileIdentity;
+
+use super::block_device::BlockDevice;
 
 /// In place of an inode number, for devices: they are known by their own number, whatever node names them.
 const DEVICE_INODE: u64 = u64::MAX;
@@ -16,6 +18,16 @@ pub fn of_metadata(metadata: &Metadata) -> FileIdentity {
     } else {
         FileIdentity { device: metadata.dev(), inode: metadata.ino() }
     }
+}
+
+/// Returns the identity of a device.
+pub fn of_device(device: BlockDevice) -> FileIdentity {
+    FileIdentity { device: device.0, inode: DEVICE_INODE }
+}
+
+/// Returns true if it is that of a device.
+pub fn is_device(identity: &FileIdentity) -> bool {
+    identity.inode == DEVICE_INODE
 }
 
 /// Everything that writing to this file or device would change: itself, what a loop device lies on, and what a loop
@@ -31,31 +43,10 @@ pub fn aliases(path: &Path) -> Vec<FileIdentity> {
         }
         found.push(identity);
         if metadata.file_type().is_block_device() {
-            found.extend(containing_disk(metadata.rdev()));
-            next = loop_backing_file(metadata.rdev());
+            let device = BlockDevice(metadata.rdev());
+            found.extend(device.whole_disk().map(of_device));
+            next = device.backing_file();
         }
     }
     found
-}
-
-fn sysfs_folder(device: u64) -> PathBuf {
-    let (major, minor) = (rustix::fs::major(device), rustix::fs::minor(device));
-    PathBuf::from(format!("/sys/dev/block/{major}:{minor}"))
-}
-
-fn loop_backing_file(device: u64) -> Option<PathBuf> {
-    let text = std::fs::read_to_string(sysfs_folder(device).join("loop/backing_file")).ok()?;
-    Some(PathBuf::from(text.trim_end_matches('\n')))
-}
-
-/// The whole disk that a partition is a part of.
-fn containing_disk(device: u64) -> Option<FileIdentity> {
-    let folder = sysfs_folder(device).canonicalize().ok()?;
-    if !folder.join("partition").exists() {
-        return None;
-    }
-    let number = std::fs::read_to_string(folder.parent()?.join("dev")).ok()?;
-    let (major, minor) = number.trim().split_once(':')?;
-    let device = rustix::fs::makedev(major.parse().ok()?, minor.parse().ok()?);
-    Some(FileIdentity { device, inode: DEVICE_INODE })
 }

@@ -1,9 +1,15 @@
 //! Where disks come from: image files with their chains, devices, NBD servers, pipes, and slices of them.
 
+mod aligned;
+mod block_device;
 mod cached;
+mod device_cache;
+mod device_file;
 mod extended;
 mod folder_gate;
 mod identity;
+mod in_use;
+mod mounts;
 mod nbd_client;
 mod open;
 mod overlay;
@@ -12,15 +18,19 @@ mod physical_disk;
 mod qemu_lock;
 mod slice;
 mod standard_input;
+mod write_back;
 
+pub use aligned::AlignedBuffer;
+pub use block_device::BlockDevice;
 pub use cached::{CachedDisk, DiskCache};
+pub use device_file::DeviceFile;
 pub use extended::Extended;
 pub use folder_gate::{FolderGate, ReferencePolicy};
 pub use identity::{aliases, of_metadata as identity_of};
+pub use in_use::{User, Watch};
 pub use nbd_client::{NbdAddress, NbdFile, NbdOptions, is_nbd};
 pub use open::{
     OpenOptions, OpenedDisk, entry_of_folder, format_named, is_device_or_export, open_disk, open_host_file, open_image,
-    open_raw,
 };
 pub use overlay::{Overlay, OverlayReader, WritableDisk};
 pub use partitions::{Partition, PartitionKind, partition_of, partitions};
@@ -28,3 +38,4 @@ pub use physical_disk::{device_sector_bytes, is_device};
 pub use qemu_lock::is_held_for_writing;
 pub use slice::Slice;
 pub use standard_input::{StandardInput, open_standard_input};
+pub use write_back::write_back;

@@ -1,7 +1,7 @@
 //! Opens disks by path.
 
 use std::fs::File;
-use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -9,11 +9,16 @@ use tintype_formats::layer::{Choice, ImageInfo};
 use tintype_formats::local_file::LocalFile;
 use tintype_formats::reference_gate::NoReferences;
 use tintype_formats::secrets::Secrets;
-use tintype_formats::{BlockSource, Disk, Format, Image, ImageError, OpenFile, raw, registry};
+use tintype_formats::{BlockSource, Disk, Format, HostFile, Image, ImageError, OpenFile, raw, registry};
 
+use super::block_device::BlockDevice;
+use super::device_cache::CachedDevice;
+use super::device_file::DeviceFile;
 use super::folder_gate::{FolderGate, ReferencePolicy};
+use super::in_use::Watch;
 use super::nbd_client::{NbdFile, NbdOptions, is_nbd};
 use super::physical_disk::{self, PhysicalDisk};
+use super::write_back::write_back;
 use super::{identity, qemu_lock};
 use crate::error::{Error, Kind, OnPath as _, Result};
 
@@ -32,6 +37,8 @@ pub struct OpenOptions {
     pub secrets: Secrets,
     /// How NBD servers are talked to.
     pub nbd: NbdOptions,
+    /// The same places are going to be read again and again, by other programs.
+    pub read_repeatedly: bool,
 }
 
 impl OpenOptions {
@@ -48,12 +55,18 @@ pub struct OpenedDisk {
     pub layers: Vec<(String, ImageInfo)>,
     /// How many snapshots there are inside the image.
     pub snapshots: usize,
+    /// Remarks on how it is read.
+    pub remarks: Vec<String>,
+    /// What it is made of, and who else uses that.
+    pub watch: Watch,
 }
 
 impl OpenedDisk {
     /// What is wrong with its files without keeping them from being read.
     pub fn warnings(&self) -> impl Iterator<Item = String> {
-        self.layers.iter().flat_map(|(name, info)| info.warnings.iter().map(move |text| format!("{name}: {text}")))
+        let of_layers =
+            self.layers.iter().flat_map(|(name, info)| info.warnings.iter().map(move |text| format!("{name}: {text}")));
+        of_layers.chain(self.remarks.iter().cloned())
     }
 }
 
@@ -64,29 +77,41 @@ pub fn open_disk(path: &Path, options: &OpenOptions, parent: Option<&Path>) -> R
         return open_nbd(path, options, format.unwrap_or(&raw::FORMAT)).on_path(path);
     }
     let path = &entry_of_folder(path);
-    let (mut file, is_device) = open_host_file(path, options.references.force_share)?;
+    let Host { mut file, device } = open_host(path, options)?;
     file.secrets = options.secrets.clone();
-    if is_device && format.is_none_or(|format| std::ptr::eq(format, &raw::FORMAT)) {
-        return open_device(file, options.choice()).on_path(path);
+    if let Some(device) = &device
+        && format.is_none_or(|format| std::ptr::eq(format, &raw::FORMAT))
+    {
+        return open_device(file, device, path, options.choice()).on_path(path);
     }
     let gate = FolderGate::beside(path, Arc::new(options.references.clone()));
+    let remarks = device.iter().filter_map(|device| device.remark(path)).collect();
     let mut disk = Disk::open(file, format, options.choice(), gate).on_path(path)?;
     if let Some(parent) = parent {
         let metadata =
             std::fs::metadata(parent).map_err(|cause| Error::io("look at the backing file", cause)).on_path(parent)?;
         disk.declare_parent(identity::of_metadata(&metadata));
     }
+    let watch = Watch::begin(path, disk.host_files()).sharing(options.references.force_share);
+    Ok(OpenedDisk { remarks, watch, ..opened_image(disk) })
+}
+
+fn opened_image(disk: Disk) -> OpenedDisk {
     let layers = disk.layers().map(|(name, info)| (name.to_owned(), info.clone())).collect();
-    Ok(OpenedDisk { snapshots: disk.snapshot_count(), disk: Box::new(disk), layers })
+    OpenedDisk {
+        snapshots: disk.snapshot_count(),
+        disk: Box::new(disk),
+        layers,
+        remarks: Vec::new(),
+        watch: Watch::default(),
+    }
 }
 
 /// What a server gives is raw like a device, unless something else is said. What an image there names is not opened.
 fn open_nbd(path: &Path, options: &OpenOptions, format: &'static Format) -> Result<OpenedDisk> {
     let mut file = nbd_file(path, &options.nbd)?;
     file.secrets = options.secrets.clone();
-    let disk = Disk::open(file, Some(format), options.choice(), Arc::new(NoReferences))?;
-    let layers = disk.layers().map(|(name, info)| (name.to_owned(), info.clone())).collect();
-    Ok(OpenedDisk { snapshots: disk.snapshot_count(), disk: Box::new(disk), layers })
+    Ok(opened_image(Disk::open(file, Some(format), options.choice(), Arc::new(NoReferences))?))
 }
 
 fn nbd_file(path: &Path, options: &NbdOptions) -> Result<OpenFile> {
@@ -107,23 +132,23 @@ pub fn entry_of_folder(path: &Path) -> PathBuf {
     entry.unwrap_or_else(|| path.to_owned())
 }
 
-fn open_device(file: OpenFile, choice: Choice<'_>) -> Result<OpenedDisk> {
+fn open_device(file: OpenFile, device: &Device, path: &Path, choice: Choice<'_>) -> Result<OpenedDisk> {
     if choice.disk.is_some() {
         return Err(ImageError::no_such_disk("a device is one disk itself", &[]).into());
     }
     if let Some(snapshot) = choice.snapshot {
         return Err(ImageError::no_such_snapshot(snapshot, &[]).into());
     }
-    let device = file.file.as_file().ok_or_else(|| Error::new(Kind::Io, "the device is not open"))?;
-    let sectors = physical_disk::sector_bytes(device).map_err(|cause| Error::io("find out the sector size", cause))?;
-    Ok(OpenedDisk { disk: Box::new(PhysicalDisk::new(file, sectors)?), layers: Vec::new(), snapshots: 0 })
+    let disk = PhysicalDisk::new(file, device.sector_bytes)?;
+    let (remarks, watch) = (device.remark(path).into_iter().collect(), Watch::begin(path, disk.host_files()));
+    Ok(OpenedDisk { disk: Box::new(disk), layers: Vec::new(), snapshots: 0, remarks, watch })
 }
 
 /// Takes a file as a raw disk.
 pub fn open_raw(file: OpenFile) -> Result<OpenedDisk> {
-    let disk = Disk::open(file, Some(&raw::FORMAT), Choice::default(), Arc::new(NoReferences))?;
-    let layers = disk.layers().map(|(name, info)| (name.to_owned(), info.clone())).collect();
-    Ok(OpenedDisk { snapshots: disk.snapshot_count(), disk: Box::new(disk), layers })
+    let watch = Watch::begin(Path::new(&file.name), std::slice::from_ref(&file));
+    let opened = opened_image(Disk::open(file, Some(&raw::FORMAT), Choice::default(), Arc::new(NoReferences))?);
+    Ok(OpenedDisk { watch, ..opened })
 }
 
 /// Opens one image file, or the disk that is chosen inside of it, without following what it names.
@@ -132,7 +157,10 @@ pub fn open_image(path: &Path, options: &OpenOptions) -> Result<(OpenFile, Box<d
     let path = &entry_of_folder(path);
     let (mut file, is_raw) = match is_nbd(path) {
         true => (nbd_file(path, &options.nbd).on_path(path)?, true),
-        false => open_host_file(path, options.references.force_share)?,
+        false => {
+            let Host { file, device } = open_host(path, options)?;
+            (file, device.is_some())
+        }
     };
     file.secrets = options.secrets.clone();
     let format = if is_raw { Some(format.unwrap_or(&raw::FORMAT)) } else { format };
@@ -157,8 +185,35 @@ pub fn format_named(name: Option<&str>) -> Result<Option<&'static Format>> {
     name.map(find).transpose()
 }
 
-/// Opens a regular file or block device for reading; says whether it is a device.
-pub fn open_host_file(path: &Path, force_share: bool) -> Result<(OpenFile, bool)> {
+/// An open file, and what there is to know if it is a device.
+struct Host {
+    file: OpenFile,
+    device: Option<Device>,
+}
+
+struct Device {
+    sector_bytes: (u32, u32),
+    is_direct: bool,
+}
+
+impl Device {
+    fn remark(&self, path: &Path) -> Option<String> {
+        (!self.is_direct).then(|| {
+            format!(
+                "{}: the device refuses direct reads; it is read through the page cache, which is dropped around every \
+                 read",
+                path.display()
+            )
+        })
+    }
+}
+
+/// Opens a regular file or block device for reading.
+pub fn open_host_file(path: &Path) -> Result<OpenFile> {
+    Ok(open_host(path, &OpenOptions::default())?.file)
+}
+
+fn open_host(path: &Path, options: &OpenOptions) -> Result<Host> {
     let file = File::options()
         .read(true)
         .custom_flags(rustix::fs::OFlags::NONBLOCK.bits() as i32)
@@ -172,8 +227,38 @@ pub fn open_host_file(path: &Path, force_share: bool) -> Result<(OpenFile, bool)
             Error::new(Kind::Io, format!("it is {found}; expected an image file or a block device")).with_path(path)
         );
     }
-    check_not_in_use(&file, force_share).map_err(|reason| Error::new(Kind::ImageInUse, reason)).on_path(path)?;
-    Ok((into_open_file(file, path).on_path(path)?, kind.is_block_device()))
+    check_not_in_use(&file, options.references.force_share)
+        .map_err(|reason| Error::new(Kind::ImageInUse, reason))
+        .on_path(path)?;
+    match kind.is_block_device() {
+        true => {
+            let (file, device) = device_file(file, path, options.read_repeatedly).on_path(path)?;
+            Ok(Host { file, device: Some(device) })
+        }
+        false => Ok(Host { file: into_open_file(file, path).on_path(path)?, device: None }),
+    }
+}
+
+/// Takes an open device; what is still on its way to it is written back first.
+fn device_file(device: File, path: &Path, read_repeatedly: bool) -> Result<(OpenFile, Device)> {
+    let metadata = device.metadata().map_err(|cause| Error::io("look at the device", cause))?;
+    write_back(BlockDevice(metadata.rdev()));
+    let sector_bytes =
+        physical_disk::sector_bytes(&device).map_err(|cause| Error::io("find out the sector size", cause))?;
+    let file = DeviceFile::new(device).map_err(|cause| Error::io("open the device for direct reads", cause))?;
+    let device = Device { sector_bytes, is_direct: file.is_direct() };
+    let file: Arc<dyn HostFile> = match read_repeatedly {
+        true => Arc::new(CachedDevice::new(file).map_err(|cause| Error::io("find out the device's size", cause))?),
+        false => Arc::new(file),
+    };
+    let (name, identity) = (path.display().to_string(), Some(identity::of_metadata(&metadata)));
+    Ok((OpenFile { file, name, identity, secrets: Secrets::default() }, device))
+}
+
+/// Takes a device that is redirected to standard input as a raw disk.
+pub fn open_raw_device(device: File, path: &Path) -> Result<OpenedDisk> {
+    let (file, device) = device_file(device, path, false)?;
+    open_device(file, &device, path, Choice::default())
 }
 
 /// Fails if a running machine writes to the image, unless that is wanted.

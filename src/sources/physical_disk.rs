@@ -18,11 +18,9 @@ pub fn sector_bytes(device: &File) -> std::io::Result<(u32, u32)> {
     Ok((rustix::fs::ioctl_blksszget(device)?, rustix::fs::ioctl_blkpbszget(device)?))
 }
 
-/// The same for an open file, if it is a device.
-pub fn device_sector_bytes(file: &OpenFile) -> Option<(u32, u32)> {
-    let device = file.file.as_file()?;
-    let is_device = device.metadata().is_ok_and(|found| found.file_type().is_block_device());
-    is_device.then(|| sector_bytes(device).ok())?
+/// Returns the same for the device at this path, if there is one.
+pub fn device_sector_bytes(path: &Path) -> Option<(u32, u32)> {
+    is_device(path).then(|| sector_bytes(&File::open(path).ok()?).ok())?
 }
 
 impl PhysicalDisk {

@@ -3,21 +3,24 @@
 use std::fs::File;
 use std::io::{self, IsTerminal as _, Read};
 use std::os::fd::AsFd;
+use std::os::unix::fs::FileTypeExt as _;
 use std::path::Path;
 
-use tintype_formats::OpenFile;
 use tintype_formats::is_zero;
 
-use super::open::into_open_file;
+use super::open::{OpenedDisk, into_open_file, open_raw, open_raw_device};
 use crate::error::{Error, Kind, Result};
 
 /// What standard input turned out to be.
 pub enum StandardInput {
-    /// A file that can be read at any place (`tintype ... - < disk.raw`).
-    File(OpenFile),
+    /// A file or device that can be read at any place (`tintype ... - < disk.raw`).
+    Disk(OpenedDisk),
     /// A pipe.
     Pipe(File),
 }
+
+/// The name of standard input in messages.
+const NAME: &str = "standard input";
 
 /// Looks at standard input. A pipe of unknown size is first stored in a temporary file if `spool` is set, because a disk
 /// image begins with its size.
@@ -28,6 +31,9 @@ pub fn open_standard_input(spool: bool) -> Result<StandardInput> {
     let input = io::stdin().as_fd().try_clone_to_owned().map_err(|cause| Error::io("open standard input", cause))?;
     let mut input = File::from(input);
     let metadata = input.metadata().map_err(|cause| Error::io("look at standard input", cause))?;
+    if metadata.file_type().is_block_device() {
+        return open_raw_device(input, Path::new(NAME)).map(StandardInput::Disk);
+    }
     let file = match (metadata.is_file(), spool) {
         (true, _) => input,
         (false, true) => {
@@ -35,7 +41,7 @@ pub fn open_standard_input(spool: bool) -> Result<StandardInput> {
         }
         (false, false) => return Ok(StandardInput::Pipe(input)),
     };
-    into_open_file(file, Path::new("standard input")).map(StandardInput::File)
+    open_raw(into_open_file(file, Path::new(NAME))?).map(StandardInput::Disk)
 }
 
 /// Copies a stream into a file without a name, leaving its zeros out.

@@ -34,7 +34,7 @@ impl ImageFile {
             .map_err(|cause| Error::io("create a temporary file in its folder", without_path(cause)))
             .on_path(target)?;
         let (file, temporary) = NamedTempFile::into_parts(temporary);
-        let output = Arc::new(OutputFile::new(file, false));
+        let output = Arc::new(OutputFile::new(file));
         let temporary_path = temporary.to_path_buf();
         let temporary = Mutex::new(Some(temporary));
         Ok(ImageFile { temporary, temporary_path, target: target.to_owned(), replace, output })

@@ -106,7 +106,8 @@ impl Target {
     pub fn read_back(&self) -> Result<Arc<dyn HostFile>> {
         let path = match &self.kind {
             TargetKind::NewFile(files) => files.main().temporary_path(),
-            TargetKind::ExistingFile(_) | TargetKind::Device(_) => &self.path,
+            TargetKind::ExistingFile(_) => &self.path,
+            TargetKind::Device(device) => return Ok(device.clone()),
             TargetKind::Export(export) => return Ok(export.clone()),
             TargetKind::StandardOutput(_) => {
                 return Err(Error::new(Kind::Usage, "standard output cannot be read back to verify it"));
@@ -241,7 +242,7 @@ fn open_existing(path: &Path, size_bytes: u64) -> Result<Arc<OutputFile>> {
     }
     let file = File::options().read(true).write(true).open(path);
     let file = file.map_err(|cause| Error::io("open the existing target", cause)).on_path(path)?;
-    let output = OutputFile::new(file, false);
+    let output = OutputFile::new(file);
     check_size(&output, path, size_bytes)?;
     Ok(Arc::new(output))
 }

@@ -15,12 +15,14 @@ use rustix::io::Errno;
 use tintype_formats::host_file::{HostExtent, HostFile, HostFileMut};
 use tintype_formats::local_file::file_extent_at;
 
+use crate::sources::DeviceFile;
 use crate::system;
 
 /// A file or device open for writing and reading.
 pub struct OutputFile {
     file: File,
-    is_device: bool,
+    /// Reads the device, if it is one.
+    device: Option<DeviceFile>,
     is_changed: AtomicBool,
 }
 
@@ -34,9 +36,15 @@ const MAX_WRITE_BYTES: usize = 256 << 10;
 static ZEROS: [u8; 1 << 16] = [0; 1 << 16];
 
 impl OutputFile {
-    /// Takes a file or device that is open for reading and writing.
-    pub fn new(file: File, is_device: bool) -> Self {
-        OutputFile { file, is_device, is_changed: AtomicBool::new(false) }
+    /// Takes a file that is open for reading and writing.
+    pub fn new(file: File) -> Self {
+        OutputFile { file, device: None, is_changed: AtomicBool::new(false) }
+    }
+
+    /// Takes a device that is open for reading and writing. It is read past the page cache.
+    pub fn of_device(file: File) -> io::Result<Self> {
+        let device = Some(DeviceFile::new(file.try_clone()?)?);
+        Ok(OutputFile { file, device, is_changed: AtomicBool::new(false) })
     }
 
     /// The file, for what this type does not do.
@@ -70,7 +78,10 @@ impl HostFile for OutputFile {
     }
 
     fn read_exact_at(&self, host_offset: u64, buffer: &mut [u8]) -> io::Result<()> {
-        self.file.read_exact_at(buffer, host_offset)
+        match &self.device {
+            Some(device) => device.read_exact_at(host_offset, buffer),
+            None => self.file.read_exact_at(buffer, host_offset),
+        }
     }
 
     fn extent_at(&self, host_offset: u64, max_bytes: u64) -> io::Result<HostExtent> {
@@ -106,7 +117,7 @@ impl HostFileMut for OutputFile {
     }
 
     fn allocate(&self, host_offset: u64, length_bytes: u64) -> io::Result<()> {
-        if self.is_device {
+        if self.device.is_some() {
             return Ok(());
         }
         self.note_change();
@@ -117,7 +128,7 @@ impl HostFileMut for OutputFile {
     }
 
     fn set_len_bytes(&self, length_bytes: u64) -> io::Result<()> {
-        if self.is_device {
+        if self.device.is_some() {
             return Ok(());
         }
         self.note_change();

@@ -9,6 +9,7 @@ use rustix::io::Errno;
 
 use super::output_file::OutputFile;
 use crate::error::{Error, Kind, OnPath as _, Result};
+use crate::sources::{BlockDevice, write_back};
 use crate::system;
 
 /// Opens a device that nothing else uses: the kernel refuses `O_EXCL` while it is mounted, swapped to or claimed.
@@ -21,7 +22,9 @@ pub fn open(path: &Path) -> Result<OutputFile> {
         }
         other => other.map_err(|cause| Error::io("open the device for writing", cause)).on_path(path)?,
     };
-    Ok(OutputFile::new(file, true))
+    // What the caches of its partitions hold would be written over the new content later.
+    BlockDevice::of(&file).into_iter().for_each(write_back);
+    OutputFile::of_device(file).map_err(|cause| Error::io("open the device for direct reads", cause)).on_path(path)
 }
 
 /// Lets the kernel see the new content: its cache and partition table were those of the old one.

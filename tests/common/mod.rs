@@ -2,6 +2,7 @@
 
 #![allow(dead_code)]
 
+pub mod block;
 pub mod nbd;
 
 use std::ffi::OsStr;

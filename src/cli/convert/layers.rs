@@ -42,7 +42,7 @@ pub fn convert_all(args: &Args, global: Global) -> Result<Outcome, Failure> {
 
 /// The files of the chain, from the top down.
 fn steps(args: &Args, global: Global) -> Result<Vec<Step>, Failure> {
-    let opened = args.input.open(&args.source, None, global)?;
+    let opened = args.input.open_to_copy(&args.source, None, global)?;
     let extension = args.target.extension().unwrap_or_default();
     let mut steps: Vec<Step> = Vec::new();
     for (index, (name, info)) in opened.layers.iter().enumerate() {

@@ -12,14 +12,16 @@ use tintype_formats::Format;
 
 use self::backing::Backing;
 use self::report::report;
-use self::source::open_source;
+use self::source::{OpenedSource, open_source};
 use super::address::{self, Address};
 use super::create_args::{formats_that, parse_bytes};
 use super::digest::DigestAlgorithm;
 use super::failure::Failure;
+use super::in_use::LiveArgs;
 use super::source_args::{SourceArgs, format_parser};
 use super::target_disk::{TargetArgs, Writing, host_identities, write};
 use super::{Global, Outcome};
+use crate::sources::is_nbd;
 
 /// Make another disk of a disk: an image in another format, a raw file, a device
 ///
@@ -65,6 +67,8 @@ pub struct Args {
     /// Derive identifiers from the content, so that the same input gives the same file on any machine
     #[arg(long)]
     reproducible: bool,
+    #[command(flatten)]
+    live: LiveArgs,
 }
 
 pub fn run(args: &Args, global: Global) -> Result<Outcome, Failure> {
@@ -74,7 +78,11 @@ pub fn run(args: &Args, global: Global) -> Result<Outcome, Failure> {
 fn convert_one(args: &Args, global: Global) -> Result<Outcome, Failure> {
     let format = args.to.format(&args.target)?;
     check_combination(args, format, global)?;
-    let source = args.to.fit(open_source(args, global)?, global)?;
+    let OpenedSource { source, in_use } = open_source(args, global)?;
+    if args.target != Path::new("-") && !is_nbd(&args.target) {
+        in_use.iter().for_each(|source| source.warn_if_it_holds(&args.target, "the target", global));
+    }
+    let source = args.to.fit(source, global)?;
     let backing = args.backing.as_deref().map(|path| Backing::open(args, path, global)).transpose()?;
     let mut sources = source.identities(&args.source.path);
     sources.extend(backing.iter().flat_map(|backing| host_identities(backing.opened.disk.as_ref())));
@@ -93,8 +101,10 @@ fn convert_one(args: &Args, global: Global) -> Result<Outcome, Failure> {
         title: "converting",
     };
     let written = write(source, writing, global)?;
-    report(args, format, &written, global)?;
-    Ok(if written.converted.unreadable.is_empty() { Outcome::Done } else { Outcome::Incomplete })
+    let found = args.live.ask_again(&in_use, global);
+    report(args, format, &written, found.is_live, global)?;
+    let complete = written.converted.unreadable.is_empty() && !found.is_surprise;
+    Ok(if complete { Outcome::Done } else { Outcome::Incomplete })
 }
 
 fn check_combination(args: &Args, format: &Format, global: Global) -> Result<(), Failure> {

@@ -9,6 +9,7 @@ use tintype_formats::Format;
 use super::Args;
 use crate::cli::escape::printable;
 use crate::cli::failure::Failure;
+use crate::cli::in_use::LIVE;
 use crate::cli::target_disk::{Written, shown_rate};
 use crate::cli::{Global, output, units};
 
@@ -23,6 +24,8 @@ struct Summary<'a> {
     digest: Option<String>,
     verified: bool,
     unreadable: Vec<Unreadable>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    consistency: Option<&'static str>,
     elapsed_s: f64,
 }
 
@@ -33,7 +36,7 @@ struct Unreadable {
 }
 
 /// Prints the digest, what could not be read, and a summary.
-pub fn report(args: &Args, format: &Format, written: &Written, global: Global) -> Result<(), Failure> {
+pub fn report(args: &Args, format: &Format, written: &Written, is_live: bool, global: Global) -> Result<(), Failure> {
     let converted = &written.converted;
     let unreadable = |range: &Range<u64>| Unreadable { offset: range.start, length_bytes: range.end - range.start };
     if global.json {
@@ -47,6 +50,7 @@ pub fn report(args: &Args, format: &Format, written: &Written, global: Global) -
             digest: converted.digest.as_ref().map(|digest| format!("{}:{}", digest.algorithm.name(), digest.to_hex())),
             verified: converted.verified,
             unreadable: converted.unreadable.iter().map(unreadable).collect(),
+            consistency: is_live.then_some(LIVE),
             elapsed_s: written.elapsed.as_secs_f64(),
         });
     }

@@ -1,31 +1,52 @@
 //! What `convert` reads from: a disk or a part of it, or a pipe.
 
+use std::fs::File;
+
 use tintype_formats::BlockSource;
 
 use super::Args;
 use crate::cli::failure::Failure;
 use crate::cli::target_disk::Source;
-use crate::cli::{Global, output, units};
+use crate::cli::{Global, in_use, output, units};
 use crate::sources::{self, OpenedDisk, Slice, StandardInput};
 
+/// What was opened, and who else uses it.
+pub struct OpenedSource<'a> {
+    pub source: Source,
+    pub in_use: Vec<in_use::Source<'a>>,
+}
+
 /// Opens what the arguments name, and cuts it as they say.
-pub fn open_source(args: &Args, global: Global) -> Result<Source, Failure> {
-    if !args.source.is_standard_input() {
-        let declared = args.stands_for.as_deref().or(args.backing.as_deref());
-        let opened = args.input.open(&args.source, declared, global)?;
-        note_what_is_left_out(args, &opened, global);
-        return slice(opened.disk, args);
-    }
-    args.input.check_standard_input_format()?;
-    match (sources::open_standard_input(args.size.is_none())?, args.size) {
-        (StandardInput::Pipe(pipe), Some(size_bytes)) => {
-            if args.offset.is_some() {
-                return Err(Failure::usage("a pipe is read from its begin; --offset needs a file or a device"));
+pub fn open_source(args: &Args, global: Global) -> Result<OpenedSource<'_>, Failure> {
+    let opened = if args.source.is_standard_input() {
+        match open_standard_input(args)? {
+            StandardInput::Disk(opened) => opened,
+            StandardInput::Pipe(pipe) => {
+                return Ok(OpenedSource { source: pipe_source(pipe, args)?, in_use: Vec::new() });
             }
-            Ok(Source::Pipe(pipe, size_bytes))
         }
-        (StandardInput::File(file), _) => slice(sources::open_raw(file)?.disk, args),
-        (StandardInput::Pipe(_), None) => Err(Failure::usage("how long the stream is has to be said: --size")),
+    } else {
+        let declared = args.stands_for.as_deref().or(args.backing.as_deref());
+        let opened = args.input.open_to_copy(&args.source, declared, global)?;
+        note_what_is_left_out(args, &opened, global);
+        opened
+    };
+    let in_use = vec![args.live.admit(&args.source, opened.watch, global)?];
+    Ok(OpenedSource { source: slice(opened.disk, args)?, in_use })
+}
+
+fn open_standard_input(args: &Args) -> Result<StandardInput, Failure> {
+    args.input.check_standard_input_format()?;
+    Ok(sources::open_standard_input(args.size.is_none())?)
+}
+
+fn pipe_source(pipe: File, args: &Args) -> Result<Source, Failure> {
+    match args.size {
+        Some(_) if args.offset.is_some() => {
+            Err(Failure::usage("a pipe is read from its begin; --offset needs a file or a device"))
+        }
+        Some(size_bytes) => Ok(Source::Pipe(pipe, size_bytes)),
+        None => Err(Failure::usage("how long the stream is has to be said: --size")),
     }
 }
 

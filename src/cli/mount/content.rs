@@ -166,7 +166,7 @@ fn image(
     shared: &Shared,
     global: Global,
 ) -> Result<DiskEntry, Failure> {
-    let opened = args.opening.open(address, None, global)?;
+    let opened = args.opening.open_for_others(address, global)?;
     let changed = std::fs::metadata(&address.path).and_then(|found| found.modified());
     let file_name = address.path.file_name().unwrap_or(address.path.as_os_str()).to_string_lossy();
     let description = description(address, &opened);
