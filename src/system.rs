@@ -86,6 +86,13 @@ pub fn drop_device_cache(device: &File) -> io::Result<()> {
     Ok(())
 }
 
+/// Asks for large pages under memory that was not touched yet: the kernel pins each page for every direct read into it.
+pub fn prefer_large_pages(memory: &mut [u8]) {
+    // SAFETY: the advice changes how the range is backed, not what it holds, and the range is borrowed exclusively. An
+    // address that is not aligned is refused, which does no harm.
+    let _ = unsafe { libc::madvise(memory.as_mut_ptr().cast(), memory.len(), libc::MADV_HUGEPAGE) };
+}
+
 /// Has a program end when the thread that starts it does, however that ends.
 pub fn end_with_parent(command: &mut Command) {
     let parent = rustix::process::getpid();

@@ -55,7 +55,7 @@ pub fn run(args: &Args, global: Global) -> Result<Outcome, Failure> {
     let opened = args.source.open(&args.image, None, global)?;
     let algorithm = Algorithm::from(args.algorithm);
     let disk = NamedDisk { disk: opened.disk.as_ref(), path: args.image.shown() };
-    let digest = job::run(global, "hashing", |progress| digest(disk, algorithm, args.threads.workers(), progress))?;
+    let digest = job::run(global, "hashing", |progress| digest(disk, algorithm, args.threads.readers(), progress))?;
     if global.json {
         let size_bytes = opened.disk.geometry().size_bytes;
         let report = Report { r#type: "digest", algorithm: algorithm.name(), digest: digest.to_hex(), size_bytes };

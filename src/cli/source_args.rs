@@ -347,4 +347,10 @@ impl ThreadArgs {
             None => std::thread::available_parallelism().map_or(2, usize::from) * 2,
         }
     }
+
+    /// The same for a job that does little but read: as many reads at once as a fast disk wants, unless the user says less.
+    pub fn readers(self) -> usize {
+        const MIN_READERS: usize = 8;
+        if self.threads.is_some() { self.workers() } else { self.workers().max(MIN_READERS) }
+    }
 }

@@ -117,7 +117,7 @@ impl Pipeline<'_> {
         outcome: &Mutex<Outcome>,
         consume: &(dyn Fn(&LoadedUnit<'_>) -> Result<(), Stop> + Sync),
     ) -> Result<(), Stop> {
-        let mut buffer = AlignedBuffer::zeroed(batch_bytes);
+        let mut buffer = AlignedBuffer::for_many_reads(batch_bytes);
         loop {
             self.progress.check_cancelled()?;
             if lock(outcome).failure.is_some() {
