@@ -120,7 +120,6 @@ fn reading_a_device_leaves_the_page_cache_as_it_was() {
         return;
     }
     let sandbox = Sandbox::new();
-    let repository = ["--repo", "repo", "--cache-dir", "cache"];
     let source = sandbox.raw_disk("source.raw", 96 * MIB, 200);
     sandbox.run(["convert", "source.raw", "image.qcow2"]).ok();
     fs::copy(sandbox.path("source.raw"), sandbox.path("disk.raw")).unwrap();
@@ -152,7 +151,6 @@ fn reading_a_device_leaves_the_page_cache_as_it_was() {
     sandbox.run(["compare", "-f", "qcow2", of_image.name(), "source.raw"]).ok();
     sandbox.run(["info", "-f", "qcow2", of_image.name()]).ok();
     assert!(cached_bytes(&of_image.0) <= MIB, "an image on a device");
-    drop(repository);
 }
 
 #[test]
