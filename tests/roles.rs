@@ -12,6 +12,7 @@ use tintype::repository::session::WriteSession;
 use tintype::repository::store::LocalStore;
 use tintype::repository::{Repository, names};
 use tintype_formats::tin::chunk::{ChunkKind, Packed};
+use tintype_formats::tin::disk_identity::DiskIdentity;
 use tintype_formats::tin::manifest::{DiskRecord, Manifest, RootRecord, SourceRecord};
 use tintype_formats::tin::map::{Entry, MapBuilder, Page};
 use tintype_formats::tin::signed::ObjectKind;
@@ -165,6 +166,7 @@ fn plant(writer: &Arc<Repository>, disk: &[u8], name: &str) {
         logical_sector_bytes: 512,
         physical_sector_bytes: 512,
         source: SourceRecord { path: "a.raw".to_owned(), format: "raw".to_owned() },
+        identity: DiskIdentity::default(),
         unreadable: Vec::new(),
         root: root.map(RootRecord::from),
         statistics: Statistics::default(),

@@ -238,7 +238,7 @@ mod tests {
         entry(root, b"EFI        ", ATTRIBUTE_FOLDER, 2);
         entry(data, b"BOOT       ", ATTRIBUTE_FOLDER, 3);
         entry(data + 2048, b"BOOTX64 EFI", 0, 4);
-        let part = Partition { number: 1, begin: 0, size_bytes: 16 << 20, kind: PartitionKind::Mbr(0xef) };
+        let part = Partition { number: 1, begin: 0, size_bytes: 16 << 20, kind: PartitionKind::Mbr(0xef), guid: None };
         (Bytes(bytes), part)
     }
 

@@ -2,16 +2,17 @@
 
 use std::cell::Cell;
 use std::collections::BTreeMap;
-use std::path::Path;
 use std::time::Instant;
 
 use clap::Args as ClapArgs;
 use serde::Serialize;
+use tintype_formats::tin::disk_identity::DiskIdentity;
 use tintype_formats::tin::id::Id;
 use tintype_formats::tin::manifest::{DiskRecord, Manifest};
 
 use super::address::{self, Address};
 use super::create_args::{parse_bytes, parse_rate};
+use super::disk_names::{self, NamedAddress, disk_names, snapshot_name};
 use super::failure::Failure;
 use super::in_use::{self, LIVE, LiveArgs};
 use super::repository_args::open_store;
@@ -29,15 +30,19 @@ use crate::system;
 /// one finds what it stored.
 #[derive(Debug, ClapArgs)]
 pub struct Args {
-    /// The disks: images, devices, stored snapshots, or "-" for a raw stream on standard input (with -f raw and --size)
-    #[arg(value_name = "SOURCE", required = true, value_parser = address::parser())]
-    sources: Vec<Address>,
+    /// The disks: images, devices, stored snapshots, or "-" for a raw stream on standard input (with -f raw and --size);
+    /// NAME=SOURCE names the disk, which otherwise has the name of its file or device
+    #[arg(value_name = "SOURCE", required = true, value_parser = disk_names::parser())]
+    sources: Vec<NamedAddress>,
     /// The repository
     #[arg(long, short, value_name = "REPO", env = address::REPOSITORY_VARIABLE)]
     repo: std::path::PathBuf,
-    /// What it is a snapshot of; the name of a single source if not given
+    /// What it is a snapshot of; if not given, the name of the only disk, and of a device HOST-DISK
     #[arg(long, value_name = "NAME", env = "TINTYPE_NAME")]
     name: Option<String>,
+    /// Name of the computer, for the record; for containers, whose own name changes with each run
+    #[arg(long, value_name = "HOST", env = "TINTYPE_HOST")]
+    host: Option<String>,
     /// Write something on the snapshot (can be repeated)
     #[arg(long, value_name = "KEY=VALUE", value_parser = parse_tag)]
     tag: Vec<(String, String)>,
@@ -140,7 +145,8 @@ enum Source {
 pub fn run(args: &Args, global: Global) -> Result<Outcome, Failure> {
     let began = Instant::now();
     let names = disk_names(&args.sources)?;
-    let name = match (&args.name, names.as_slice()) {
+    let host = args.host.clone().filter(|host| !host.is_empty()).unwrap_or_else(system::host_name);
+    let name = match (&args.name, snapshot_name(&args.sources, &names, &host)) {
         (Some(name), _) if name.is_empty() || name.contains("::") || name.contains('@') => {
             return Err(Failure::usage(format!(
                 "the name \"{}\" has \"::\" or \"@\", or nothing, in it",
@@ -148,22 +154,23 @@ pub fn run(args: &Args, global: Global) -> Result<Outcome, Failure> {
             )));
         }
         (Some(name), _) => name.clone(),
-        (None, [name]) => name.clone(),
-        (None, _) => return Err(Failure::usage("several disks are one machine: say which with --name")),
+        (None, Some(name)) => name,
+        (None, None) => return Err(Failure::usage("several disks were given: name the machine with --name")),
     };
     open_store(&args.repo)?;
-    let mut sources = args.sources.iter().map(|address| open(args, address, global)).collect::<Result<Vec<_>, _>>()?;
+    let addresses = args.sources.iter().map(|source| &source.address);
+    let mut sources = addresses.map(|address| open(args, address, global)).collect::<Result<Vec<_>, _>>()?;
     let in_use = admit(args, &mut sources, global)?;
     let repository = args.input.secrets.open(&args.repo)?;
     let mut disks: Vec<BackupDisk<'_>> = sources
         .iter_mut()
         .zip(&args.sources)
         .zip(&names)
-        .map(|((source, address), name)| backup_disk(source, address, name))
+        .map(|((source, named), name)| backup_disk(source, &named.address, name))
         .collect();
     let options = BackupOptions {
         name,
-        host: system::host_name(),
+        host,
         tags: args.tag.iter().cloned().collect::<BTreeMap<_, _>>(),
         level: args.compression.level(),
         consistency: consistency(args, &in_use).to_owned(),
@@ -190,9 +197,9 @@ pub fn run(args: &Args, global: Global) -> Result<Outcome, Failure> {
 /// Refuses disks in use, unless they are to be taken as they are; warns of what would be written to the disks that are read.
 fn admit<'a>(args: &'a Args, sources: &mut [Source], global: Global) -> Result<Vec<in_use::Source<'a>>, Failure> {
     let mut admitted = Vec::new();
-    for (source, address) in sources.iter_mut().zip(&args.sources) {
+    for (source, named) in sources.iter_mut().zip(&args.sources) {
         if let Source::Disk(opened) = source {
-            admitted.push(args.live.admit(address, std::mem::take(&mut opened.watch), global)?);
+            admitted.push(args.live.admit(&named.address, std::mem::take(&mut opened.watch), global)?);
         }
     }
     for source in &admitted {
@@ -211,34 +218,6 @@ fn consistency(args: &Args, sources: &[in_use::Source<'_>]) -> &'static str {
         None if sources.iter().any(in_use::Source::was_live) => LIVE,
         None => Consistency::Unknown.name(),
     }
-}
-
-/// The names of the disks in the snapshot: those of their files, made different where they are the same.
-fn disk_names(sources: &[Address]) -> Result<Vec<String>, Failure> {
-    let mut names: Vec<String> = Vec::new();
-    for address in sources {
-        let stem = match (&address.stored, address.is_standard_input()) {
-            (Some(stored), _) => stored.split('@').next().unwrap_or_default().to_owned(),
-            (None, true) => "disk".to_owned(),
-            (None, false) => export_name(&address.path).unwrap_or_else(|| stem(&address.path)),
-        };
-        let base = address.disk.clone().unwrap_or(stem);
-        let numbered = (2..).map(|number| format!("{base}-{number}"));
-        let name = std::iter::once(base.clone()).chain(numbered).find(|name| !names.contains(name));
-        names.extend(name);
-    }
-    Ok(names)
-}
-
-/// What an NBD server calls the disk, if it is one's.
-fn export_name(path: &Path) -> Option<String> {
-    let address = sources::is_nbd(path).then(|| sources::NbdAddress::parse(path.to_str()?).ok())??;
-    Some(if address.export.is_empty() { "disk".to_owned() } else { stem(Path::new(&address.export)) })
-}
-
-fn stem(path: &Path) -> String {
-    let name = path.file_stem().or_else(|| path.file_name()).unwrap_or(path.as_os_str());
-    name.to_string_lossy().replace("::", "-").replace('@', "-")
 }
 
 fn open(args: &Args, address: &Address, global: Global) -> Result<Source, Failure> {
@@ -261,11 +240,13 @@ fn backup_disk<'a>(source: &'a mut Source, address: &'a Address, name: &str) -> 
             let format = opened.layers.first().map_or("raw", |(_, info)| info.format).to_owned();
             let sector_bytes = (geometry.logical_sector_bytes, geometry.physical_sector_bytes);
             let input = Input::Disk(NamedDisk { disk: opened.disk.as_ref(), path: address.shown() });
-            BackupDisk { name, input, path, format, sector_bytes }
+            let identity = sources::identify(opened.disk.as_ref(), &address.path);
+            BackupDisk { name, input, path, format, sector_bytes, identity }
         }
         Source::Pipe(pipe, size_bytes) => {
             let input = Input::Pipe(pipe, *size_bytes);
-            BackupDisk { name, input, path, format: "raw".to_owned(), sector_bytes: (512, 512) }
+            let identity = DiskIdentity::default();
+            BackupDisk { name, input, path, format: "raw".to_owned(), sector_bytes: (512, 512), identity }
         }
     }
 }

@@ -109,6 +109,7 @@ fn store_anew(args: &Args, repository: &Arc<Repository>, file: &TinFile, progres
             path: record.source.path.clone(),
             format: record.source.format.clone(),
             sector_bytes: (record.logical_sector_bytes, record.physical_sector_bytes),
+            identity: record.identity.clone(),
         });
     }
     let options = BackupOptions {

@@ -70,6 +70,7 @@ fn text(repository: &str, snapshot: &Snapshot) -> String {
         lines.push(("  size", units::exact_size(disk.size_bytes)));
         lines.push(("  sectors", format!("{sectors} bytes")));
         lines.push(("  source", format!("{} ({})", disk.source.path, disk.source.format)));
+        lines.extend(disk.identity.key().map(|facts| ("  known by", facts)));
         lines.push(("  data", units::size(statistics.data_bytes)));
         lines.push(("  changed", units::size(statistics.changed_bytes)));
         lines.push(("  stored", units::size(statistics.stored_bytes)));

@@ -11,6 +11,7 @@ mod convert;
 mod create_args;
 mod diff;
 mod digest;
+mod disk_names;
 mod escape;
 mod export;
 mod failure;

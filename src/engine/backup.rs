@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use tintype_formats::sink::IdentitySeed;
 use tintype_formats::tin::chunk::Level;
+use tintype_formats::tin::disk_identity::{DiskIdentity, SameDisk};
 use tintype_formats::tin::id::Id;
 use tintype_formats::tin::manifest::{DiskRecord, Manifest, RootRecord, SourceRecord};
 use tintype_formats::tin::read::MappedDisk;
@@ -35,6 +36,8 @@ pub struct BackupDisk<'a> {
     pub format: String,
     /// Its sectors: logical and physical size in bytes.
     pub sector_bytes: (u32, u32),
+    /// What it is known by besides its name.
+    pub identity: DiskIdentity,
 }
 
 /// How to back up.
@@ -164,19 +167,37 @@ fn store_all(
     let reader = repository.chunk_reader();
     let mut records = Vec::new();
     let alone = disks.len() == 1;
+    let known = parent.map_or(&[][..], |parent| &parent.manifest.disks);
     for disk in disks {
-        let before = parent.and_then(|parent| counterpart(&parent.manifest.disks, &disk.name, alone));
+        if let Some(warning) = other_disk(known, disk) {
+            progress.note(warning);
+        }
+        let before = counterpart(known, disk, alone);
         let before = before.map(|record| Arc::new(repository.mapped(&reader, record)));
         records.push(store_disk(repository, session, disk, before, options, progress)?);
     }
     Ok(records)
 }
 
-/// The disk of the snapshot before that a disk is compared with: the one of its name, or else the only one with the only one,
-/// for an image whose file is named by the day is the same disk.
-fn counterpart<'a>(before: &'a [DiskRecord], name: &str, alone: bool) -> Option<&'a DiskRecord> {
+/// Returns the disk of the parent that a disk is compared with: one that is known to be the same, of the same name first; else the
+/// one of its name; else the only one with the only one, for an image whose file is named by the day is the same disk.
+fn counterpart<'a>(before: &'a [DiskRecord], disk: &BackupDisk<'_>, alone: bool) -> Option<&'a DiskRecord> {
+    let named = before.iter().find(|record| record.name == disk.name);
+    let is_same = |record: &&DiskRecord| record.identity.compare(&disk.identity) == SameDisk::Yes;
+    let same = named.filter(is_same).or_else(|| before.iter().find(is_same));
     let only = before.first().filter(|_| alone && before.len() == 1);
-    before.iter().find(|record| record.name == name).or(only)
+    same.or(named).or(only)
+}
+
+/// Returns a warning if the parent has another disk of this name.
+fn other_disk(before: &[DiskRecord], disk: &BackupDisk<'_>) -> Option<String> {
+    let record = before.iter().find(|record| record.name == disk.name)?;
+    if record.identity.compare(&disk.identity) != SameDisk::No {
+        return None;
+    }
+    let facts = |identity: &DiskIdentity| identity.key().unwrap_or_default();
+    let (now, then) = (facts(&disk.identity), facts(&record.identity));
+    Some(format!("{} is another disk than in the parent snapshot: {now}; it was {then}", disk.name))
 }
 
 fn store_disk<S: ChunkSink + 'static>(
@@ -202,6 +223,7 @@ fn store_disk<S: ChunkSink + 'static>(
         logical_sector_bytes: disk.sector_bytes.0,
         physical_sector_bytes: disk.sector_bytes.1,
         source: SourceRecord { path: disk.path.clone(), format: disk.format.clone() },
+        identity: disk.identity.clone(),
         unreadable,
         root: root.map(RootRecord::from),
         statistics,

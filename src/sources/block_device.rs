@@ -37,7 +37,8 @@ impl BlockDevice {
         Some(BlockDevice(rustix::fs::makedev(major.parse().ok()?, minor.parse().ok()?)))
     }
 
-    fn folder(self) -> PathBuf {
+    /// Returns the device's folder in sysfs.
+    pub(super) fn folder(self) -> PathBuf {
         let (major, minor) = (rustix::fs::major(self.0), rustix::fs::minor(self.0));
         PathBuf::from(format!("/sys/dev/block/{major}:{minor}"))
     }

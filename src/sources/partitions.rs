@@ -29,6 +29,26 @@ pub struct Partition {
     pub size_bytes: u64,
     /// What the table says that it is for.
     pub kind: PartitionKind,
+    /// The partition's own GUID in a GPT, as its bytes are on the disk.
+    pub guid: Option<[u8; 16]>,
+}
+
+/// A partition table.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PartitionTable {
+    /// What tells this table from others, if it says so.
+    pub id: Option<TableId>,
+    /// Its partitions, by number.
+    pub partitions: Vec<Partition>,
+}
+
+/// What tells a partition table from others.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TableId {
+    /// The disk identifier of an MBR.
+    Mbr(u32),
+    /// The disk GUID of a GPT, as its bytes are on the disk.
+    Gpt([u8; 16]),
 }
 
 /// What a partition is for.
@@ -42,6 +62,11 @@ pub enum PartitionKind {
 
 /// The partitions of a disk, by number; an error if there is no table, or it is damaged.
 pub fn partitions(disk: &dyn BlockSource) -> Result<Vec<Partition>> {
+    Ok(partition_table(disk)?.partitions)
+}
+
+/// Reads the partition table of a disk; an error if there is none, or it is damaged.
+pub fn partition_table(disk: &dyn BlockSource) -> Result<PartitionTable> {
     let geometry = disk.geometry();
     let sector_bytes = u64::from(geometry.logical_sector_bytes).max(512);
     let mbr = read::<512>(disk, 0)?.filter(|sector| sector[510..] == [0x55, 0xaa]);
@@ -61,7 +86,10 @@ pub fn partitions(disk: &dyn BlockSource) -> Result<Vec<Partition>> {
     if let Some(extended) = extended {
         logical(disk, extended, sector_bytes, &mut found)?;
     }
-    Ok(found)
+    // A boot sector of a file system ends as an MBR does, and has code in the place of the identifier.
+    let is_table = mbr[446..510].chunks_exact(16).all(|entry| matches!(entry[0], 0 | 0x80)) && !found.is_empty();
+    let id = Some(u32_at(&mbr, 440)).filter(|id| is_table && *id != 0);
+    Ok(PartitionTable { id: id.map(TableId::Mbr), partitions: found })
 }
 
 /// The partition of this number.
@@ -126,8 +154,8 @@ fn logical(disk: &dyn BlockSource, extended: u64, sector_bytes: u64, found: &mut
     Err(unreadable(&format!("the chain of logical partitions has more than {MAX_LOGICAL}, or is a loop")))
 }
 
-/// The partitions of a GPT: of the first table that is whole, in the disk's own sectors before others.
-fn gpt(disk: &dyn BlockSource, sector_bytes: u64) -> Result<Vec<Partition>> {
+/// The first GPT that is whole, in the disk's own sectors before others.
+fn gpt(disk: &dyn BlockSource, sector_bytes: u64) -> Result<PartitionTable> {
     let others = SECTOR_SIZES.into_iter().filter(|other| *other != sector_bytes);
     for sector_bytes in std::iter::once(sector_bytes).chain(others) {
         let last = (disk.geometry().size_bytes / sector_bytes).saturating_sub(1);
@@ -140,8 +168,8 @@ fn gpt(disk: &dyn BlockSource, sector_bytes: u64) -> Result<Vec<Partition>> {
     Err(unreadable("its MBR says that there is a GPT, and neither the table nor its backup is whole"))
 }
 
-/// The partitions of the GPT with its header here; none if it is damaged.
-fn gpt_at(disk: &dyn BlockSource, sector: u64, sector_bytes: u64) -> Result<Option<Vec<Partition>>> {
+/// The GPT with its header here; none if it is damaged.
+fn gpt_at(disk: &dyn BlockSource, sector: u64, sector_bytes: u64) -> Result<Option<PartitionTable>> {
     let Some(header) = read::<512>(disk, sector.saturating_mul(sector_bytes))? else { return Ok(None) };
     let length = u32_at(&header, 12) as usize;
     if header[..8] != *b"EFI PART" || !(92..=512).contains(&length) || u64_at(&header, 24) != sector {
@@ -165,13 +193,14 @@ fn gpt_at(disk: &dyn BlockSource, sector: u64, sector_bytes: u64) -> Result<Opti
     for (number, entry) in (1..).zip(entries.chunks_exact(entry_bytes as usize)) {
         if entry[..16] != [0; 16] {
             let (first, last) = (u64_at(entry, 32), u64_at(entry, 40));
-            let mut kind = [0; 16];
-            kind.copy_from_slice(&entry[..16]);
+            let kind = PartitionKind::Gpt(guid_at(entry, 0));
             let sectors = first..last.saturating_add(1);
-            found.push(partition(disk, number, PartitionKind::Gpt(kind), sectors, sector_bytes)?);
+            let partition = partition(disk, number, kind, sectors, sector_bytes)?;
+            found.push(Partition { guid: Some(guid_at(entry, 16)), ..partition });
         }
     }
-    Ok(Some(found))
+    let id = guid_at(&header, 56);
+    Ok(Some(PartitionTable { id: (id != [0; 16]).then_some(TableId::Gpt(id)), partitions: found }))
 }
 
 /// A partition of these sectors, if the disk has them.
@@ -189,7 +218,7 @@ fn partition(
         Some((begin, size_bytes))
             if size_bytes > 0 && begin.checked_add(size_bytes).is_some_and(|end| end <= disk_bytes) =>
         {
-            Ok(Partition { number, begin, size_bytes, kind })
+            Ok(Partition { number, begin, size_bytes, kind, guid: None })
         }
         _ => Err(unreadable(&format!(
             "partition {number} has {sectors} sectors from {begin} on, and the disk only {disk_bytes} bytes"
@@ -217,6 +246,10 @@ fn u32_at(bytes: &[u8], at: usize) -> u32 {
 
 fn u64_at(bytes: &[u8], at: usize) -> u64 {
     bytes.get(at..at + 8).and_then(|bytes| bytes.try_into().ok()).map_or(0, u64::from_le_bytes)
+}
+
+fn guid_at(bytes: &[u8], at: usize) -> [u8; 16] {
+    bytes.get(at..at + 16).and_then(|bytes| bytes.try_into().ok()).unwrap_or_default()
 }
 
 fn unreadable(what: &str) -> Error {

@@ -12,6 +12,7 @@ use tintype::error::Result;
 use tintype::repository::Repository;
 use tintype::repository::prune::{Patience, PruneOptions, Pruned, prune};
 use tintype_formats::BlockSource;
+use tintype_formats::tin::disk_identity::DiskIdentity;
 use tintype_formats::tin::id::Id;
 
 /// Backs a disk up as a snapshot of this name, by this host and so many workers.
@@ -23,8 +24,8 @@ pub fn back_up(
     workers: usize,
 ) -> Result<Id> {
     let input = Input::Disk(NamedDisk { disk, path: Path::new("disk") });
-    let (path, format) = ("disk".to_owned(), "raw".to_owned());
-    let mut disks = [BackupDisk { name: "disk".to_owned(), input, path, format, sector_bytes: (512, 512) }];
+    let (path, format, identity) = ("disk".to_owned(), "raw".to_owned(), DiskIdentity::default());
+    let mut disks = [BackupDisk { name: "disk".to_owned(), input, path, format, sector_bytes: (512, 512), identity }];
     let options = BackupOptions {
         name: name.to_owned(),
         host: host.to_owned(),

@@ -14,6 +14,7 @@ use tintype_formats::tin::chunk::{ChunkKind, Packed};
 use tintype_formats::tin::file::{FileBuilder, Header};
 use tintype_formats::tin::id::{ChunkId, Id};
 use tintype_formats::tin::keys::KeyRing;
+use tintype_formats::tin::disk_identity::DiskIdentity;
 use tintype_formats::tin::manifest::{self, DiskRecord, Manifest, RootRecord, SourceRecord};
 use tintype_formats::tin::pack::PackBuilder;
 use tintype_formats::tin::seal::Purpose;
@@ -74,6 +75,7 @@ fn signed(data: &[u8]) -> Option<MemoryFile> {
         logical_sector_bytes: 512,
         physical_sector_bytes: if number(4) == 0 { 512 } else { number(4) },
         source: SourceRecord { path: String::new(), format: String::new() },
+        identity: DiskIdentity::default(),
         unreadable: Vec::new(),
         root: Some(root),
         statistics: Default::default(),

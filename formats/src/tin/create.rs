@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::chunk::{ChunkKind, HEADER_BYTES, Level, Packed};
+use super::disk_identity::DiskIdentity;
 use super::file::{CHUNK_BYTES, FileBuilder, Header};
 use super::id::{ChunkId, Id};
 use super::keys::KeyRing;
@@ -145,6 +146,7 @@ impl UnitWriter for TinWriter {
             logical_sector_bytes: geometry.logical_sector_bytes,
             physical_sector_bytes: geometry.physical_sector_bytes,
             source: SourceRecord { path: String::new(), format: String::new() },
+            identity: DiskIdentity::default(),
             unreadable: Vec::new(),
             root: stored.root.map(RootRecord::from),
             statistics: stored.statistics,

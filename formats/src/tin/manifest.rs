@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use super::certificate::MAX_CERTIFICATE_BYTES;
+use super::disk_identity::DiskIdentity;
 use super::id::{ChunkId, Id, unhex_into};
 use super::keys::{Certificate, KeyRing};
 use super::map::Location;
@@ -92,6 +93,9 @@ pub struct DiskRecord {
     pub physical_sector_bytes: u32,
     /// Where it was read from.
     pub source: SourceRecord,
+    /// What it is known by besides its name, where something is known.
+    #[serde(default, skip_serializing_if = "DiskIdentity::is_empty")]
+    pub identity: DiskIdentity,
     /// Ranges (offset, length) that could not be read, and are zeros here.
     #[serde(default)]
     pub unreadable: Vec<(u64, u64)>,

@@ -21,6 +21,7 @@ mod certificate;
 mod check;
 pub mod chunk;
 mod create;
+pub mod disk_identity;
 pub mod file;
 pub mod id;
 pub mod keys;

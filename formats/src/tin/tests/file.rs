@@ -5,6 +5,7 @@ use std::sync::{Arc, Condvar, Mutex};
 
 use super::super::FORMAT;
 use super::super::chunk::{ChunkKind, Packed};
+use super::super::disk_identity::DiskIdentity;
 use super::super::file::{FileBuilder, Header};
 use super::super::id::{ChunkId, Id};
 use super::super::keys::KeyRing;
@@ -191,6 +192,7 @@ fn file_with(ring: &KeyRing, slots: Vec<Vec<u8>>, hint: Option<Id>, names: &[&st
         logical_sector_bytes: 512,
         physical_sector_bytes: 512,
         source: SourceRecord { path: String::new(), format: String::new() },
+        identity: DiskIdentity::default(),
         unreadable: Vec::new(),
         root: Some(RootRecord::from((page_id, page_place))),
         statistics: Default::default(),

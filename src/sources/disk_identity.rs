@@ -1,0 +1,143 @@
+//! What a disk is known by besides its name: its partition table, and the hardware of a device.
+//!
+//! Nothing here fails: a fact that cannot be read is unknown. A partition has the facts of its disk, and its own GUID. The UUIDs
+//! of device mapper are left out: a snapshot of a volume that is made for each backup has another one each time.
+
+use std::path::Path;
+
+use tintype_formats::BlockSource;
+use tintype_formats::tin::disk_identity::DiskIdentity;
+
+use super::block_device::BlockDevice;
+use super::open::{OpenOptions, open_disk};
+use super::partitions::{PartitionTable, TableId, partition_table};
+
+/// The most letters of a serial number that are kept.
+const MAX_LETTERS: usize = 128;
+
+/// Returns what tells a disk from others. `path` is the file or device that it is read from.
+pub fn identify(disk: &dyn BlockSource, path: &Path) -> DiskIdentity {
+    let Some(device) = BlockDevice::at(path) else {
+        return with_table(DiskIdentity::default(), partition_table(disk).ok().as_ref());
+    };
+    let folder = device.folder();
+    let Some((whole, begin)) = device.whole_disk().zip(partition_begin(&folder)) else {
+        return with_table(hardware(&folder, Path::new(UDEV)), partition_table(disk).ok().as_ref());
+    };
+    let opened = whole.node().and_then(|node| open_disk(&node, &OpenOptions::default(), None).ok());
+    let table = opened.and_then(|opened| partition_table(opened.disk.as_ref()).ok());
+    let known_to_udev = udev_fact(&folder, Path::new(UDEV), "ID_PART_ENTRY_UUID");
+    let partition = table.as_ref().and_then(|table| partition_name(table, begin)).or(known_to_udev);
+    DiskIdentity { partition, ..with_table(hardware(&whole.folder(), Path::new(UDEV)), table.as_ref()) }
+}
+
+/// The database of udev.
+const UDEV: &str = "/run/udev/data";
+
+fn with_table(identity: DiskIdentity, table: Option<&PartitionTable>) -> DiskIdentity {
+    match table.and_then(|table| table.id) {
+        Some(TableId::Gpt(guid)) => DiskIdentity { gpt_guid: Some(guid_text(&guid)), ..identity },
+        Some(TableId::Mbr(id)) => DiskIdentity { mbr_id: Some(format!("{id:08x}")), ..identity },
+        None => identity,
+    }
+}
+
+/// Returns the name of the partition that begins here, as the kernel makes it (`PARTUUID`).
+fn partition_name(table: &PartitionTable, begin: u64) -> Option<String> {
+    let partition = table.partitions.iter().find(|partition| partition.begin == begin)?;
+    match (partition.guid, table.id) {
+        (Some(guid), _) => Some(guid_text(&guid)),
+        (None, Some(TableId::Mbr(id))) => Some(format!("{id:08x}-{:02x}", partition.number)),
+        _ => None,
+    }
+}
+
+/// Writes a GUID as people do: the first three groups are little-endian on the disk.
+fn guid_text(guid: &[u8; 16]) -> String {
+    let [a, b, c, d, e, f, g, h, rest @ ..] = *guid;
+    let hex = |bytes: &[u8]| bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
+    let groups = [hex(&[d, c, b, a]), hex(&[f, e]), hex(&[h, g]), hex(&rest[..2]), hex(&rest[2..])];
+    groups.join("-")
+}
+
+/// Returns the first byte of a partition on its disk.
+fn partition_begin(folder: &Path) -> Option<u64> {
+    text_of(&folder.join("start"))?.parse::<u64>().ok()?.checked_mul(512)
+}
+
+/// Reads what the kernel and udev know of a whole disk: NVMe, SCSI and ATA, virtio and MMC put it in different files.
+fn hardware(place: &Path, udev: &Path) -> DiskIdentity {
+    let first = |files: &[&str], facts: &[&str]| {
+        let of_files = files.iter().find_map(|file| text_of(&place.join(file)));
+        of_files.or_else(|| facts.iter().find_map(|fact| udev_fact(place, udev, fact)))
+    };
+    let pages = || std::fs::read(place.join("device/vpd_pg80")).ok().and_then(|page| clean(page.get(4..)?));
+    DiskIdentity {
+        serial: first(&["serial", "device/serial"], &[]).or_else(pages).or_else(|| first(&[], &["ID_SERIAL_SHORT"])),
+        wwn: first(&["wwid", "device/wwid"], &["ID_WWN_WITH_EXTENSION", "ID_WWN"]),
+        ..DiskIdentity::default()
+    }
+}
+
+/// Reads one fact of udev's database.
+fn udev_fact(place: &Path, udev: &Path, fact: &str) -> Option<String> {
+    let number = text_of(&place.join("dev"))?;
+    let facts = std::fs::read_to_string(udev.join(format!("b{number}"))).ok()?;
+    let find = |line: &str| line.strip_prefix("E:")?.strip_prefix(fact)?.strip_prefix('=').map(str::to_owned);
+    clean(facts.lines().find_map(find)?.as_bytes())
+}
+
+fn text_of(path: &Path) -> Option<String> {
+    clean(&std::fs::read(path).ok()?)
+}
+
+/// Returns what a disk said as text that can be printed; none if it says nothing, as disks do whose number is all zeros.
+fn clean(bytes: &[u8]) -> Option<String> {
+    let text = String::from_utf8_lossy(bytes);
+    let text: String = text.chars().filter(|letter| !letter.is_control()).take(MAX_LETTERS).collect();
+    let text = text.trim();
+    let number = text.split_once('.').map_or(text, |(_, number)| number);
+    number.contains(|letter| letter != '0').then(|| text.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn tree(files: &[(&str, &[u8])]) -> tempfile::TempDir {
+        let folder = tempfile::tempdir().unwrap();
+        for (name, content) in files {
+            let path = folder.path().join(name);
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(path, content).unwrap();
+        }
+        folder
+    }
+
+    fn found(files: &[(&str, &[u8])]) -> (Option<String>, Option<String>) {
+        let folder = tree(files);
+        let identity = hardware(folder.path(), &folder.path().join("udev"));
+        (identity.serial, identity.wwn)
+    }
+
+    #[test]
+    fn each_sort_of_disk_gives_its_numbers() {
+        let some = |text: &str| Some(text.to_owned());
+        assert_eq!(found(&[]), (None, None));
+        let nvme = found(&[("device/serial", b"S4EWNX0R  \n"), ("wwid", b"eui.0025388b91b2e2c4\n")]);
+        assert_eq!(nvme, (some("S4EWNX0R"), some("eui.0025388b91b2e2c4")));
+        let ata = found(&[("device/vpd_pg80", b"\0\x80\0\x08  WD-1234"), ("device/wwid", b"naa.50014ee2b1\n")]);
+        assert_eq!(ata, (some("WD-1234"), some("naa.50014ee2b1")));
+        assert_eq!(found(&[("serial", b"web-root")]), (some("web-root"), None));
+        let usb: &[u8] = b"S:disk/by-id/usb\nE:ID_SERIAL=Dock_99\nE:ID_SERIAL_SHORT=99\nE:ID_WWN=0x5001\n";
+        assert_eq!(found(&[("dev", b"8:16\n"), ("udev/b8:16", usb)]), (some("99"), some("0x5001")));
+        let nothing = found(&[("serial", b""), ("device/serial", b"000000\n"), ("wwid", b"naa.0000000000000000\n")]);
+        assert_eq!(nothing, (None, None));
+    }
+
+    #[test]
+    fn guids_are_written_as_other_programs_write_them() {
+        let bytes = [0x28, 0x73, 0x2a, 0xc1, 0x1f, 0xf8, 0xd2, 0x11, 0xba, 0x4b, 0x00, 0xa0, 0xc9, 0x3e, 0xc9, 0x3b];
+        assert_eq!(guid_text(&bytes), "c12a7328-f81f-11d2-ba4b-00a0c93ec93b");
+    }
+}
