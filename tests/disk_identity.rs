@@ -4,10 +4,11 @@ mod common;
 
 use std::fs::{self, File};
 use std::os::unix::fs::{FileExt, symlink};
-use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::path::PathBuf;
+use std::process::Stdio;
 
-use common::{Run, Sandbox, have, have_root};
+use common::block::{LoopDevice, have_loop_devices};
+use common::{Run, Sandbox, have};
 use serde_json::Value;
 
 const MIB: u64 = 1 << 20;
@@ -51,35 +52,17 @@ fn mbr_disk(sandbox: &Sandbox, name: &str, id: u32) -> PathBuf {
     path
 }
 
-/// A loop device, detached when dropped.
-struct LoopDevice(String);
-
-impl LoopDevice {
-    fn over(file: &Path) -> LoopDevice {
-        let output = Command::new("losetup").args(["--find", "--show"]).arg(file).output().unwrap();
-        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-        LoopDevice(String::from_utf8_lossy(&output.stdout).trim().to_owned())
-    }
-}
-
-impl Drop for LoopDevice {
-    fn drop(&mut self) {
-        let _ = Command::new("delpart").args([&self.0, "1"]).stderr(Stdio::null()).status();
-        let _ = Command::new("losetup").args(["-d", &self.0]).status();
-    }
-}
-
 #[test]
 fn devices_keep_their_whole_names_in_any_order() {
-    if !have_root() || !have("losetup") || !have("addpart") {
+    if !have_loop_devices() || !have("addpart") {
         return;
     }
     let sandbox = with_repository();
     let (one, two) = (mbr_disk(&sandbox, "one.raw", 0x0a0b_0c0d), mbr_disk(&sandbox, "two.raw", 0x0102_0304));
-    let (first, second) = (LoopDevice::over(&one), LoopDevice::over(&two));
+    let (first, second) = (LoopDevice::over(&one, 512), LoopDevice::over(&two, 512));
     let links = ["nvme-eui.0025388b91b2e2c4", "nvme-eui.0025388b91b2e2c5"];
     for (link, device) in links.iter().zip([&first, &second]) {
-        symlink(&device.0, sandbox.path(link)).unwrap();
+        symlink(device.name(), sandbox.path(link)).unwrap();
     }
     let (report, _) = backup(&sandbox, &[links[0], links[1], "--name", "m"]);
     assert_eq!(names(&report), links);
@@ -92,16 +75,15 @@ fn devices_keep_their_whole_names_in_any_order() {
     assert_eq!(report["disks"][0]["identity"]["mbr_id"], "0a0b0c0d");
 
     // A partition is known by its disk and by itself.
-    assert!(Command::new("addpart").args([&first.0, "1", "2048", "4096"]).status().unwrap().success());
-    let part = format!("{}p1", first.0);
-    let (report, _) = backup(&sandbox, &[&format!("boot={part}"), "--host", "web"]);
+    let part = first.add_partition(MIB, 2 * MIB);
+    let (report, _) = backup(&sandbox, &[&format!("boot={}", part.display()), "--host", "web"]);
     assert_eq!((names(&report), &report["name"]), (vec!["boot"], &"web-boot".into()));
     let identity = &report["disks"][0]["identity"];
     assert_eq!((&identity["mbr_id"], &identity["partition"]), (&"0a0b0c0d".into(), &"0a0b0c0d-01".into()));
 
     // Every computer has a loop0, or an sda.
-    let (report, _) = backup(&sandbox, &[&second.0, "--host", "web"]);
-    assert_eq!(report["name"], format!("web-{}", second.0.trim_start_matches("/dev/")).as_str());
+    let (report, _) = backup(&sandbox, &[second.name(), "--host", "web"]);
+    assert_eq!(report["name"], format!("web-{}", second.name().trim_start_matches("/dev/")).as_str());
 }
 
 #[test]

@@ -17,13 +17,15 @@ use super::snapshots::{SHOWN_DIGITS, table};
 use super::{Global, Outcome, output, units};
 use crate::error::{Error, Kind};
 use crate::repository::Repository;
-use crate::repository::policy::{self, Candidate, Count, GroupKey, Policy, Reason, Within};
+use crate::repository::policy::{self, Candidate, Count, GroupBy, GroupKey, Policy, Reason, Times, Within};
 use crate::repository::snapshots::Snapshot;
 
 /// Forget snapshots: those named, or those that no rule keeps
 ///
-/// Rules are applied to each group of snapshots of the same name, key and disks. What is forgotten cannot be had back; its
-/// space is freed by "tintype prune", or by --prune.
+/// Rules are applied to each group of snapshots of the same name, key owner, host and disks (--group-by); to complete and
+/// incomplete snapshots separately. The newest complete one and the newest incomplete one of a group always stay. A group whose
+/// times look wrong is left as it is, and the exit code is 3. Forgotten snapshots cannot be recovered; their space is freed by
+/// "tintype prune", or by --prune.
 #[derive(Debug, ClapArgs)]
 pub struct Args {
     /// The snapshots: NAME@ID, NAME@latest or ID; ids may be cut short
@@ -37,6 +39,14 @@ pub struct Args {
     tag: Vec<(String, String)>,
     #[command(flatten)]
     policy: PolicyArgs,
+    /// What the snapshots of a group have in common: some of name,holder,host,disks. A disk is known by its serial number, world
+    /// wide name and partition table; by its name only if it has none of them
+    #[arg(long, value_name = "LIST", default_value = "name,holder,host,disks", conflicts_with = "snapshots")]
+    group_by: GroupBy,
+    /// Forget also where times look wrong: a backup is older than its parent, or only --keep-within keeps any and a gap longer
+    /// than that separates them from the rest
+    #[arg(long, conflicts_with = "snapshots")]
+    force: bool,
     /// Change nothing; say what would be forgotten
     #[arg(long)]
     dry_run: bool,
@@ -107,9 +117,16 @@ struct Report {
 /// Snapshots that were judged together.
 #[derive(Serialize)]
 struct Group {
-    name: String,
-    signer: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    name: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    holder: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    host: Option<String>,
     disks: Vec<String>,
+    /// Why the group is left as it is, if it is.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    left: Option<String>,
     keep: Vec<Row>,
     forget: Vec<Row>,
 }
@@ -118,6 +135,7 @@ struct Group {
 struct Row {
     id: Id,
     time: String,
+    incomplete: bool,
     reasons: Vec<Reason>,
 }
 
@@ -141,11 +159,13 @@ pub fn run(args: &Args, global: Global) -> Result<Outcome, Failure> {
         output::print(&text(&groups, &doomed, args.dry_run))?;
     }
     let mut report = Report { r#type: "forget", dry_run: args.dry_run, groups, forgotten: doomed, prune: None };
-    let mut outcome = Outcome::Done;
+    let is_any_left = report.groups.iter().any(|group| group.left.is_some());
+    let mut outcome = if is_any_left { Outcome::Incomplete } else { Outcome::Done };
     if args.prune {
         let without: HashSet<Id> = report.forgotten.iter().copied().collect();
         let (pruned, how) = run_prune(&repository, &args.how, args.dry_run, without, global)?;
-        (report.prune, outcome) = (Some(pruned), how);
+        report.prune = Some(pruned);
+        outcome = if how == Outcome::Done { outcome } else { how };
     }
     if global.json {
         output::print_json_line(&report)?;
@@ -164,39 +184,95 @@ fn by_policy(
     for (id, cause) in &listing.damaged {
         output::warn(&format!("snapshot {id} is left as it is: {cause}"), global);
     }
+    if let Some(name) = &args.name
+        && listing.snapshots.iter().all(|snapshot| snapshot.manifest.name != *name)
+    {
+        return Err(super::snapshots::no_such_name(name));
+    }
+    let times = Times::of(&listing.snapshots);
     let wanted = |snapshot: &Snapshot| {
         let tags = &snapshot.manifest.tags;
         let named = args.name.as_ref().is_none_or(|name| snapshot.manifest.name == *name);
         named && args.tag.iter().all(|(key, value)| tags.get(key) == Some(value))
     };
     listing.snapshots.retain(wanted);
-    let (zone, now) = (TimeZone::system(), Timestamp::now());
-    let mut groups = Vec::new();
-    for (key, snapshots) in policy::groups(&listing.snapshots) {
-        let group = judge(policy, key, &snapshots, &zone, now);
-        if group.keep.is_empty() {
-            let name = group.name.escape_debug();
-            return Err(Failure::usage(format!(
-                "the rules keep none of the {} of \"{name}\"; if that is meant, name them",
-                units::count(snapshots.len() as u64, "snapshot", "snapshots")
-            )));
+    let clock = Clock { zone: TimeZone::system(), now: Timestamp::now(), times };
+    let found = policy::groups(&listing.snapshots, args.group_by);
+    say_what_joins(&found, args.group_by, global);
+    let groups = found.iter().map(|group| judge(args, policy, group, &clock)).collect::<Result<Vec<_>, _>>()?;
+    for group in &groups {
+        if let Some(left) = &group.left {
+            output::warn(&format!("{} is left as it is: {left}; check, then pass --force", title(group)), global);
         }
-        groups.push(group);
     }
     let doomed = groups.iter().flat_map(|group| group.forget.iter().map(|row| row.id)).collect();
     Ok((groups, doomed))
 }
 
-fn judge(policy: &Policy, key: GroupKey, snapshots: &[&Snapshot], zone: &TimeZone, now: Timestamp) -> Group {
-    let candidates: Vec<Candidate<'_>> = snapshots.iter().map(|snapshot| Candidate::of(snapshot)).collect();
-    let time_of = |id: Id| {
-        let found = snapshots.iter().find(|snapshot| snapshot.id == id);
-        found.map_or_else(String::new, |snapshot| snapshot.manifest.time.clone())
+/// What times are compared with.
+struct Clock {
+    zone: TimeZone,
+    now: Timestamp,
+    times: Times,
+}
+
+fn judge(args: &Args, policy: &Policy, group: &policy::Group<'_>, clock: &Clock) -> Result<Group, Failure> {
+    let candidates: Vec<Candidate<'_>> = group.snapshots.iter().map(|snapshot| Candidate::of(snapshot)).collect();
+    let judged = policy::judge(policy, &candidates, &clock.zone, clock.now);
+    let left = match args.force {
+        true => None,
+        false => policy::doubt(policy, &group.snapshots, &judged, &clock.times, &clock.zone),
     };
-    let judged = policy::judge(policy, &candidates, zone, now);
-    let rows = judged.into_iter().map(|(id, reasons)| Row { id, time: time_of(id), reasons });
-    let (keep, forget) = rows.partition(|row| !row.reasons.is_empty());
-    Group { name: key.name, signer: key.signer.0, disks: key.disks, keep, forget }
+    let row = |(id, reasons): &(Id, Vec<Reason>)| {
+        let snapshot = group.snapshots.iter().find(|snapshot| snapshot.id == *id);
+        let time = snapshot.map_or_else(String::new, |snapshot| snapshot.manifest.time.clone());
+        let incomplete = snapshot.is_some_and(|snapshot| snapshot.is_incomplete());
+        Row { id: *id, time, incomplete, reasons: reasons.clone() }
+    };
+    let (keep, forget) = judged.rows().map(row).partition(|row| left.is_some() || !row.reasons.is_empty());
+    let GroupKey { name, holder, host } = group.key.clone();
+    let left = left.map(|doubt| doubt.to_string());
+    let group = Group { name, holder, host, disks: group.disk_names(), left, keep, forget };
+    if group.left.is_none() && group.keep.iter().all(|row| row.reasons == [Reason::Newest]) {
+        return Err(Failure::usage(format!(
+            "the rules keep none of the {} of {}",
+            units::count(candidates.len() as u64, "snapshot", "snapshots"),
+            title(&group)
+        ))
+        .hinted("name the snapshots if that is meant"));
+    }
+    Ok(group)
+}
+
+/// Says how groups can be joined that may be one disk under several names.
+fn say_what_joins(groups: &[policy::Group<'_>], by: GroupBy, global: Global) {
+    let mut said = Vec::new();
+    for (place, group) in groups.iter().enumerate() {
+        let is_like = |other: &&policy::Group<'_>| group.differs_only_in_names(other);
+        let alike = groups[place + 1..].iter().filter(is_like).count();
+        if alike == 0 || said.contains(&&group.key) {
+            continue;
+        }
+        said.push(&group.key);
+        let name = group.key.name.as_deref().unwrap_or("all names");
+        let by = GroupBy { disks: false, ..by };
+        let count = units::count(alike as u64 + 1, "group", "groups");
+        let text = format!(
+            "{count} of \"{}\" differ only in the names of disks; if they are the same disks, judge them together with \
+             --group-by {by}",
+            name.escape_debug()
+        );
+        output::note(&text, global);
+    }
+}
+
+/// `vm (sda, sdb; host web; key of admin)`
+fn title(group: &Group) -> String {
+    let disks = Some(group.disks.join(", ")).filter(|disks| !disks.is_empty());
+    let host = group.host.as_ref().map(|host| format!("host {host}"));
+    let holder = group.holder.as_ref().map(|holder| format!("key of {holder}"));
+    let facts: Vec<_> = [disks, host, holder].into_iter().flatten().collect();
+    printable(&format!("{} ({})", group.name.as_deref().unwrap_or("all names"), facts.join("; ")))
 }
 
 /// The snapshots that are named, each of which must be exactly one. A whole id names also one that cannot be read.
@@ -244,18 +320,17 @@ fn one_of(snapshots: &[Snapshot], wanted: &str) -> Result<Id, Failure> {
 fn text(groups: &[Group], doomed: &[Id], dry_run: bool) -> String {
     let mut text = String::new();
     for group in groups {
-        text += &format!(
-            "{} ({}; key of {}):\n",
-            printable(&group.name),
-            printable(&group.disks.join(", ")),
-            printable(&group.signer)
-        );
+        text += &format!("{}:\n", title(group));
+        if let Some(left) = &group.left {
+            text += &format!("left as it is: {}\n", printable(left));
+        }
         let mut rows = vec![["", "id", "time", "because"].map(str::to_owned)];
         let mut all: Vec<(&Row, &str)> = group.keep.iter().map(|row| (row, "keep")).collect();
         all.extend(group.forget.iter().map(|row| (row, "forget")));
         all.sort_by(|(one, _), (other, _)| (&other.time, other.id).cmp(&(&one.time, one.id)));
         for (row, what) in all {
-            let reasons: Vec<String> = row.reasons.iter().map(Reason::to_string).collect();
+            let mut reasons: Vec<String> = row.reasons.iter().map(Reason::to_string).collect();
+            reasons.extend(row.incomplete.then(|| "incomplete".to_owned()));
             let id = row.id.to_string()[..SHOWN_DIGITS].to_owned();
             rows.push([what.to_owned(), id, printable(&row.time), reasons.join(", ")]);
         }

@@ -1,6 +1,6 @@
 //! `tintype snapshots`
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use clap::Args as ClapArgs;
 use jiff::Timestamp;
@@ -13,6 +13,7 @@ use super::escape::printable;
 use super::failure::Failure;
 use super::repository_args::RepositoryArgs;
 use super::{Global, Outcome, output, units};
+use crate::error::{Error, Kind};
 use crate::repository::ledger::Boot;
 use crate::repository::snapshots::{Listing, Snapshot};
 
@@ -81,11 +82,20 @@ struct Disk<'a> {
     unreadable_bytes: u64,
 }
 
+/// Nothing is known by this name.
+pub fn no_such_name(name: &str) -> Failure {
+    let message = format!("find the snapshots named \"{}\": there are none", name.escape_debug());
+    Error::new(Kind::NoSnapshot, message).into()
+}
+
 pub fn run(args: &Args, global: Global) -> Result<Outcome, Failure> {
     let repository = args.repository.open()?;
     let mut listing = repository.snapshots()?;
     if let Some(name) = &args.name {
         listing.snapshots.retain(|snapshot| snapshot.manifest.name == *name);
+        if listing.snapshots.is_empty() {
+            return Err(no_such_name(name));
+        }
     }
     let damaged: Vec<String> = listing.damaged.iter().map(|(id, cause)| format!("snapshot {id}: {cause}")).collect();
     damaged.iter().for_each(|text| output::warn(text, global));
@@ -139,9 +149,13 @@ fn text(listing: &Listing, boots: &Boots) -> String {
         return "no snapshots\n".to_owned();
     }
     let holders = holders(listing);
+    let hosts: BTreeSet<&str> = listing.snapshots.iter().map(|snapshot| snapshot.manifest.host.as_str()).collect();
     let mut rows = vec![
-        ["id", "time", "name", "holder", "disks", "size", "changed", "stored", "state", "missing", "tags", "boots"]
-            .map(str::to_owned),
+        [
+            "id", "time", "name", "holder", "host", "disks", "size", "changed", "stored", "state", "missing", "tags",
+            "boots",
+        ]
+        .map(str::to_owned),
     ];
     for (snapshot, holder) in listing.snapshots.iter().zip(holders) {
         let Snapshot { id, manifest, .. } = snapshot;
@@ -152,6 +166,7 @@ fn text(listing: &Listing, boots: &Boots) -> String {
             printable(&manifest.time),
             printable(&manifest.name),
             holder,
+            if hosts.len() > 1 { printable(&manifest.host) } else { String::new() },
             printable(&manifest.disks.iter().map(|disk| disk.name.as_str()).collect::<Vec<_>>().join(",")),
             units::size(sum(&|disk| disk.size_bytes)),
             units::size(sum(&|disk| disk.statistics.changed_bytes)),
@@ -163,7 +178,8 @@ fn text(listing: &Listing, boots: &Boots) -> String {
         ]);
     }
     let says_nothing = |column: usize| rows.iter().skip(1).all(|row| row[column].is_empty());
-    let left_out: Vec<_> = [HOLDER, STATE, MISSING, BOOTS].into_iter().filter(|column| says_nothing(*column)).collect();
+    let columns = [HOLDER, HOST, STATE, MISSING, BOOTS];
+    let left_out: Vec<_> = columns.into_iter().filter(|column| says_nothing(*column)).collect();
     let mut shown = rows.into_iter().map(Vec::from).collect::<Vec<_>>();
     for column in left_out.into_iter().rev() {
         shown.iter_mut().for_each(|row| drop(row.remove(column)));
@@ -173,9 +189,10 @@ fn text(listing: &Listing, boots: &Boots) -> String {
 
 /// The columns that are left out where nobody needs them.
 const HOLDER: usize = 3;
-const STATE: usize = 8;
-const MISSING: usize = 9;
-const BOOTS: usize = 11;
+const HOST: usize = 4;
+const STATE: usize = 9;
+const MISSING: usize = 10;
+const BOOTS: usize = 12;
 
 /// The mark of an incomplete snapshot: how much of its disks could not be read.
 fn missing(manifest: &Manifest) -> String {

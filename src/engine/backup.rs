@@ -132,9 +132,8 @@ fn back_up_once(
         }
         (result, None) => return result.map(|disks| BackedUp { snapshot: None, parent: None, disks }),
     };
-    let parent = parent.map(|parent| parent.id);
     if options.dry_run {
-        return Ok(BackedUp { snapshot: None, parent, disks: records });
+        return Ok(BackedUp { snapshot: None, parent: parent.map(|parent| parent.id), disks: records });
     }
     let mut manifest = Manifest {
         schema: Manifest::SCHEMA,
@@ -143,14 +142,19 @@ fn back_up_once(
         time: time::now(),
         host: options.host.clone(),
         tags: options.tags.clone(),
-        parent,
+        parent: parent.as_ref().map(|parent| parent.id),
         original: None,
         program: PROGRAM.to_owned(),
         consistency: options.consistency.clone(),
         disks: records,
         machine: None,
     };
+    let now = manifest.time.clone();
     amend(&mut manifest);
+    if let Some(parent) = &parent {
+        check_clock(parent, &mut manifest, &now, progress);
+    }
+    let parent = manifest.parent;
     progress.check_cancelled()?;
     let snapshot = session.commit(&manifest)?;
     Ok(BackedUp { snapshot: Some(snapshot), parent, disks: manifest.disks })
@@ -187,6 +191,29 @@ fn counterpart<'a>(before: &'a [DiskRecord], disk: &BackupDisk<'_>, alone: bool)
     let same = named.filter(is_same).or_else(|| before.iter().find(is_same));
     let only = before.first().filter(|_| alone && before.len() == 1);
     same.or(named).or(only)
+}
+
+/// How long after its parent a snapshot may be without a word, in seconds.
+const LONG_AFTER_S: i64 = 30 * 24 * 60 * 60;
+
+/// Warns if the time of a snapshot and its parent's do not fit: a policy has nothing but these times. A snapshot that was given an
+/// older time than now was not made from a parent that came later.
+fn check_clock(parent: &Snapshot, manifest: &mut Manifest, now: &str, progress: &Progress) {
+    let times = time::parse(&manifest.time).zip(time::parse(&parent.manifest.time));
+    let Some((own, before)) = times else { return };
+    if manifest.time != now {
+        manifest.parent = manifest.parent.filter(|_| before <= own);
+    } else if own < before {
+        progress.note(format!(
+            "the snapshot's time, {own}, is before its parent's, {before}: check this computer's clock; policies go by these \
+             times"
+        ));
+    } else if own.as_second() - before.as_second() > LONG_AFTER_S {
+        progress.note(format!(
+            "the snapshot's time, {own}, is more than 30 days after its parent's, {before}: check this computer's clock if \
+             there were backups since"
+        ));
+    }
 }
 
 /// Returns a warning if the parent has another disk of this name.

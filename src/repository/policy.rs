@@ -1,8 +1,12 @@
 //! Which snapshots a retention policy keeps.
 //!
-//! Snapshots are judged in groups, of the same name, signer and disks: what one holder of keys adds cannot push out what
+//! Snapshots are judged in [`groups()`], of the same name, key owner, host and disks: what one key owner adds cannot push out what
 //! another has. Within a group there are only the times in the manifests, which their signer says: who holds a stolen key can
-//! fill the newest places of its own group. What it says to be of the future is kept and takes no place.
+//! fill the newest places of its own group. What it says to be of the future is kept and takes no place; where times look wrong,
+//! there is a [`Doubt`]. Incomplete snapshots are judged by the same rules in a list of their own.
+
+mod doubt;
+mod groups;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -15,6 +19,9 @@ use tintype_formats::tin::id::Id;
 
 use super::snapshots::Snapshot;
 use super::time;
+
+pub use doubt::{Doubt, Times, doubt};
+pub use groups::{Group, GroupBy, GroupKey, groups};
 
 /// How far clocks may be apart before a snapshot is of the future, in seconds.
 const CLOCK_SKEW_S: i64 = 24 * 60 * 60;
@@ -155,6 +162,8 @@ pub enum Reason {
     Future,
     /// Its time is none.
     NoTime,
+    /// No rule keeps it, but it is the newest of its list: the newest complete one, or the newest incomplete one.
+    Newest,
 }
 
 impl fmt::Display for Reason {
@@ -171,6 +180,7 @@ impl fmt::Display for Reason {
             Reason::Tag => "tag",
             Reason::Future => "future",
             Reason::NoTime => "no time",
+            Reason::Newest => "newest",
         })
     }
 }
@@ -184,12 +194,15 @@ pub struct Candidate<'a> {
     pub time: Option<Timestamp>,
     /// What is written on it.
     pub tags: &'a BTreeMap<String, String>,
+    /// True if a part of its disks could not be read.
+    pub is_incomplete: bool,
 }
 
 impl<'a> Candidate<'a> {
     /// What a policy looks at of a snapshot.
     pub fn of(snapshot: &'a Snapshot) -> Candidate<'a> {
-        Candidate { id: snapshot.id, time: time::parse(&snapshot.manifest.time), tags: &snapshot.manifest.tags }
+        let (time, is_incomplete) = (time::parse(&snapshot.manifest.time), snapshot.is_incomplete());
+        Candidate { id: snapshot.id, time, tags: &snapshot.manifest.tags, is_incomplete }
     }
 }
 
@@ -245,63 +258,84 @@ fn week(time: &Zoned) -> (i16, i32) {
     (week.year(), i32::from(week.week()))
 }
 
-/// Says of each snapshot of a group why it is kept; those without a reason are to go. They come out the newest first.
-pub fn judge(policy: &Policy, group: &[Candidate<'_>], zone: &TimeZone, now: Timestamp) -> Vec<(Id, Vec<Reason>)> {
-    let horizon = now.as_second().saturating_add(CLOCK_SKEW_S);
-    let (mut timed, mut judged) = (Vec::new(), Vec::new());
-    for candidate in group {
-        match candidate.time {
-            None => judged.push((candidate.id, vec![Reason::NoTime])),
-            Some(time) if time.as_second() > horizon => judged.push((candidate.id, vec![Reason::Future])),
-            Some(time) => timed.push((time, candidate)),
+/// What a policy says of the snapshots of a group: why each is kept. Those without a reason go.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Judged {
+    /// The complete ones, the newest first.
+    pub complete: Vec<(Id, Vec<Reason>)>,
+    /// The incomplete ones, the newest first.
+    pub incomplete: Vec<(Id, Vec<Reason>)>,
+}
+
+impl Judged {
+    /// All of them.
+    pub fn rows(&self) -> impl Iterator<Item = &(Id, Vec<Reason>)> {
+        self.complete.iter().chain(&self.incomplete)
+    }
+}
+
+/// Judges a group. The newest complete snapshot and the newest incomplete one always stay, and no incomplete one takes the place
+/// of a complete one.
+pub fn judge(policy: &Policy, group: &[Candidate<'_>], zone: &TimeZone, now: Timestamp) -> Judged {
+    let (incomplete, complete): (Vec<_>, Vec<_>) = group.iter().partition(|candidate| candidate.is_incomplete);
+    let (complete, incomplete) = (List::of(&complete, now), List::of(&incomplete, now));
+    // Incomplete snapshots must not pile up because no other incomplete one came later.
+    let newest = incomplete.newest().max(complete.newest());
+    Judged {
+        complete: complete.judge(policy, zone, complete.newest()),
+        incomplete: incomplete.judge(policy, zone, newest),
+    }
+}
+
+/// Snapshots that compete for the same places, the newest first.
+struct List<'a> {
+    timed: Vec<(Timestamp, &'a Candidate<'a>)>,
+    /// Those that no rule applies to.
+    untimed: Vec<(Id, Reason)>,
+}
+
+impl<'a> List<'a> {
+    fn of(candidates: &[&'a Candidate<'a>], now: Timestamp) -> List<'a> {
+        let horizon = now.as_second().saturating_add(CLOCK_SKEW_S);
+        let (mut timed, mut untimed) = (Vec::new(), Vec::new());
+        for candidate in candidates {
+            match candidate.time {
+                None => untimed.push((candidate.id, Reason::NoTime)),
+                Some(time) if time.as_second() > horizon => untimed.push((candidate.id, Reason::Future)),
+                Some(time) => timed.push((time, *candidate)),
+            }
         }
+        timed.sort_by(|(one, a), (other, b)| (other, b.id).cmp(&(one, a.id)));
+        List { timed, untimed }
     }
-    timed.sort_by(|(one, a), (other, b)| (other, b.id).cmp(&(one, a.id)));
-    let newest = timed.first().map(|(time, _)| time.to_zoned(zone.clone()));
-    let since = newest.as_ref().zip(policy.within).map(|(newest, within)| within.before(newest));
-    let mut rules = Rule::all(policy);
-    let oldest = timed.len().saturating_sub(1);
-    for (place, (time, candidate)) in timed.iter().enumerate() {
-        let zoned = time.to_zoned(zone.clone());
-        let mut reasons: Vec<Reason> =
-            rules.iter_mut().filter_map(|rule| rule.judge(&zoned, place == oldest)).collect();
-        // A span that leads to before the begin of time holds everything.
-        let is_within = since.is_some_and(|since| since.is_none_or(|since| *time >= since));
-        reasons.extend(is_within.then_some(Reason::Within));
-        let has = |(key, value): &(String, String)| candidate.tags.get(key) == Some(value);
-        reasons.extend(policy.tags.iter().any(has).then_some(Reason::Tag));
-        reasons.sort_unstable();
-        reasons.dedup();
-        judged.push((candidate.id, reasons));
-    }
-    judged
-}
 
-/// What snapshots have in common that are judged together.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub struct GroupKey {
-    /// The name.
-    pub name: String,
-    /// The name, and the signing key, of who backed it up.
-    pub signer: (String, [u8; 32]),
-    /// The names of the disks.
-    pub disks: Vec<String>,
-}
-
-/// The snapshots in their groups.
-pub fn groups(snapshots: &[Snapshot]) -> BTreeMap<GroupKey, Vec<&Snapshot>> {
-    let mut groups: BTreeMap<GroupKey, Vec<&Snapshot>> = BTreeMap::new();
-    for snapshot in snapshots {
-        let mut disks: Vec<String> = snapshot.manifest.disks.iter().map(|disk| disk.name.clone()).collect();
-        disks.sort();
-        let key = GroupKey {
-            name: snapshot.manifest.name.clone(),
-            signer: (snapshot.origin.name.clone(), snapshot.origin.signing),
-            disks,
-        };
-        groups.entry(key).or_default().push(snapshot);
+    fn newest(&self) -> Option<Timestamp> {
+        self.timed.first().map(|(time, _)| *time)
     }
-    groups
+
+    /// `newest` is the time that the window is counted from.
+    fn judge(&self, policy: &Policy, zone: &TimeZone, newest: Option<Timestamp>) -> Vec<(Id, Vec<Reason>)> {
+        let newest = newest.map(|time| time.to_zoned(zone.clone()));
+        let since = newest.as_ref().zip(policy.within).map(|(newest, within)| within.before(newest));
+        let mut rules = Rule::all(policy);
+        let oldest = self.timed.len().saturating_sub(1);
+        let mut judged: Vec<(Id, Vec<Reason>)> = self.untimed.iter().map(|(id, reason)| (*id, vec![*reason])).collect();
+        for (place, (time, candidate)) in self.timed.iter().enumerate() {
+            let zoned = time.to_zoned(zone.clone());
+            let mut reasons: Vec<Reason> =
+                rules.iter_mut().filter_map(|rule| rule.judge(&zoned, place == oldest)).collect();
+            // A span that leads to before the begin of time holds everything.
+            let is_within = since.is_some_and(|since| since.is_none_or(|since| *time >= since));
+            reasons.extend(is_within.then_some(Reason::Within));
+            let has = |(key, value): &(String, String)| candidate.tags.get(key) == Some(value);
+            reasons.extend(policy.tags.iter().any(has).then_some(Reason::Tag));
+            reasons.extend((place == 0 && reasons.is_empty()).then_some(Reason::Newest));
+            reasons.sort_unstable();
+            reasons.dedup();
+            judged.push((candidate.id, reasons));
+        }
+        judged
+    }
 }
 
 #[cfg(test)]

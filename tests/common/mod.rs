@@ -3,6 +3,7 @@
 #![allow(dead_code)]
 
 pub mod block;
+pub mod clock;
 pub mod nbd;
 
 use std::ffi::OsStr;

@@ -17,9 +17,14 @@ fn kept_in(policy: &Policy, times: &[&str], zone: &TimeZone) -> Vec<(u8, Vec<Rea
     let tags = BTreeMap::new();
     let candidates: Vec<Candidate<'_>> = (0..)
         .zip(times)
-        .map(|(number, text)| Candidate { id: Id([number; 16]), time: text.parse().ok(), tags: &tags })
+        .map(|(number, text)| Candidate {
+            id: Id([number; 16]),
+            time: text.parse().ok(),
+            tags: &tags,
+            is_incomplete: false,
+        })
         .collect();
-    let mut judged = judge(policy, &candidates, zone, time("2026-11-23T12:00:00Z"));
+    let mut judged = judge(policy, &candidates, zone, time("2026-11-23T12:00:00Z")).complete;
     judged.retain(|(_, reasons)| !reasons.is_empty());
     let mut kept: Vec<(u8, Vec<Reason>)> = judged.into_iter().map(|(id, reasons)| (id.0[0], reasons)).collect();
     kept.sort();
@@ -113,17 +118,28 @@ fn policies() -> impl Strategy<Value = Policy> {
     })
 }
 
-/// Judges snapshots that are so many minutes older than a certain time.
+/// Judges complete snapshots that are so many minutes older than a certain time.
 fn keeps(policy: &Policy, ages: &[u32]) -> Vec<bool> {
+    let complete: Vec<(u32, bool)> = ages.iter().map(|age| (*age, false)).collect();
+    keeps_mixed(policy, &complete)
+}
+
+/// The same of snapshots each of which may be incomplete.
+fn keeps_mixed(policy: &Policy, ages: &[(u32, bool)]) -> Vec<bool> {
     let tags = BTreeMap::new();
     let now = time("2026-11-23T12:00:00Z");
     let at = |age: u32| Timestamp::from_second(now.as_second() - i64::from(age) * 60).expect("a time");
     let candidates: Vec<Candidate<'_>> = (0u8..)
         .zip(ages)
-        .map(|(number, age)| Candidate { id: Id([number; 16]), time: Some(at(*age)), tags: &tags })
+        .map(|(number, (age, is_incomplete))| Candidate {
+            id: Id([number; 16]),
+            time: Some(at(*age)),
+            tags: &tags,
+            is_incomplete: *is_incomplete,
+        })
         .collect();
     let mut kept = vec![false; ages.len()];
-    for (id, reasons) in judge(policy, &candidates, &TimeZone::UTC, now) {
+    for (id, reasons) in judge(policy, &candidates, &TimeZone::UTC, now).rows() {
         kept[usize::from(id.0[0])] = !reasons.is_empty();
     }
     kept
@@ -133,12 +149,49 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(256))]
 
     #[test]
+    fn the_newest_complete_and_the_newest_incomplete_stay(
+        policy in policies(),
+        ages in prop::collection::vec((0u32..2_000_000, any::<bool>()), 1..60),
+    ) {
+        let kept = keeps_mixed(&policy, &ages);
+        for list in [false, true] {
+            let newest = ages.iter().filter(|(_, of)| *of == list).map(|(age, _)| age).min();
+            let stays = |(age, kept): (&(u32, bool), &bool)| Some(&age.0) == newest && age.1 == list && *kept;
+            prop_assert!(newest.is_none() || ages.iter().zip(&kept).any(stays));
+        }
+    }
+
+    #[test]
+    fn no_complete_snapshot_goes_because_of_an_incomplete_one(
+        policy in policies(),
+        ages in prop::collection::vec((0u32..2_000_000, any::<bool>()), 1..60),
+    ) {
+        let mixed = keeps_mixed(&policy, &ages);
+        let kept: Vec<bool> = ages.iter().zip(mixed).filter(|((_, is_incomplete), _)| !is_incomplete).map(|(_, kept)| kept).collect();
+        let alone: Vec<u32> = ages.iter().filter(|(_, is_incomplete)| !is_incomplete).map(|(age, _)| *age).collect();
+        prop_assert_eq!(kept, keeps(&policy, &alone));
+    }
+
+    #[test]
+    fn incomplete_snapshots_do_not_pile_up(
+        policy in policies(),
+        ages in prop::collection::vec((0u32..2_000_000, any::<bool>()), 1..60),
+    ) {
+        // No more than if they were complete, the one newest apart.
+        let count = |kept: &[bool]| kept.iter().filter(|kept| **kept).count();
+        let incomplete: Vec<u32> = ages.iter().filter(|(_, is_incomplete)| *is_incomplete).map(|(age, _)| *age).collect();
+        let mixed = keeps_mixed(&policy, &ages);
+        let kept: Vec<bool> = ages.iter().zip(mixed).filter(|((_, is_incomplete), _)| *is_incomplete).map(|(_, kept)| kept).collect();
+        prop_assert!(count(&kept) <= count(&keeps(&policy, &incomplete)));
+    }
+
+    #[test]
     fn a_policy_that_says_something_keeps_the_newest(policy in policies(), ages in prop::collection::vec(0u32..2_000_000, 1..60)) {
         let kept = keeps(&policy, &ages);
         let newest = ages.iter().min().expect("one");
         let keeps_newest = ages.iter().zip(&kept).any(|(age, kept)| age == newest && *kept);
-        prop_assert_eq!(keeps_newest, !policy.is_empty());
-        prop_assert!(!policy.is_empty() || kept.iter().all(|kept| !kept));
+        prop_assert!(keeps_newest);
+        prop_assert!(!policy.is_empty() || kept.iter().filter(|kept| **kept).count() == 1);
     }
 
     #[test]
@@ -159,6 +212,6 @@ proptest! {
     fn one_place_per_rule(last in 0u32..9, ages in prop::collection::vec(0u32..2_000_000, 1..60)) {
         let policy = Policy { last: Count::Of(last), ..Policy::default() };
         let kept = keeps(&policy, &ages).into_iter().filter(|kept| *kept).count();
-        prop_assert_eq!(kept, ages.len().min(last as usize));
+        prop_assert_eq!(kept, ages.len().min(last.max(1) as usize));
     }
 }
