@@ -178,17 +178,19 @@ fn a_device_is_read_to_its_odd_end() {
         return;
     }
     let sandbox = Sandbox::new();
-    for (sector_bytes, odd_bytes) in [(512, 512), (4096, 512), (4096, 3584), (4096, 0)] {
+    for (sector_bytes, odd_bytes) in [(512, 512), (4096, 4096), (4096, 512), (4096, 3584), (4096, 0)] {
         let source = sandbox.raw_disk("source.raw", 3 * MIB + odd_bytes, 12);
         let mut expected = fs::read(&source).unwrap();
         let end = expected.len();
         expected[end - 700..].fill(0x5a);
         fs::write(&source, &expected).unwrap();
         let device = LoopDevice::over(&source, sector_bytes);
-        let size: usize = sandbox.tool("blockdev", ["--getsize64", device.name()]).trim().parse().unwrap();
+        // The kernel reads no part of a sector: nobody can have those bytes.
+        let readable = end - end % sector_bytes as usize;
         let about = format!("sectors of {sector_bytes} bytes, {odd_bytes} bytes more");
-        sandbox.run(["convert", device.name(), "a.raw", "--force"]).ok();
-        assert_holds(&sandbox.path("a.raw"), &expected[..size], &about);
+        let run = sandbox.run(["convert", device.name(), "a.raw", "--force"]).ok();
+        assert_eq!(run.stderr.contains("they are left out"), readable < end, "{about}: {}", run.stderr);
+        assert_holds(&sandbox.path("a.raw"), &expected[..readable], &about);
         sandbox.run(["convert", device.name(), "b.raw", "--force", "--offset", "1536", "--size", "1M"]).ok();
         assert_holds(&sandbox.path("b.raw"), &expected[1536..1536 + MIB as usize], &about);
         drop(device);

@@ -28,9 +28,11 @@ const PAGE_BYTES: u64 = 4096;
 pub struct DeviceFile {
     /// Opened with `O_DIRECT`; none where that is refused.
     direct: Option<File>,
-    /// Reads through the page cache: all of the device if it has to be, and a last part of a sector.
+    /// Reads through the page cache, if it has to be.
     cached: File,
+    /// Whole sectors: the kernel reads no part of one, in no way.
     len_bytes: u64,
+    left_out_bytes: u64,
     sector_bytes: u64,
     bounces: Mutex<Vec<AlignedBuffer>>,
 }
@@ -47,10 +49,17 @@ impl DeviceFile {
     }
 
     fn of_files(direct: Option<File>, cached: File, sector_bytes: u64) -> io::Result<Self> {
-        let len_bytes = rustix::fs::seek(&cached, SeekFrom::End(0))?;
+        let all_bytes = rustix::fs::seek(&cached, SeekFrom::End(0))?;
+        let left_out_bytes = all_bytes % sector_bytes;
         // Reading ahead would fill the cache beyond what is dropped again.
         let _ = rustix::fs::fadvise(&cached, 0, None, Advice::Random);
-        Ok(DeviceFile { direct, cached, len_bytes, sector_bytes, bounces: Mutex::default() })
+        let len_bytes = all_bytes - left_out_bytes;
+        Ok(DeviceFile { direct, cached, len_bytes, left_out_bytes, sector_bytes, bounces: Mutex::default() })
+    }
+
+    /// Returns how many bytes at the end are not a whole sector, so that nothing can read them.
+    pub fn left_out_bytes(&self) -> u64 {
+        self.left_out_bytes
     }
 
     /// Returns true if the device is read past the page cache, and not through it.
@@ -65,11 +74,6 @@ impl DeviceFile {
         let refusals = [Errno::INVAL, Errno::OPNOTSUPP].map(|errno| Some(errno.raw_os_error()));
         self.len_bytes >= self.sector_bytes
             && direct.read_at(&mut sector, 0).is_err_and(|cause| refusals.contains(&cause.raw_os_error()))
-    }
-
-    /// The end of the last whole sector.
-    fn whole_sectors_end(&self) -> u64 {
-        self.len_bytes - self.len_bytes % self.sector_bytes
     }
 
     fn read_direct(&self, direct: &File, host_offset: u64, buffer: &mut [u8]) -> io::Result<()> {
@@ -126,13 +130,10 @@ impl HostFile for DeviceFile {
         if end.is_none_or(|end| end > self.len_bytes) {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
-        let Some(direct) = &self.direct else { return self.read_cached(host_offset, buffer) };
-        let whole = self.whole_sectors_end().saturating_sub(host_offset).min(buffer.len() as u64) as usize;
-        let (sectors, last_part) = buffer.split_at_mut(whole);
-        if !sectors.is_empty() {
-            self.read_direct(direct, host_offset, sectors)?;
+        match &self.direct {
+            Some(direct) => self.read_direct(direct, host_offset, buffer),
+            None => self.read_cached(host_offset, buffer),
         }
-        if last_part.is_empty() { Ok(()) } else { self.read_cached(host_offset + whole as u64, last_part) }
     }
 }
 
@@ -165,10 +166,11 @@ mod tests {
         let file = file_of(&bytes);
         for (is_direct, sector_bytes) in [(true, 512), (true, 4096), (false, 512)] {
             let device = open(file.path(), is_direct, sector_bytes);
-            assert_eq!(device.is_direct(), is_direct);
+            let bytes = &bytes[..bytes.len() - bytes.len() % sector_bytes as usize];
+            assert_eq!((device.is_direct(), device.len_bytes().unwrap()), (is_direct, bytes.len() as u64));
             std::thread::scope(|scope| {
                 for thread in 0..8 {
-                    let (device, bytes) = (&device, &bytes);
+                    let device = &device;
                     scope.spawn(move || {
                         let mut random = Random(thread);
                         for _ in 0..30 {

@@ -85,7 +85,7 @@ pub fn open_disk(path: &Path, options: &OpenOptions, parent: Option<&Path>) -> R
         return open_device(file, device, path, options.choice()).on_path(path);
     }
     let gate = FolderGate::beside(path, Arc::new(options.references.clone()));
-    let remarks = device.iter().filter_map(|device| device.remark(path)).collect();
+    let remarks = device.iter().flat_map(|device| device.remarks(path)).collect();
     let mut disk = Disk::open(file, format, options.choice(), gate).on_path(path)?;
     if let Some(parent) = parent {
         let metadata =
@@ -140,7 +140,7 @@ fn open_device(file: OpenFile, device: &Device, path: &Path, choice: Choice<'_>)
         return Err(ImageError::no_such_snapshot(snapshot, &[]).into());
     }
     let disk = PhysicalDisk::new(file, device.sector_bytes)?;
-    let (remarks, watch) = (device.remark(path).into_iter().collect(), Watch::begin(path, disk.host_files()));
+    let (remarks, watch) = (device.remarks(path), Watch::begin(path, disk.host_files()));
     Ok(OpenedDisk { disk: Box::new(disk), layers: Vec::new(), snapshots: 0, remarks, watch })
 }
 
@@ -194,17 +194,25 @@ struct Host {
 struct Device {
     sector_bytes: (u32, u32),
     is_direct: bool,
+    left_out_bytes: u64,
 }
 
 impl Device {
-    fn remark(&self, path: &Path) -> Option<String> {
-        (!self.is_direct).then(|| {
+    fn remarks(&self, path: &Path) -> Vec<String> {
+        let (path, left_out_bytes, sector_bytes) = (path.display(), self.left_out_bytes, self.sector_bytes.0);
+        let through_cache = (!self.is_direct).then(|| {
             format!(
-                "{}: the device refuses direct reads; it is read through the page cache, which is dropped around every \
-                 read",
-                path.display()
+                "{path}: the device refuses direct reads; it is read through the page cache, which is dropped around every \
+                 read"
             )
-        })
+        });
+        let left_out = (left_out_bytes > 0).then(|| {
+            format!(
+                "{path}: the last {left_out_bytes} bytes are not a whole sector of {sector_bytes} bytes, so the system \
+                 cannot read them; they are left out"
+            )
+        });
+        through_cache.into_iter().chain(left_out).collect()
     }
 }
 
@@ -246,7 +254,7 @@ fn device_file(device: File, path: &Path, read_repeatedly: bool) -> Result<(Open
     let sector_bytes =
         physical_disk::sector_bytes(&device).map_err(|cause| Error::io("find out the sector size", cause))?;
     let file = DeviceFile::new(device).map_err(|cause| Error::io("open the device for direct reads", cause))?;
-    let device = Device { sector_bytes, is_direct: file.is_direct() };
+    let device = Device { sector_bytes, is_direct: file.is_direct(), left_out_bytes: file.left_out_bytes() };
     let file: Arc<dyn HostFile> = match read_repeatedly {
         true => Arc::new(CachedDevice::new(file).map_err(|cause| Error::io("find out the device's size", cause))?),
         false => Arc::new(file),

@@ -74,7 +74,10 @@ impl OutputFile {
 
 impl HostFile for OutputFile {
     fn len_bytes(&self) -> io::Result<u64> {
-        Ok(rustix::fs::seek(&self.file, rustix::fs::SeekFrom::End(0))?)
+        match &self.device {
+            Some(device) => device.len_bytes(),
+            None => Ok(rustix::fs::seek(&self.file, rustix::fs::SeekFrom::End(0))?),
+        }
     }
 
     fn read_exact_at(&self, host_offset: u64, buffer: &mut [u8]) -> io::Result<()> {
