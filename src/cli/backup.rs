@@ -162,6 +162,7 @@ pub fn run(args: &Args, global: Global) -> Result<Outcome, Failure> {
     let mut sources = addresses.map(|address| open(args, address, global)).collect::<Result<Vec<_>, _>>()?;
     let in_use = admit(args, &mut sources, global)?;
     let repository = args.input.secrets.open(&args.repo)?;
+    repository.require_adds("backup")?;
     let mut disks: Vec<BackupDisk<'_>> = sources
         .iter_mut()
         .zip(&args.sources)

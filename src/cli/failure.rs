@@ -91,14 +91,13 @@ fn exit_code(kind: Kind) -> u8 {
         Kind::Usage | Kind::Image(ErrorKind::InvalidOption) => 2,
         Kind::VerificationFailed => 4,
         Kind::NoRepository => 10,
-        Kind::WrongKey | Kind::Image(ErrorKind::WrongKey) => 12,
+        Kind::WrongKey | Kind::Denied | Kind::Image(ErrorKind::WrongKey) => 12,
         Kind::NoSpace => 13,
         Kind::TargetTooSmall => 14,
         Kind::Cancelled => 130,
         Kind::Image(_)
         | Kind::Io
         | Kind::NoSnapshot
-        | Kind::Denied
         | Kind::Fenced
         | Kind::TargetExists
         | Kind::TargetUnfit
@@ -152,6 +151,7 @@ fn hint(error: &Error) -> Option<&'static str> {
         Kind::NoRepository => "\"tintype init\" makes one",
         Kind::NoSnapshot => "\"tintype snapshots\" lists what there is",
         Kind::Fenced => "run it again: what is stored already is not stored twice",
+        Kind::Denied => "use a key of another role; \"tintype key list\" shows the keys and their roles",
         Kind::WrongKey | Kind::Image(ErrorKind::WrongKey) => {
             "check which passphrase or key file was given, and what its role may do"
         }

@@ -65,6 +65,7 @@ struct Imported {
 pub fn run(args: &Args, global: Global) -> Result<Outcome, Failure> {
     let began = Instant::now();
     let repository = args.repository.open()?;
+    repository.require_adds("import")?;
     let mut file = sources::open_host_file(&args.file)?;
     file.secrets = match &args.file_password_file {
         Some(path) => args.repository.secrets.with_password_file(path).for_images(),

@@ -87,13 +87,15 @@ pub struct RotateArgs {
 
 #[derive(Debug, Clone, Copy, clap::ValueEnum)]
 enum RoleChoice {
-    /// Backs up, and reads nothing back
+    /// Backs up, and cannot read disks
     Write,
-    /// Backs up and restores
+    /// Restores and verifies, and adds nothing
     Read,
-    /// Prunes and verifies, and reads no disk
+    /// Backs up and restores, and cannot forget
+    Use,
+    /// Forgets, prunes, verifies and backs up, and cannot read disks
     Maintain,
-    /// Everything, also forget and keys for others
+    /// Does everything, and makes keys for others
     Admin,
 }
 
@@ -102,6 +104,7 @@ impl From<RoleChoice> for Role {
         match choice {
             RoleChoice::Write => Role::Write,
             RoleChoice::Read => Role::Read,
+            RoleChoice::Use => Role::Use,
             RoleChoice::Maintain => Role::Maintain,
             RoleChoice::Admin => Role::Admin,
         }
@@ -201,7 +204,10 @@ fn add(args: &AddArgs, global: Global) -> Result<Outcome, Failure> {
             repository.require_root("add a key")?;
             repository.add_holder(role, name, &args.new.secret()?, label, Cost::default())?
         }
-        None => repository.add_own_slot(&args.new.secret()?, label, Cost::default())?,
+        None => {
+            repository.require_adds("add a key")?;
+            repository.add_own_slot(&args.new.secret()?, label, Cost::default())?
+        }
     };
     let role = role.unwrap_or_else(|| repository.ring().role());
     report_slot(id, &format!("made key {id} with the role {role} for {name}"), global)

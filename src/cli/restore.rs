@@ -92,11 +92,7 @@ pub fn run(args: &Args, global: Global) -> Result<Outcome, Failure> {
             .hinted("\"tintype convert REPO::SNAPSHOT -\" writes a disk to standard output"));
     }
     let repository = args.repository.open()?;
-    if !repository.ring().can_read_data() {
-        let role = repository.ring().role();
-        let message = format!("restore: this takes a key with the role read or admin, this is a {role} key");
-        return Err(Error::new(Kind::WrongKey, message).into());
-    }
+    repository.require_data("restore")?;
     let snapshot = repository.resolve(&args.snapshot)?;
     let mut complete = true;
     for (record, path) in targets(args, &snapshot)? {

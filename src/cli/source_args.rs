@@ -173,6 +173,7 @@ impl SourceArgs {
             });
         };
         let (repository, snapshot) = self.open_snapshot(address, wanted)?;
+        repository.require_data(command)?;
         let records = match &address.disk {
             Some(chosen) => vec![snapshot.disk(Some(chosen))?],
             None => snapshot.manifest.disks.iter().collect(),

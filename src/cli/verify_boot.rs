@@ -86,6 +86,7 @@ pub fn run(
     if args.screenshot.is_some() && wanted.len() > 1 {
         return Err(Failure::usage("--screenshot is for one snapshot; verify them one by one"));
     }
+    repository.require_data("verify --boot")?;
     let stopped = StopFlag::watch()?;
     let test = BootTest {
         settings: Settings { serial: Serial::Watched, stays_when_off: true, ..args.machine.settings() },

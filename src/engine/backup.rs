@@ -117,7 +117,7 @@ fn back_up_once(
 ) -> Result<BackedUp> {
     let parent = repository.newest(&options.name)?;
     let session = match options.dry_run {
-        true => WriteSession::pretend(repository)?,
+        true => WriteSession::pretend(repository, "backup")?,
         false => WriteSession::begin(repository, "backup", can_begin_again(disks))?,
     };
     let session = Arc::new(session);

@@ -118,10 +118,8 @@ impl Verified {
 /// Verifies, and notes in the ledger what was found whole.
 pub fn verify(repository: &Arc<Repository>, options: &VerifyOptions, progress: &Progress) -> Result<Verified> {
     require_features(repository)?;
-    if options.depth == Depth::Plain && !repository.ring().can_read_data() {
-        let role = repository.ring().role();
-        let message = format!("verify plain bytes: this takes the role read or admin, the key has {role}");
-        return Err(Error::new(Kind::Denied, message));
+    if options.depth == Depth::Plain {
+        repository.require_data("verify plain bytes")?;
     }
     let verified = look_until_quiet(repository, options, progress)?;
     let damaged: Vec<String> = verified.findings.iter().map(|finding| finding.object.clone()).collect();

@@ -125,7 +125,7 @@ impl Repository {
                  forget or prune; add another first",
                 slot.id
             );
-            return Err(Error::new(Kind::Denied, message));
+            return Err(Error::new(Kind::Io, message));
         }
         // A holder without a slot is none any more, and cannot make itself a new one.
         let ends = whole_holder || same.is_empty();
@@ -210,13 +210,7 @@ impl Repository {
     /// Fails unless the holder may make and take away keys.
     pub fn require_root(&self, doing: &str) -> Result<()> {
         self.require_encryption()?;
-        match self.ring().can_admin() {
-            true => Ok(()),
-            false => {
-                let role = self.ring().role();
-                Err(Error::new(Kind::Denied, format!("{doing}: this takes the role admin, the key has {role}")))
-            }
-        }
+        self.require(self.ring().can_admin(), doing, "admin")
     }
 }
 

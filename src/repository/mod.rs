@@ -195,11 +195,34 @@ impl Repository {
 
     /// Fails unless the holder may forget, prune and repair.
     pub fn require_admin(&self, doing: &str) -> Result<()> {
-        use tintype_formats::tin::keys::Role;
-        match self.ring.role() {
-            Role::Maintain | Role::Admin => Ok(()),
-            role => Err(Error::new(Kind::Denied, format!("{doing}: this takes the role admin, the key has {role}"))),
+        self.require(self.ring.role().maintains(), doing, "admin or maintain")
+    }
+
+    /// Fails unless the holder may add snapshots.
+    pub fn require_adds(&self, doing: &str) -> Result<()> {
+        self.require(self.ring.role().adds(), doing, "write, use, maintain or admin")
+    }
+
+    /// Fails unless the holder may read the content of disks.
+    pub fn require_data(&self, doing: &str) -> Result<()> {
+        self.require(self.ring.can_read_data(), doing, "use, read or admin")
+    }
+
+    /// What a key that opens only its own snapshots does not find may be another host's: then its role is what is missing.
+    pub fn explain_missing(&self, cause: Error) -> Error {
+        let sees_all = cause.kind() != Kind::NoSnapshot || self.ring.can_read_maps();
+        if sees_all || !self.snapshots().is_ok_and(|listing| listing.sealed > 0) {
+            return cause;
         }
+        let role = self.ring.role();
+        Error::new(Kind::Denied, format!("{cause}; a key with the role {role} opens only its own host's snapshots"))
+    }
+
+    fn require(&self, allowed: bool, doing: &str, roles: &str) -> Result<()> {
+        let role = self.ring.role();
+        let denied =
+            || Error::new(Kind::Denied, format!("{doing}: needs the role {roles}; this key has the role {role}"));
+        if allowed { Ok(()) } else { Err(denied()) }
     }
 
     /// Fails if somebody who verifies or prunes must know of something that this program does not.

@@ -6,7 +6,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use tintype_formats::tin::id::Id;
-use tintype_formats::tin::keys::{Certificate, KeyRing, Role};
+use tintype_formats::tin::keys::{Certificate, KeyRing};
 use tintype_formats::tin::signed::ObjectKind;
 
 use super::process::Process;
@@ -175,9 +175,12 @@ impl Protocol<'_> {
     pub fn session_end(&self, session: Id) -> Result<Option<(End, Certificate)>> {
         let name = names::session_end(session);
         let Some((body, signer)) = self.read(ObjectKind::SessionEnd, &name)? else { return Ok(None) };
-        let may_fence = matches!(signer.role, Role::Maintain | Role::Admin);
         // What does not count must not stand in anybody's way: only its own session does not get another end.
-        let end = End::parse(&body).filter(|end| *end != End::Fenced || may_fence);
+        let end = End::parse(&body).filter(|end| match end {
+            End::Fenced => signer.role.maintains(),
+            End::Commit { .. } => signer.role.adds(),
+            End::Ended => true,
+        });
         Ok(end.map(|end| (end, signer)))
     }
 

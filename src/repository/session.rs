@@ -50,12 +50,15 @@ impl WriteSession {
     /// W1 to W3: announces the session, and finds out what may be built on. `begins_again` says whether its writer makes a new
     /// one if it is fenced.
     pub fn begin(repository: &Arc<Repository>, operation: &str, begins_again: bool) -> Result<WriteSession> {
+        repository.require_adds(operation)?;
         let id = repository.protocol().begin_session(operation, &[], begins_again)?;
         Self::prepare(repository, Some(id))
     }
 
     /// A session that finds what is stored, and stores nothing: it cannot be committed.
-    pub fn pretend(repository: &Arc<Repository>) -> Result<WriteSession> {
+    pub fn pretend(repository: &Arc<Repository>, operation: &str) -> Result<WriteSession> {
+        // What its writer may not do must not look as if it would work.
+        repository.require_adds(operation)?;
         Self::prepare(repository, None)
     }
 

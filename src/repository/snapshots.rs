@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use serde::Serialize;
 use tintype_formats::tin::id::Id;
-use tintype_formats::tin::keys::{Certificate, KeyRing, Role};
+use tintype_formats::tin::keys::{Certificate, KeyRing};
 use tintype_formats::tin::manifest::{self, DiskRecord, Envelope, Manifest, Original};
 use tintype_formats::tin::signed::ObjectKind;
 
@@ -82,7 +82,7 @@ pub fn origin_of(ring: &KeyRing, signer: &Certificate, manifest: &Manifest) -> C
 }
 
 fn is_keeper(holder: &Certificate) -> bool {
-    matches!(holder.role, Role::Maintain | Role::Admin)
+    holder.role.maintains()
 }
 
 /// A new id that is listed where this one is: another of the same time.
@@ -199,6 +199,10 @@ impl Repository {
 
     /// The snapshot that is meant: `NAME` (its newest), `NAME@ID`, or `ID`; ids may be cut short.
     pub fn resolve(self: &Arc<Self>, wanted: &str) -> Result<Snapshot> {
+        self.find_meant(wanted).map_err(|cause| self.explain_missing(cause))
+    }
+
+    fn find_meant(self: &Arc<Self>, wanted: &str) -> Result<Snapshot> {
         let (name, id) = match wanted.rsplit_once('@') {
             Some((name, id)) => (Some(name), id),
             None => (None, wanted),

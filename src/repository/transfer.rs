@@ -9,7 +9,7 @@ use tintype_formats::error::{ImageError, Result as ImageResult};
 use tintype_formats::tin::chunk::{self, ChunkHeader, ChunkKind, HEADER_BYTES};
 use tintype_formats::tin::file::{FileBuilder, Header, MAX_SLOTS};
 use tintype_formats::tin::id::{ChunkId, Id};
-use tintype_formats::tin::keys::{KeyRing, Role};
+use tintype_formats::tin::keys::KeyRing;
 use tintype_formats::tin::manifest::{self, Manifest};
 use tintype_formats::tin::map::{Location, Page};
 use tintype_formats::tin::open::TinFile;
@@ -92,7 +92,7 @@ impl Repository {
             }
             let bytes = self.store().get(&listed.name, super::MAX_SMALL_BYTES)?;
             let Ok(info) = SlotInfo::parse(&bytes) else { continue };
-            let reads = matches!(info.role, Role::Read | Role::Admin) && matches!(info.kind, SlotKind::Argon2id(_));
+            let reads = info.role.reads_data() && info.kind != SlotKind::Public;
             if reads && info.repository == self.config().id {
                 slots.push(bytes);
             }
@@ -142,10 +142,7 @@ impl Repository {
     /// `None` if that cannot be: a prune has condemned one of the packs, and their names never count again, or one is
     /// quarantined, or is of an author on whom this holder does not build. Then the disks are to be stored anew.
     pub fn import(self: &Arc<Self>, file: &TinFile, watch: &Watch<'_>) -> Result<Option<(Id, Transferred)>> {
-        if !self.ring().can_read_data() {
-            let message = "import a file: it takes a key that can read, to see what the file holds";
-            return Err(Error::new(Kind::WrongKey, message));
-        }
+        self.require_data("import a file")?;
         let session = WriteSession::begin(self, "import", false)?;
         match self.import_packs(&session, file, watch) {
             Ok(Some(done)) => {

@@ -31,9 +31,10 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 ID = re.compile("[0-9a-f]{32}")
 ROTATION_NAME = re.compile(r"[0-9]{8}\.rotation")
-ROLES = {1: "write", 2: "read", 3: "maintain", 4: "admin"}
+ROLES = {1: "write", 2: "read", 3: "maintain", 4: "admin", 5: "use"}
 REPOSITORY, TABLE, MANIFEST, TOMBSTONE, SESSION_END, DIRECTORY, ROTATION = 1, 2, 4, 5, 7, 13, 16
 ONLY_MAINTAINERS = {REPOSITORY, TOMBSTONE, 8, 9, 10, 11}
+NOT_READERS = {TABLE, 3, MANIFEST}
 FANOUT = 1024
 HOLE, ZERO, DATA = 0, 1, 2
 
@@ -326,6 +327,7 @@ def open_object(content, kind, name, keys):
     Ed25519PublicKey.from_public_bytes(certificate.signing).verify(fields.take(64), message)
     fields.end()
     need(kind not in ONLY_MAINTAINERS or certificate.role in ("maintain", "admin"), f"{name}: signed by a lesser role")
+    need(kind not in NOT_READERS or certificate.role != "read", f"{name}: signed by a role that adds nothing")
     return body, certificate
 
 
@@ -358,6 +360,7 @@ class Pack:
     def check_table(self, table, signer, begin, end):
         self.chunks = {}
         author = Certificate(table.take(table.number(2)), self.keys.root, self.keys.repository)
+        need(author.role != "read", f"{table.what}: its author adds nothing")
         need(author.signing == signer.signing or signer.role in ("maintain", "admin"), f"{table.what}: not its author's")
         for _ in range(table.number(4)):
             offset, header = table.number(4), table.take(104)

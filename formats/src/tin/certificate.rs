@@ -25,12 +25,14 @@ pub(super) const MAX_CERTIFICATE_BYTES: usize = 2 + 255 + 32 + 32 + SIGNATURE_BY
 pub enum Role {
     /// Adds snapshots, and reads back nothing but its own maps.
     Write = 1,
-    /// Adds snapshots, and reads all disks.
+    /// Reads all disks, and adds nothing.
     Read = 2,
-    /// Prunes, checks and copies, and reads all maps but no disk.
+    /// Adds snapshots, forgets, prunes, checks and copies, and reads all maps but no disk.
     Maintain = 3,
     /// Everything, and makes keys for others.
     Admin = 4,
+    /// Adds snapshots, and reads all disks.
+    Use = 5,
 }
 
 impl Role {
@@ -40,7 +42,8 @@ impl Role {
             2 => Role::Read,
             3 => Role::Maintain,
             4 => Role::Admin,
-            other => return Err(ImageError::corrupt(doing, format!("its role is {other}, and there are 1 to 4"))),
+            5 => Role::Use,
+            other => return Err(ImageError::corrupt(doing, format!("its role is {other}, expected 1 to 5"))),
         })
     }
 
@@ -56,7 +59,22 @@ impl Role {
 
     /// Whether it has the private data keys.
     pub fn reads_data(self) -> bool {
-        matches!(self, Role::Read | Role::Admin)
+        matches!(self, Role::Read | Role::Use | Role::Admin)
+    }
+
+    /// Returns true if the role adds snapshots.
+    pub fn adds(self) -> bool {
+        self != Role::Read
+    }
+
+    /// Returns true if the role forgets snapshots, prunes and repairs.
+    pub fn maintains(self) -> bool {
+        matches!(self, Role::Maintain | Role::Admin)
+    }
+
+    /// Returns true if every writer builds on what a holder of this role has stored (FORMAT.md §8).
+    pub fn is_trusted(self) -> bool {
+        matches!(self, Role::Use | Role::Admin)
     }
 
     /// Whether it has the private map keys.
@@ -72,6 +90,7 @@ impl fmt::Display for Role {
             Role::Read => "read",
             Role::Maintain => "maintain",
             Role::Admin => "admin",
+            Role::Use => "use",
         })
     }
 }

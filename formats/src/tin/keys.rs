@@ -4,7 +4,7 @@
 //!             id key   data, map: public   map private   data private   root seed   host, signing: private
 //!  write        x              x                                                             x
 //!  maintain     x              x               x                                             x
-//!  read         x              x               x              x                              x
+//!  read, use    x              x               x              x                              x
 //!  admin        x              x               x              x             x                x
 //! ```
 //!

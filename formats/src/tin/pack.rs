@@ -6,7 +6,7 @@ use zerocopy::IntoBytes as _;
 
 use super::chunk::{ChunkHeader, ChunkKind, HEADER_BYTES, MAX_CHUNK_BYTES};
 use super::id::Id;
-use super::keys::{Certificate, KeyRing, Role};
+use super::keys::{Certificate, KeyRing};
 use super::seal::SegmentRecord;
 use super::signed::ObjectKind;
 use crate::error::{ErrorKind, ImageError, Result};
@@ -225,10 +225,13 @@ impl PackTable {
         let (length, rest) = signed.body.split_first_chunk::<2>().ok_or_else(short)?;
         let (author, rest) = rest.split_at_checked(u16::from_le_bytes(*length).into()).ok_or_else(short)?;
         let author = ring.certified(author)?;
-        let may_sign_for_others = matches!(signed.signer.role, Role::Maintain | Role::Admin);
-        if author.signing != signed.signer.signing && !may_sign_for_others {
+        if author.signing != signed.signer.signing && !signed.signer.role.maintains() {
             let detail = format!("\"{}\" signed for another author", signed.signer.name.escape_debug());
             return Err(ImageError::new(ErrorKind::Corrupt, DOING, detail));
+        }
+        if !author.role.adds() {
+            let detail = format!("its author \"{}\" has a {} key", author.name.escape_debug(), author.role);
+            return Err(corrupt(detail));
         }
         let (count, rest) = rest.split_first_chunk::<4>().ok_or_else(short)?;
         let count = u32::from_le_bytes(*count) as usize;

@@ -74,16 +74,15 @@ impl ObjectKind {
         KINDS.into_iter().find(|kind| *kind as u16 == number)
     }
 
-    /// Whether a holder of this role may sign such an object. Who may sign a session's end also depends on which end it is, and
-    /// whose slot a holder's object may be: the caller sees to that.
+    /// Returns true if a holder of this role may sign such an object. For the end of a session it also depends on which end it
+    /// is, and for a holder's object on whose slot it is: the caller checks that.
     pub fn signed_by(self, role: Role) -> bool {
         use ObjectKind::*;
         match self {
-            Repository | Tombstone | Condemned | Verdict | Done | Quarantine => {
-                matches!(role, Role::Maintain | Role::Admin)
-            }
+            Repository | Tombstone | Condemned | Verdict | Done | Quarantine => role.maintains(),
             Removed | Rotation => role == Role::Admin,
-            PackTable | Index | Manifest | SessionBegin | SessionEnd | Ledger | Directory | Holder => true,
+            PackTable | Index | Manifest => role.adds(),
+            SessionBegin | SessionEnd | Ledger | Directory | Holder => true,
         }
     }
 }

@@ -121,6 +121,7 @@ fn repository(args: &Args, shared: Shared) -> Result<Content, Failure> {
         return Err(Failure::usage("of a repository, only one snapshot can be written over: say REPO::NAME"));
     }
     let repository = args.opening.secrets.open_patiently(&absolute(&source.path)?, args.retry_time)?;
+    repository.require_data("mount")?;
     let pool = Arc::clone(&shared.pool);
     Ok(Content { root: Catalog::open(repository, shared)?, disks: None, total_bytes: 0, writable: None, pool })
 }
@@ -131,6 +132,7 @@ fn snapshot(args: &Args, wanted: &str, shared: &Shared, global: Global) -> Resul
         return Err(Failure::usage(format!("{source}: a stored disk has no snapshots inside; say NAME@ID instead")));
     }
     let repository = args.opening.secrets.open_patiently(&absolute(&source.path)?, args.retry_time)?;
+    repository.require_data("mount")?;
     let mut snapshot = repository.resolve(wanted)?;
     if let Some(name) = &source.disk {
         snapshot.manifest.disks = vec![snapshot.disk(Some(name))?.clone()];

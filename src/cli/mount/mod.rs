@@ -178,7 +178,7 @@ fn check_system() -> Result<(), Failure> {
         }));
     }
     if !rustix::process::geteuid().is_root() && !has_helper() {
-        let failure = Failure::from(Error::new(Kind::Denied, "mount: this takes root, or the program fusermount3"));
+        let failure = Failure::from(Error::new(Kind::Io, "mount: this takes root, or the program fusermount3"));
         return Err(failure.hinted("install the package fuse3, or run it as root"));
     }
     Ok(())

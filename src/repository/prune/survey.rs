@@ -94,7 +94,7 @@ impl Builder {
 }
 
 fn is_trusted(role: Option<Role>) -> bool {
-    matches!(role, Some(Role::Read | Role::Admin))
+    role.is_some_and(Role::is_trusted)
 }
 
 /// What is in a repository, and what of it is used.

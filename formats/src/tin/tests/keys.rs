@@ -12,7 +12,7 @@ fn a_role_has_what_it_may_use() {
         let ring = admin.issue(role, "host").unwrap();
         assert_eq!((ring.role(), ring.repository()), (role, REPOSITORY));
         assert_eq!(ring.certificate().name, "host");
-        assert_eq!(ring.can_read_data(), [Role::Read, Role::Admin].contains(&role), "{role}");
+        assert_eq!(ring.can_read_data(), [Role::Read, Role::Use, Role::Admin].contains(&role), "{role}");
         assert_eq!(ring.can_read_maps(), role != Role::Write, "{role}");
         assert_eq!(ring.can_admin(), role == Role::Admin, "{role}");
         assert_eq!(ring.data.iter().all(|key| key.private.is_some()), ring.can_read_data(), "{role}");
@@ -24,7 +24,7 @@ fn a_role_has_what_it_may_use() {
 #[test]
 fn only_an_administrator_makes_keys() {
     let admin = admin();
-    for role in [Role::Write, Role::Read, Role::Maintain] {
+    for role in [Role::Write, Role::Read, Role::Use, Role::Maintain] {
         let ring = admin.issue(role, "host").unwrap();
         assert_eq!(kind_of(ring.issue(Role::Write, "other")), ErrorKind::WrongKey, "{role}");
     }

@@ -31,4 +31,4 @@ fn flipped(bytes: &[u8]) -> impl Iterator<Item = (usize, Vec<u8>)> {
     })
 }
 
-const ROLES: [Role; 4] = [Role::Write, Role::Read, Role::Maintain, Role::Admin];
+const ROLES: [Role; 5] = [Role::Write, Role::Read, Role::Use, Role::Maintain, Role::Admin];

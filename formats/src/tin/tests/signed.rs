@@ -53,12 +53,16 @@ fn only_keepers_sign_what_takes_away() {
     use ObjectKind::*;
     let admin = admin();
     let keepers = [Repository, Tombstone, Condemned, Verdict, Done, Quarantine];
-    let everybody = [PackTable, Index, Manifest, SessionBegin, SessionEnd, Ledger, Holder];
+    let everybody = [SessionBegin, SessionEnd, Ledger, Holder, Directory];
+    let writers = [PackTable, Index, Manifest];
     let admins = [Removed, Rotation];
     for role in ROLES {
         let ring = admin.issue(role, "holder").unwrap();
         for kind in everybody {
             admin.verify(kind, NAME, &ring.sign(kind, NAME, b"body").unwrap()).unwrap();
+        }
+        for kind in writers {
+            assert_eq!(ring.sign(kind, NAME, b"body").is_ok(), role != Role::Read, "{role} {kind:?}");
         }
         for kind in admins {
             assert_eq!(ring.sign(kind, NAME, b"body").is_ok(), role == Role::Admin, "{role} {kind:?}");

@@ -122,7 +122,7 @@ fn an_unknown_version_or_kind_says_so() {
         (10, 3, ErrorKind::Unsupported),
         (10, 2, ErrorKind::Corrupt),
         (11, 0, ErrorKind::Corrupt),
-        (11, 5, ErrorKind::Corrupt),
+        (11, 6, ErrorKind::Corrupt),
     ] {
         let mut other = slot.clone();
         other[at] = value;
