@@ -4,10 +4,10 @@
 
 use std::fs::File;
 use std::io;
-use std::os::fd::{FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, FromRawFd, OwnedFd};
 use std::os::unix::process::CommandExt as _;
 use std::process::Command;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
 
 use rustix::ioctl::{self, Opcode, Updater};
 use rustix::process::Signal;
@@ -38,7 +38,6 @@ pub fn clone_range(
     target_offset: u64,
     length: u64,
 ) -> io::Result<()> {
-    use std::os::fd::AsRawFd as _;
     let source_fd = i64::from(source.as_raw_fd());
     let mut range = FileCloneRange { source_fd, source_offset, length, target_offset };
     // SAFETY: the kernel reads one `file_clone_range`, which `range` is by its layout, and keeps no pointer to it; the
@@ -51,7 +50,6 @@ pub fn clone_range(
 ///
 /// By hand because `rustix::process::fcntl_getlk` asserts that a lock belongs to a process, which OFD locks do not.
 pub fn is_byte_locked(file: &File, offset: i64) -> bool {
-    use std::os::fd::AsRawFd as _;
     // SAFETY: all zeros is a valid `flock`.
     let mut question: libc::flock = unsafe { std::mem::zeroed() };
     question.l_type = libc::F_WRLCK as i16;
@@ -70,6 +68,109 @@ pub fn is_signal_ignored(signal: i32) -> bool {
     // SAFETY: without a new action the kernel changes nothing; it writes one `sigaction`, and keeps no pointer to it.
     let answered = unsafe { libc::sigaction(signal, std::ptr::null(), &raw mut found) };
     answered == 0 && found.sa_sigaction == libc::SIG_IGN
+}
+
+/// Signals that are kept for whoever waits for them. What they did before is put back when this is dropped.
+///
+/// By hand because `signal-hook` cannot put back what a signal did before; one at a time.
+pub struct CaughtSignals {
+    reader: OwnedFd,
+    /// Open as long as the handler may write to it.
+    _writer: OwnedFd,
+    before: Vec<(i32, libc::sigaction)>,
+}
+
+/// Where the handler writes the numbers of signals; -1 if nobody waits.
+static CAUGHT: AtomicI32 = AtomicI32::new(-1);
+
+extern "C" fn note_signal(signal: libc::c_int) {
+    let number = signal as u8;
+    // SAFETY: `write` and the place of `errno` may be used in a handler; one byte is read from `number`, which lives on. A
+    // descriptor of -1 gives an error, and the program that was interrupted finds its `errno` unchanged.
+    unsafe {
+        let errno = libc::__errno_location();
+        let before = *errno;
+        libc::write(CAUGHT.load(Ordering::Relaxed), (&raw const number).cast(), 1);
+        *errno = before;
+    }
+}
+
+impl CaughtSignals {
+    /// Catches these signals, but for those that this process was started with ignored.
+    pub fn catch(signals: &[i32]) -> io::Result<CaughtSignals> {
+        use rustix::pipe::{PipeFlags, pipe_with};
+        let (reader, writer) = pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK)?;
+        CAUGHT.store(writer.as_raw_fd(), Ordering::Relaxed);
+        let mut caught = CaughtSignals { reader, _writer: writer, before: Vec::new() };
+        for signal in signals.iter().copied().filter(|signal| !is_signal_ignored(*signal)) {
+            let before = set_action(signal, &noting())?;
+            caught.before.push((signal, before));
+        }
+        Ok(caught)
+    }
+
+    /// The next signal that came.
+    pub fn next(&self) -> io::Result<Option<i32>> {
+        let mut number = [0];
+        match rustix::io::read(&self.reader, &mut number) {
+            Ok(1) => Ok(Some(i32::from(number[0]))),
+            Ok(_) | Err(rustix::io::Errno::AGAIN | rustix::io::Errno::INTR) => Ok(None),
+            Err(errno) => Err(errno.into()),
+        }
+    }
+
+    /// Stops this process as Ctrl-Z does, and returns when it goes on.
+    pub fn stop(&mut self) -> io::Result<()> {
+        let Some((signal, before)) = self.before.iter().find(|(signal, _)| *signal == libc::SIGTSTP) else {
+            return Ok(());
+        };
+        let noting = set_action(*signal, before)?;
+        // SAFETY: raising a signal has no conditions on memory.
+        let raised = unsafe { libc::raise(*signal) };
+        set_action(*signal, &noting)?;
+        if raised == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+    }
+}
+
+impl AsFd for CaughtSignals {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.reader.as_fd()
+    }
+}
+
+impl Drop for CaughtSignals {
+    fn drop(&mut self) {
+        for (signal, before) in &self.before {
+            // It was accepted when it was set the first time.
+            let _ = set_action(*signal, before);
+        }
+        CAUGHT.store(-1, Ordering::Relaxed);
+        // What nobody has looked at does what it would have done.
+        while let Ok(Some(signal)) = self.next() {
+            // SAFETY: raising a signal has no conditions on memory.
+            unsafe { libc::raise(signal) };
+        }
+    }
+}
+
+fn noting() -> libc::sigaction {
+    // SAFETY: all zeros is a valid `sigaction`: no signal is blocked, and calls that it interrupts
+    // say so.
+    let mut action: libc::sigaction = unsafe { std::mem::zeroed() };
+    action.sa_sigaction = note_signal as extern "C" fn(libc::c_int) as libc::sighandler_t;
+    action
+}
+
+/// Sets what a signal does, and returns what it did before.
+fn set_action(signal: i32, action: &libc::sigaction) -> io::Result<libc::sigaction> {
+    // SAFETY: all zeros is a valid `sigaction`.
+    let mut before: libc::sigaction = unsafe { std::mem::zeroed() };
+    // SAFETY: the kernel reads one `sigaction` and writes one, and keeps no pointer to them. The handler in `action` is either
+    // `note_signal`, which does only what a handler may, or what the kernel said was there before.
+    match unsafe { libc::sigaction(signal, action, &raw mut before) } {
+        0 => Ok(before),
+        _ => Err(io::Error::last_os_error()),
+    }
 }
 
 /// Has the kernel read the partition table of a device again.

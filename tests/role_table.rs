@@ -52,6 +52,7 @@ const TABLE: &[(&str, [i32; 5])] = &[
     ("key add --role write --name x --new-password-file new", [12, 12, 12, 12, 0]),
     ("key remove SLOT", [12, 12, 12, 12, 0]),
     ("key rotate", [12, 12, 12, 12, 0]),
+    ("key recovery", [12, 12, 12, 12, 0]),
     ("key add --same --new-password-file new", [0, 12, 0, 0, 0]),
     ("key passwd --new-password-file new", [0, 0, 0, 0, 0]),
 ];

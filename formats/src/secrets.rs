@@ -10,6 +10,11 @@ use crate::tin::slot::Secret;
 pub trait SecretSource: Send + Sync {
     /// The password of the file of this name.
     fn secret(&self, file_name: &str) -> Result<Secret>;
+
+    /// Another password for the file, after one that was `refused`; `None` if there is nobody to ask again.
+    fn another(&self, _file_name: &str, _refused: &ImageError) -> Option<Result<Secret>> {
+        None
+    }
 }
 
 /// Whom to ask for passwords, if there is anybody. Asked only where an image needs one.
@@ -28,6 +33,11 @@ impl Secrets {
             Some(source) => source.secret(file_name),
             None => Err(ImageError::wrong_key("open an encrypted image", "it needs a password, and none was given")),
         }
+    }
+
+    /// Another password for a file, if somebody can be asked again.
+    pub fn ask_again(&self, file_name: &str, refused: &ImageError) -> Option<Result<Secret>> {
+        self.0.as_ref()?.another(file_name, refused)
     }
 }
 

@@ -5,11 +5,13 @@ use std::path::PathBuf;
 use clap::Args as ClapArgs;
 use serde::Serialize;
 use tintype_formats::tin::id::Id;
+use tintype_formats::tin::recovery::RecoveryKey;
 use tintype_formats::tin::slot::{Cost, Secret};
 
 use super::create_args::parse_bytes;
 use super::failure::Failure;
-use super::repository_args::{SecretArgs, ask};
+use super::repository_args::SecretArgs;
+use super::secrets::typed_twice;
 use super::{Global, Outcome, output, units};
 use crate::error::Error;
 use crate::repository::store::LocalStore;
@@ -49,8 +51,8 @@ struct Report<'a> {
 
 pub fn run(args: &Args, global: Global) -> Result<Outcome, Failure> {
     let secret = if args.no_encryption { None } else { Some(new_secret(&args.secrets)?) };
-    let recovery = (!args.no_encryption && !args.no_recovery_key).then(recovery_key).transpose()?;
-    let recovery_secret = recovery.as_ref().map(|key| Secret::passphrase(key.clone().into_bytes()));
+    let recovery = (!args.no_encryption && !args.no_recovery_key).then(RecoveryKey::generate).transpose()?;
+    let recovery_secret = recovery.as_ref().map(Secret::recovery);
     let store = LocalStore::create(&args.repo).map_err(Error::from)?;
     let options = InitOptions {
         chunk_bytes: args.chunk_size,
@@ -60,27 +62,25 @@ pub fn run(args: &Args, global: Global) -> Result<Outcome, Failure> {
         cost: Cost::default(),
     };
     let repository = Repository::init(Box::new(store), args.secrets.cache_folder(), &options)?;
-    report(&repository, recovery.as_deref(), global)
+    let shown = recovery.as_ref().map(RecoveryKey::shown);
+    report(&repository, shown.as_ref().map(|shown| shown.as_str()), global)
 }
 
 /// The password of a new repository: typed twice, unless it is said.
 fn new_secret(secrets: &SecretArgs) -> Result<Secret, Failure> {
-    let prompt = "password of the new repository: ";
-    let secret = secrets.secret(prompt)?;
-    if !secrets.is_said() && ask("the same again: ")? != secret {
-        return Err(Failure::usage("the two passwords are not the same"));
+    const PROMPT: &str = "password of the new repository: ";
+    match secrets.is_said() {
+        true => Ok(secrets.secret(PROMPT)?),
+        false => typed_twice(PROMPT),
     }
-    Ok(secret)
 }
 
-/// 160 random bits, in letters and digits that nobody mistakes for others.
-fn recovery_key() -> Result<String, Failure> {
-    const LETTERS: &[u8; 32] = b"abcdefghijkmnpqrstuvwxyz23456789";
-    const GROUP: usize = 4;
-    let random = [Id::random()?.0, Id::random()?.0].concat();
-    let letters: Vec<u8> = random.iter().map(|byte| LETTERS[usize::from(byte % 32)]).collect();
-    let groups = letters.chunks(GROUP).map(|group| String::from_utf8_lossy(group).into_owned());
-    Ok(groups.collect::<Vec<_>>().join("-"))
+/// What is printed of a new recovery key.
+pub fn recovery_text(shown: &str) -> String {
+    format!(
+        "recovery key: {shown}\nIt opens the repository as the password does. Write it down, and keep it elsewhere; capital \
+         letters and dashes do not matter when it is typed.\n"
+    )
 }
 
 fn report(repository: &Repository, recovery: Option<&str>, global: Global) -> Result<Outcome, Failure> {
@@ -100,9 +100,7 @@ fn report(repository: &Repository, recovery: Option<&str>, global: Global) -> Re
     let chunks = units::size(config.chunk_bytes);
     output::note(&format!("made repository {} in {shown}, with chunks of {chunks}", config.id), global);
     match recovery {
-        Some(key) => output::print(&format!(
-            "recovery key: {key}\nIt opens the repository like the password does. Write it down, and keep it elsewhere.\n"
-        ))?,
+        Some(key) => output::print(&recovery_text(key))?,
         None if config.encryption == "none" => {
             output::warn("the repository is not encrypted: whoever has it can read every disk in it", global);
         }

@@ -1,18 +1,22 @@
 //! `tintype key`
 
+use std::sync::Arc;
+
 use clap::{Args, Subcommand};
 use serde::Serialize;
 use tintype_formats::tin::id::Id;
 use tintype_formats::tin::keys::Role;
-use tintype_formats::tin::slot::{Cost, SlotKind};
+use tintype_formats::tin::recovery::RecoveryKey;
+use tintype_formats::tin::slot::{Cost, Secret, SlotKind};
 
 use super::escape::printable;
 use super::failure::Failure;
-use super::repository_args::{NewSecretArgs, RepositoryArgs};
+use super::repository_args::RepositoryArgs;
+use super::secrets::NewSecretArgs;
 use super::snapshots::{SHOWN_DIGITS, table};
 use super::{Global, Outcome, output, units};
 use crate::repository::Repository;
-use crate::repository::keys::KeySlot;
+use crate::repository::keys::{ChangedSecret, KeySlot};
 
 /// Say who can open a repository, and what they may do
 #[derive(Debug, Subcommand)]
@@ -21,6 +25,7 @@ pub enum Command {
     Add(AddArgs),
     Remove(RemoveArgs),
     Passwd(PasswdArgs),
+    Recovery(RecoveryArgs),
     Rotate(RotateArgs),
 }
 
@@ -68,10 +73,21 @@ pub struct RemoveArgs {
 }
 
 /// Change the password of the key that is used
+///
+/// With the recovery key, make a new password for its owner. The recovery key stays as it is.
 #[derive(Debug, Args)]
 pub struct PasswdArgs {
     #[command(flatten)]
     new: NewSecretArgs,
+    #[command(flatten)]
+    repository: RepositoryArgs,
+}
+
+/// Make a new recovery key, which replaces the one there was
+///
+/// Prints the new key: write it down, and keep it elsewhere. It needs a key with the role admin.
+#[derive(Debug, Args)]
+pub struct RecoveryArgs {
     #[command(flatten)]
     repository: RepositoryArgs,
 }
@@ -117,18 +133,24 @@ pub fn run(command: &Command, global: Global) -> Result<Outcome, Failure> {
         Command::Add(args) => add(args, global),
         Command::Remove(args) => remove(args, global),
         Command::Passwd(args) => change(args, global),
+        Command::Recovery(args) => renew_recovery(args, global),
         Command::Rotate(args) => rotate(args, global),
     }
 }
 
 /// Opens the repository, which has to have keys.
-fn open(args: &RepositoryArgs) -> Result<std::sync::Arc<Repository>, Failure> {
-    let repository = args.open()?;
+fn open(args: &RepositoryArgs) -> Result<Arc<Repository>, Failure> {
+    open_and_keep(args).map(|(repository, _)| repository)
+}
+
+/// The same, and the secret that opened it.
+fn open_and_keep(args: &RepositoryArgs) -> Result<(Arc<Repository>, Option<Secret>), Failure> {
+    let (repository, secret) = args.secrets.open_and_keep(&args.repo)?;
     if repository.ring().is_public() {
         let shown = repository.store().shown();
         return Err(Failure::usage(format!("the repository {shown} is not encrypted: it has no keys to change")));
     }
-    Ok(repository)
+    Ok((repository, secret))
 }
 
 #[derive(Serialize)]
@@ -171,10 +193,12 @@ fn list(args: &ListArgs, global: Global) -> Result<Outcome, Failure> {
 }
 
 fn row(slot: &KeySlot) -> Row<'_> {
-    let (kind, cost) = match slot.info.kind {
-        SlotKind::Argon2id(cost) => ("argon2id", cost),
-        SlotKind::Public => ("public", Cost { memory_kib: 0, passes: 0, lanes: 0 }),
+    let kind = match slot.info.kind {
+        SlotKind::Argon2id(_) => "argon2id",
+        SlotKind::Public => "public",
+        SlotKind::Recovery(_) => "recovery",
     };
+    let cost = slot.info.kind.cost().unwrap_or(Cost { memory_kib: 0, passes: 0, lanes: 0 });
     Row {
         id: slot.id,
         role: slot.info.role,
@@ -229,9 +253,68 @@ fn report_slot(key: Id, text: &str, global: Global) -> Result<Outcome, Failure> 
 }
 
 fn change(args: &PasswdArgs, global: Global) -> Result<Outcome, Failure> {
+    let (repository, old) = open_and_keep(&args.repository)?;
+    let changed = repository.change_secret(&args.new.secret()?, Cost::default())?;
+    let id = changed.new.id;
+    let text = match (&changed.recovery, old.map(|old| repository.opened_by(&old)).transpose()?.flatten()) {
+        (Some(recovery), _) => {
+            format!("the new password opens key {id}; the recovery key still opens key {}", recovery.id)
+        }
+        (None, Some(slot)) => {
+            format!("the new password opens key {id}; the old one still opens key {}", described(&slot))
+        }
+        (None, None) => format!("the new password opens key {id}; the old one opens nothing any more"),
+    };
+    report_slot(id, &text, global)?;
+    note_others(&changed, global);
+    Ok(Outcome::Done)
+}
+
+/// Whoever changes a password because somebody else knows it wants to know what else opens the repository.
+fn note_others(changed: &ChangedSecret, global: Global) {
+    let others: Vec<_> = changed.others.iter().map(described).collect();
+    if !others.is_empty() {
+        let (keys, verb) = if others.len() == 1 { ("key", "opens") } else { ("keys", "open") };
+        let text = format!("other {keys} of the same owner still {verb} the repository: {}", others.join(", "));
+        output::note(&text, global);
+    }
+}
+
+fn described(slot: &KeySlot) -> String {
+    format!("{} ({})", slot.id, slot.info.label)
+}
+
+#[derive(Serialize)]
+struct RecoveryReport<'a> {
+    recovery_key: &'a str,
+    key: Id,
+    replaces: Vec<Id>,
+}
+
+fn renew_recovery(args: &RecoveryArgs, global: Global) -> Result<Outcome, Failure> {
     let repository = open(&args.repository)?;
-    let id = repository.change_secret(&args.new.secret()?, Cost::default())?;
-    report_slot(id, &format!("the new password opens key {id}; the old one opens nothing any more"), global)
+    repository.require_root("make a recovery key")?;
+    let recovery = RecoveryKey::generate()?;
+    let shown = recovery.shown();
+    let key = repository.add_recovery_slot(&Secret::recovery(&recovery), Cost::default())?;
+    if !global.json {
+        // Before the old one goes: a key that nobody has read is none.
+        output::print(&super::init::recovery_text(&shown))?;
+    }
+    let replaces = repository.remove_recovery_slots_but(key)?;
+    if global.json {
+        output::print_json(&RecoveryReport { recovery_key: &shown, key, replaces })?;
+        return Ok(Outcome::Done);
+    }
+    let old: Vec<_> = replaces.iter().map(Id::to_string).collect();
+    output::note(
+        &match old.as_slice() {
+            [] => format!("made recovery key {key}; there was none before"),
+            old => format!("made recovery key {key}; the old one opens nothing any more (key {})", old.join(", ")),
+        },
+        global,
+    );
+    Ok(Outcome::Done)
 }
 
 #[derive(Serialize)]

@@ -1,9 +1,8 @@
-//! The arguments of every command that opens a repository, and where its password comes from.
+//! The arguments of every command that opens a repository.
 
-use std::io::{self, BufRead, IsTerminal, Write};
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use clap::Args;
@@ -11,19 +10,20 @@ use tintype_formats::secrets::{SecretSource, Secrets};
 use tintype_formats::tin::slot::Secret;
 use tintype_formats::{ErrorKind, ImageError};
 
-use super::failure::Failure;
-use crate::error::{Error, Kind, OnPath as _, Result};
+use super::escape::printable;
+use super::failure::{Failure, with_causes};
+use super::prompt::{TRIES, Terminal};
+use super::secrets::{from_environment, passphrase, read_secret};
+use crate::error::{Error, Kind, Result};
 use crate::repository::Repository;
 use crate::repository::names;
 use crate::repository::store::{LocalStore, PatientStore, Store};
 
-/// The environment variable that holds a password itself.
-const PASSWORD_VARIABLE: &str = "TINTYPE_PASSWORD";
-
 /// What opens a repository.
 #[derive(Debug, Clone, Default, Args)]
 pub struct SecretArgs {
-    /// File whose first line is the repository's password
+    /// File whose first line is the repository's password. Without one of these three, the variable TINTYPE_PASSWORD holds it,
+    /// or it is asked for
     #[arg(help_heading = "Keys of a repository", long, value_name = "FILE", env = "TINTYPE_PASSWORD_FILE", conflicts_with_all = ["password_command", "key_file"])]
     password_file: Option<PathBuf>,
     /// Command whose output is the repository's password
@@ -63,18 +63,45 @@ impl RepositoryArgs {
 impl SecretArgs {
     /// Opens the repository at a path.
     pub fn open(&self, path: &Path) -> Result<Arc<Repository>, Failure> {
-        let store = open_store(path)?;
-        Ok(Repository::open(store, self.cache_folder(), self.is_said(), &mut || self.secret("password: "))?)
+        self.open_and_keep(path).map(|(repository, _)| repository)
+    }
+
+    /// The same, and the secret that opened it; none for a repository without encryption.
+    pub fn open_and_keep(&self, path: &Path) -> Result<(Arc<Repository>, Option<Secret>), Failure> {
+        self.ask_until_it_opens(|| open_store(path))
     }
 
     /// Opens the repository at a path for a long reader, which waits so long for it whenever it is away.
     pub fn open_patiently(&self, path: &Path, patience: Duration) -> Result<Arc<Repository>, Failure> {
-        let store: Box<dyn Store> = match PatientStore::open(path, names::REPOSITORY, patience) {
-            Ok(store) => Box::new(store),
+        let store = || match PatientStore::open(path, names::REPOSITORY, patience) {
+            Ok(store) => Ok(Box::new(store) as Box<dyn Store>),
             // Nothing there to wait for: this one says what it is instead.
-            Err(_) => open_store(path)?,
+            Err(_) => open_store(path),
         };
-        Ok(Repository::open(store, self.cache_folder(), self.is_said(), &mut || self.secret("password: "))?)
+        self.ask_until_it_opens(store).map(|(repository, _)| repository)
+    }
+
+    /// Whoever types a password has several tries.
+    fn ask_until_it_opens(
+        &self,
+        store: impl Fn() -> Result<Box<dyn Store>, Failure>,
+    ) -> Result<(Arc<Repository>, Option<Secret>), Failure> {
+        let mut tries_left = TRIES;
+        loop {
+            let mut used = None;
+            let mut secret = || {
+                let secret = self.secret("password: ")?;
+                used = Some(secret.duplicate());
+                Ok(secret)
+            };
+            match Repository::open(store()?, self.cache_folder(), self.is_said(), &mut secret) {
+                Err(cause) if cause.kind() == Kind::WrongKey && used.is_some() && !self.is_said() && tries_left > 1 => {
+                    tries_left -= 1;
+                    say_refused(&with_causes(&cause));
+                }
+                other => return Ok((other?, used)),
+            }
+        }
     }
 
     /// The secret in this file, and no other.
@@ -84,7 +111,7 @@ impl SecretArgs {
 
     /// The same secret for encrypted images, asked for only where there is one.
     pub fn for_images(&self) -> Secrets {
-        Secrets::from_source(Arc::new(ImageSecret(self.clone())))
+        Secrets::from_source(Arc::new(ImageSecret { secrets: self.clone(), tries_left: AtomicU32::new(TRIES) }))
     }
 
     /// The folder for the index; none if there is no home.
@@ -97,7 +124,7 @@ impl SecretArgs {
     /// Whether the secret is said by options or the environment, so that nobody needs to be asked.
     pub fn is_said(&self) -> bool {
         let sources = [self.password_file.is_some(), self.password_command.is_some(), self.key_file.is_some()];
-        sources.contains(&true) || std::env::var_os(PASSWORD_VARIABLE).is_some()
+        sources.contains(&true) || from_environment().is_some()
     }
 
     /// The secret: from a file, a command, the environment, or the person at the terminal.
@@ -107,73 +134,50 @@ impl SecretArgs {
         if let Some(secret) = said {
             return Ok(secret);
         }
-        if let Some(password) = std::env::var_os(PASSWORD_VARIABLE) {
-            return passphrase(password.into_encoded_bytes(), PASSWORD_VARIABLE);
+        if let Some(password) = from_environment() {
+            return passphrase(&password, "TINTYPE_PASSWORD");
         }
-        ask(prompt)
+        Ok(Secret::passphrase(std::mem::take(&mut *Terminal::open()?.ask(prompt)?)))
     }
 }
 
-struct ImageSecret(SecretArgs);
+/// Says at the terminal why the password that was typed there is not the one.
+fn say_refused(why: &str) {
+    if let Ok(terminal) = Terminal::open() {
+        terminal.say(&format!("{}; try again", printable(why)));
+    }
+}
 
-impl SecretSource for ImageSecret {
-    fn secret(&self, file_name: &str) -> Result<Secret, ImageError> {
+struct ImageSecret {
+    secrets: SecretArgs,
+    /// Of the file that is asked for.
+    tries_left: AtomicU32,
+}
+
+impl ImageSecret {
+    fn ask(&self, file_name: &str) -> Result<Secret, ImageError> {
         let prompt = format!("password of {}: ", file_name.escape_debug());
-        self.0.secret(&prompt).map_err(|cause| {
+        self.secrets.secret(&prompt).map_err(|cause| {
             let kind = if cause.kind() == Kind::WrongKey { ErrorKind::WrongKey } else { ErrorKind::Io };
             ImageError::new(kind, "find out the password of an encrypted image", cause.to_string()).caused_by(cause)
         })
     }
 }
 
-/// A new secret, for a key slot that is to be made.
-#[derive(Debug, Clone, Args)]
-pub struct NewSecretArgs {
-    /// File whose first line is the new password
-    #[arg(help_heading = "The new password", long, value_name = "FILE", conflicts_with_all = ["new_password_command", "new_key_file"])]
-    new_password_file: Option<PathBuf>,
-    /// Command whose output is the new password
-    #[arg(help_heading = "The new password", long, value_name = "COMMAND", conflicts_with = "new_key_file")]
-    new_password_command: Option<String>,
-    /// File whose content, as a whole, is to open the slot
-    #[arg(help_heading = "The new password", long, value_name = "FILE")]
-    new_key_file: Option<PathBuf>,
-}
+impl SecretSource for ImageSecret {
+    fn secret(&self, file_name: &str) -> Result<Secret, ImageError> {
+        self.tries_left.store(TRIES, Ordering::Relaxed);
+        self.ask(file_name)
+    }
 
-impl NewSecretArgs {
-    /// The secret: from a file, a command, or typed twice.
-    pub fn secret(&self) -> Result<Secret, Failure> {
-        let said = read_secret(
-            self.new_key_file.as_deref(),
-            self.new_password_file.as_deref(),
-            self.new_password_command.as_deref(),
-        )?;
-        if let Some(secret) = said {
-            return Ok(secret);
+    fn another(&self, file_name: &str, refused: &ImageError) -> Option<Result<Secret, ImageError>> {
+        let tries_left = self.tries_left.fetch_sub(1, Ordering::Relaxed);
+        if self.secrets.is_said() || tries_left <= 1 {
+            return None;
         }
-        let secret = ask("new password: ")?;
-        match ask("the same again: ")? == secret {
-            true => Ok(secret),
-            false => Err(Failure::usage("the two passwords are not the same")),
-        }
+        say_refused(&refused.to_string());
+        Some(self.ask(file_name))
     }
-}
-
-/// The secret that one of these gives; none if there are none.
-fn read_secret(
-    key_file: Option<&Path>,
-    password_file: Option<&Path>,
-    password_command: Option<&str>,
-) -> Result<Option<Secret>> {
-    if let Some(path) = key_file {
-        let content = std::fs::read(path).map_err(|cause| Error::io("read the key file", cause));
-        return Ok(Some(Secret::key_file(content.on_path(path)?)));
-    }
-    if let Some(path) = password_file {
-        let content = std::fs::read(path).map_err(|cause| Error::io("read the password file", cause));
-        return passphrase(content.on_path(path)?, "the password file").map(Some);
-    }
-    password_command.map(|command| passphrase(output_of(command)?, "the password command")).transpose()
 }
 
 /// The store at a path.
@@ -187,47 +191,4 @@ pub fn open_store(path: &Path) -> Result<Box<dyn Store>, Failure> {
         return Err(Error::new(Kind::NoRepository, message).into());
     }
     Ok(Box::new(LocalStore::open(path).map_err(Error::from)?))
-}
-
-/// The first line of what was read.
-fn passphrase(content: Vec<u8>, from: &str) -> Result<Secret> {
-    let line = content.split(|byte| *byte == b'\n').next().unwrap_or_default();
-    let line = line.strip_suffix(b"\r").unwrap_or(line);
-    if line.is_empty() {
-        return Err(Error::new(Kind::Usage, format!("{from} gives no password: its first line is empty")));
-    }
-    Ok(Secret::passphrase(line.to_vec()))
-}
-
-fn output_of(command: &str) -> Result<Vec<u8>> {
-    let doing = |cause| Error::io("run the password command", cause);
-    let output = Command::new("sh").args(["-c", command]).stderr(std::process::Stdio::inherit()).output();
-    let output = output.map_err(doing)?;
-    if !output.status.success() {
-        return Err(Error::new(Kind::Io, format!("the password command ended with {}", output.status)));
-    }
-    Ok(output.stdout)
-}
-
-/// Asks at the terminal, without showing what is typed.
-pub fn ask(prompt: &str) -> Result<Secret> {
-    let terminal = std::fs::File::options().read(true).write(true).open("/dev/tty");
-    let Some(terminal) = terminal.ok().filter(IsTerminal::is_terminal) else {
-        let message = "a password is needed, and there is no terminal to ask for it";
-        return Err(Error::new(Kind::WrongKey, message));
-    };
-    let doing = |cause| Error::io("ask for the password", cause);
-    let before = rustix::termios::tcgetattr(&terminal).map_err(|errno| doing(errno.into()))?;
-    let mut silent = before.clone();
-    silent.local_modes.remove(rustix::termios::LocalModes::ECHO);
-    let set = |modes| rustix::termios::tcsetattr(&terminal, rustix::termios::OptionalActions::Flush, modes);
-    set(&silent).map_err(|errno| doing(errno.into()))?;
-    let mut line = Vec::new();
-    let read = write!(&terminal, "{prompt}").and_then(|()| io::BufReader::new(&terminal).read_until(b'\n', &mut line));
-    // The terminal is to be as it was, whatever came of the question.
-    let restored = set(&before);
-    let _ = writeln!(&terminal);
-    read.map_err(doing)?;
-    restored.map_err(|errno| doing(errno.into()))?;
-    passphrase(line, "the terminal")
 }

@@ -1,8 +1,9 @@
 //! Key slots: who can open the repository, and how that changes (FORMAT.md §4).
 
+mod unlock;
+
 use std::collections::HashSet;
 
-use tintype_formats::ErrorKind;
 use tintype_formats::tin::id::Id;
 use tintype_formats::tin::keys::{Certificate, KeyRing, Role};
 use tintype_formats::tin::signed::ObjectKind;
@@ -11,7 +12,12 @@ use tintype_formats::tin::slot::{self, Cost, Secret, SlotInfo, SlotKind};
 use super::protocol::{Protocol, put_own};
 use super::store::{Listed, Store, StoreErrorKind};
 use super::{MAX_SMALL_BYTES, Repository, names};
-use crate::error::{Error, Kind, Result};
+use crate::error::{Error, Kind, Result, in_words};
+
+pub(super) use self::unlock::unlock;
+
+/// The label of recovery keys.
+pub(super) const RECOVERY_LABEL: &str = "recovery";
 
 /// The shortest begin of a slot's id that names it.
 const MIN_PREFIX: usize = 4;
@@ -26,6 +32,16 @@ pub struct KeySlot {
     pub holder: Option<Certificate>,
     /// Whether the repository was opened with it.
     pub is_own: bool,
+}
+
+/// What a changed password came to.
+pub struct ChangedSecret {
+    /// The slot that the new password opens.
+    pub new: KeySlot,
+    /// The slot of the recovery key, if the repository was opened by it: it stays.
+    pub recovery: Option<KeySlot>,
+    /// The other slots of the same holder, which still open.
+    pub others: Vec<KeySlot>,
 }
 
 /// What became of a slot that was taken away.
@@ -46,6 +62,13 @@ pub struct Rotated {
     pub holders: Vec<Certificate>,
     /// Slots of which nobody says whose they are: their holders do not get the new keys.
     pub unknown: Vec<Id>,
+}
+
+impl KeySlot {
+    /// Returns true if a recovery key opens it.
+    pub fn is_recovery(&self) -> bool {
+        matches!(self.info.kind, SlotKind::Recovery(_))
+    }
 }
 
 impl Repository {
@@ -90,23 +113,104 @@ impl Repository {
         self.add_slot(self.ring(), secret, label, cost)
     }
 
+    /// Makes another slot for the same holder, an administrator, which this recovery key opens.
+    pub fn add_recovery_slot(&self, key: &Secret, cost: Cost) -> Result<Id> {
+        self.require_root("make a recovery key")?;
+        self.add_slot(self.ring(), key, RECOVERY_LABEL, cost)
+    }
+
+    /// Takes away all recovery keys but the one that opens this slot.
+    pub fn remove_recovery_slots_but(&self, kept: Id) -> Result<Vec<Id>> {
+        self.require_root("remove a recovery key")?;
+        let slots = self.key_slots()?;
+        let (old, rest): (Vec<_>, Vec<_>) = slots.into_iter().partition(|slot| slot.is_recovery() && slot.id != kept);
+        for slot in &old {
+            // A holder without a slot is none any more, as with `remove_slot`.
+            let host = slot.holder.as_ref().map(|holder| holder.host);
+            let has_other = rest.iter().any(|other| other.holder.as_ref().map(|holder| holder.host) == host);
+            self.mark_removed(slot.id, host.filter(|_| !has_other))?;
+            self.delete_slot(slot.id)?;
+        }
+        Ok(old.iter().map(|slot| slot.id).collect())
+    }
+
+    /// The slot that a secret opens, if there is one.
+    pub fn opened_by(&self, secret: &Secret) -> Result<Option<KeySlot>> {
+        let listed = self.store().list("keys/")?;
+        let own = self.key_slots()?;
+        for (id, _, bytes) in read_slots(self.store(), &listed, self.config().id)? {
+            // Slots that cannot be tried, or were removed, open nothing.
+            if own.iter().any(|slot| slot.id == id) && slot::open_slot(&bytes, Some(secret)).is_ok() {
+                return Ok(own.into_iter().find(|slot| slot.id == id));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Fails if the secret opens a slot already: of two slots with one secret only the first would ever be opened, and its
+    /// holder might be another one, with a lesser role.
+    fn require_unused(&self, doing: &str, secret: &Secret) -> Result<()> {
+        let Some(slot) = self.opened_by(secret)? else { return Ok(()) };
+        let (label, role) = (slot.info.label.escape_debug(), slot.info.role);
+        let message = format!(
+            "{doing}: this password or key file opens key {} already (\"{label}\", role {role}); choose another one",
+            slot.id
+        );
+        Err(Error::new(Kind::Usage, message))
+    }
+
     fn add_slot(&self, ring: &KeyRing, secret: &Secret, label: &str, cost: Cost) -> Result<Id> {
+        self.require_unused("add a key", secret)?;
+        self.make_slot(ring, secret, label, cost)
+    }
+
+    fn make_slot(&self, ring: &KeyRing, secret: &Secret, label: &str, cost: Cost) -> Result<Id> {
         let id = put_slot(self.store(), self.ring(), ring, Some(secret), label, cost)?;
         self.store().sync()?;
         Ok(id)
     }
 
     /// Changes the secret of the own slot: the new slot is durable before the old one goes.
-    pub fn change_secret(&self, secret: &Secret, cost: Cost) -> Result<Id> {
+    ///
+    /// The slot of a recovery key stays, with its label: its holder has lost a password, and is to have both.
+    pub fn change_secret(&self, secret: &Secret, cost: Cost) -> Result<ChangedSecret> {
+        const DOING: &str = "change the password";
         self.require_encryption()?;
-        let old = self.slot.ok_or_else(|| Error::new(Kind::Usage, "the repository was not opened by a key slot"))?;
-        let label = self.key_slots()?.into_iter().find(|slot| slot.is_own).map(|slot| slot.info.label);
-        let new = self.add_own_slot(secret, &label.unwrap_or_default(), cost)?;
+        let own = self.key_slots()?.into_iter().find(|slot| slot.is_own);
+        let old = own.ok_or_else(|| Error::new(Kind::Usage, format!("{DOING}: the key that was used is gone")))?;
+        self.require_unused(DOING, secret)?;
+        let label = if old.is_recovery() { &self.ring().certificate().name } else { &old.info.label };
+        let new = self.make_slot(self.ring(), secret, label, cost)?;
+        if !old.is_recovery() {
+            self.take_old(old.id).map_err(|cause| {
+                let message = format!(
+                    "{DOING}: the new password opens key {new}, but key {} could not be removed, so that the old password \
+                     still opens it: {}",
+                    old.id,
+                    in_words(&cause)
+                );
+                Error::new(cause.kind(), message)
+            })?;
+        }
+        self.changed(new, old)
+    }
+
+    fn take_old(&self, old: Id) -> Result<()> {
         if self.ring().can_admin() {
             self.mark_removed(old, None)?;
         }
-        self.delete_slot(old)?;
-        Ok(new)
+        self.delete_slot(old)
+    }
+
+    /// What there is after a change.
+    fn changed(&self, new: Id, old: KeySlot) -> Result<ChangedSecret> {
+        let mut slots = self.key_slots()?;
+        let index = slots.iter().position(|slot| slot.id == new);
+        let gone = || Error::new(Kind::Io, format!("change the password: key {new}, which was just made, is gone"));
+        let new = slots.remove(index.ok_or_else(gone)?);
+        let host = self.ring().certificate().host;
+        slots.retain(|slot| slot.id != old.id && slot.holder.as_ref().is_some_and(|holder| holder.host == host));
+        Ok(ChangedSecret { new, recovery: Some(old).filter(KeySlot::is_recovery), others: slots })
     }
 
     /// Takes a slot away, or all that its holder has; never the last one of an administrator.
@@ -234,47 +338,6 @@ pub(super) fn put_slot(
     Ok(id)
 }
 
-/// Opens the first key slot that the secret, or nobody's secret, opens; the ring has all keys there are for its holder.
-pub(super) fn unlock(
-    store: &dyn Store,
-    repository: Id,
-    secret_is_said: bool,
-    secret: &mut dyn FnMut() -> Result<Secret>,
-) -> Result<(KeyRing, Id)> {
-    let listed = store.list("keys/")?;
-    let slots = read_slots(store, &listed, repository)?;
-    if let Some((id, _, bytes)) = slots.iter().find(|(_, info, _)| info.kind == SlotKind::Public) {
-        // Or whoever can write to the store could turn encryption off, and nobody would see.
-        if secret_is_said {
-            let message = "a password was given, and the repository is not encrypted; leave it out if that is meant";
-            return Err(Error::new(Kind::WrongKey, message));
-        }
-        return Ok((slot::open_slot(bytes, None)?, *id));
-    }
-    if slots.is_empty() {
-        return Err(Error::new(Kind::WrongKey, format!("{} has no key slots: nobody can open it", store.shown())));
-    }
-    let secret = secret()?;
-    let mut was_removed = false;
-    for (id, _, bytes) in &slots {
-        let mut ring = match slot::open_slot(bytes, Some(&secret)) {
-            Err(cause) if cause.kind() == ErrorKind::WrongKey => continue,
-            other => other?,
-        };
-        if Removals::read(&Protocol { store, ring: &ring }, &listed)?.contain(*id, Some(ring.certificate())) {
-            was_removed = true;
-            continue;
-        }
-        take_rotations(store, &mut ring, &listed)?;
-        return Ok((ring, *id));
-    }
-    let message = match was_removed {
-        true => format!("the password is that of a key slot of {} that was removed", store.shown()),
-        false => format!("the password opens none of the {} key slots of {}", slots.len(), store.shown()),
-    };
-    Err(Error::new(Kind::WrongKey, message))
-}
-
 /// The slots of this repository that can be read, with their bytes.
 fn read_slots(store: &dyn Store, listed: &[Listed], repository: Id) -> Result<Vec<(Id, SlotInfo, Vec<u8>)>> {
     let mut slots = Vec::new();
@@ -325,15 +388,4 @@ fn rotation_numbers(listed: &[Listed]) -> Vec<u32> {
     let mut numbers: Vec<u32> = listed.iter().filter_map(|listed| names::parse_rotation(&listed.name)).collect();
     numbers.sort_unstable();
     numbers
-}
-
-/// Takes the keys of every rotation since the slot was made, in their order.
-fn take_rotations(store: &dyn Store, ring: &mut KeyRing, listed: &[Listed]) -> Result<()> {
-    for number in rotation_numbers(listed) {
-        let found = Protocol { store, ring }.read(ObjectKind::Rotation, &names::rotation(number))?;
-        if let Some((body, _)) = found {
-            ring.rotate(number, &body)?;
-        }
-    }
-    Ok(())
 }

@@ -35,6 +35,7 @@ ROLES = {1: "write", 2: "read", 3: "maintain", 4: "admin", 5: "use"}
 REPOSITORY, TABLE, MANIFEST, TOMBSTONE, SESSION_END, DIRECTORY, ROTATION = 1, 2, 4, 5, 7, 13, 16
 ONLY_MAINTAINERS = {REPOSITORY, TOMBSTONE, 8, 9, 10, 11}
 NOT_READERS = {TABLE, 3, MANIFEST}
+RECOVERY_LETTERS = "abcdefghijkmnpqrstuvwxyz23456789"
 FANOUT = 1024
 HOLE, ZERO, DATA = 0, 1, 2
 
@@ -258,6 +259,19 @@ def take_segment_record(fields):
     return fields.content[start : fields.at]
 
 
+def recovery_letters(typed):
+    """The letters of a recovery key, or nothing if what was typed is none."""
+    letters = "".join(typed.decode(errors="replace").lower().replace("-", " ").split())
+    if len(letters) != 32 or not set(letters) <= set(RECOVERY_LETTERS):
+        return None
+    remainder = 0
+    for letter in letters:
+        remainder = remainder << 1 ^ RECOVERY_LETTERS.index(letter)
+        if remainder & 32:
+            remainder ^= 0b100101
+    return letters.encode() if remainder == 0 else None
+
+
 def open_slot(content, passphrase):
     """The key ring of a slot, or nothing if this passphrase does not open it."""
     fields = Bytes(content, "key slot")
@@ -276,7 +290,11 @@ def open_slot(content, passphrase):
         need(memory == passes == lanes == 0, "key slot: a public one with costs")
         key = blake3_derive("tintype no encryption 1", repository + salt)
     else:
-        need(how == 1, f"key slot: opened in an unknown way, {how}")
+        need(how in (1, 3), f"key slot: opened in an unknown way, {how}")
+        if how == 3:
+            passphrase = recovery_letters(passphrase)
+            if passphrase is None:
+                return None
         need(memory <= 4194304 and passes <= 1000 and memory * passes <= 67108864 and lanes <= 64, "key slot: too dear")
         kind = argon2.low_level.Type.ID
         key = argon2.low_level.hash_secret_raw(passphrase, salt, passes, memory, lanes, 32, kind, 0x13)
@@ -287,7 +305,7 @@ def open_slot(content, passphrase):
             return None
         raise
     keys = Keys(ring, repository, ROLES.get(role))
-    need(how == 1 or keys.root == public_root(repository), "key slot: a public one with other than the public keys")
+    need(how != 2 or keys.root == public_root(repository), "key slot: a public one with other than the public keys")
     return keys
 
 

@@ -32,6 +32,7 @@ pub mod pack;
 pub mod pack_stream;
 mod parts;
 pub mod read;
+pub mod recovery;
 pub mod rotation;
 pub mod seal;
 pub mod signed;

@@ -4,14 +4,14 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use super::check;
-use super::file::{self, Directory, Frame, Place};
+use super::file::{self, Directory, Frame, Header, Place};
 use super::id::{ChunkId, Id};
 use super::keys::KeyRing;
 use super::manifest::{self, DiskRecord, Manifest};
 use super::map::{Entry, Location, Shape};
 use super::pack::{self, PackTable, TRAILER_BYTES};
 use super::read::{ChunkReader, MappedDisk, PackSource};
-use super::slot::{self, SlotInfo};
+use super::slot::{self, Secret, SlotInfo};
 use crate::check::CheckReport;
 use crate::error::{ErrorKind, ImageError, Result};
 use crate::extent::{LayerExtent, LayerKind};
@@ -200,17 +200,37 @@ fn unlock(frame: &Frame, file: &OpenFile) -> Result<KeyRing> {
     if header.slots.is_empty() {
         return KeyRing::public(header.repository);
     }
-    let secret = file.secrets.ask(&file.name)?;
+    let mut secret = file.secrets.ask(&file.name)?;
+    loop {
+        match try_slots(header, &secret) {
+            Err(refused) if refused.kind() == ErrorKind::WrongKey => match file.secrets.ask_again(&file.name, &refused)
+            {
+                Some(next) => secret = next?,
+                None => return Err(refused),
+            },
+            other => return other,
+        }
+    }
+}
+
+fn try_slots(header: &Header, secret: &Secret) -> Result<KeyRing> {
     for slot in &header.slots {
         if SlotInfo::parse(slot)?.repository != header.repository {
             return Err(ImageError::corrupt(OPEN, "a key slot in it is of another repository"));
         }
-        match slot::open_slot(slot, Some(&secret)) {
+        match slot::open_slot(slot, Some(secret)) {
             Err(cause) if cause.kind() == ErrorKind::WrongKey => {}
             other => return other,
         }
     }
-    Err(ImageError::wrong_key(OPEN, format!("the password opens none of its {} key slots", header.slots.len())))
+    let tried = format!("the password opens none of its {} key slots", header.slots.len());
+    Err(ImageError::wrong_key(
+        OPEN,
+        match secret.is_mistyped_recovery_key() {
+            true => format!("{tried}; if it is a recovery key, it has a typing error: its check letter does not match"),
+            false => tried,
+        },
+    ))
 }
 
 /// Fails unless the numbers of a disk can be those of a disk.

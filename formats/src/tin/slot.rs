@@ -1,4 +1,4 @@
-//! Key slots: a key ring under a passphrase or the content of a key file.
+//! Key slots: a key ring under a passphrase, the content of a key file, or a recovery key.
 
 use std::fmt;
 
@@ -11,6 +11,7 @@ use super::certificate::{Certificate, MAX_CERTIFICATE_BYTES, Role};
 use super::id::{HexVisitor, Id, random, unhex_into};
 use super::keys::{ExchangeKey, Key, KeyRing, RingParts};
 use super::parts::Parts;
+use super::recovery::RecoveryKey;
 use super::seal::{TAG_BYTES, open_in_place, seal_in_place};
 use crate::error::{ErrorKind, ImageError, Result};
 
@@ -31,9 +32,13 @@ const MAX_LANES: u32 = 64;
 /// Most memory times passes, in KiB: a minute's work or so, where the bounds on each would allow an hour.
 const MAX_WORK_KIB: u64 = 64 << 20;
 
-/// What opens a slot: a passphrase, or what a key file holds. Wiped when it is dropped.
+/// A passphrase, the content of a key file, or a recovery key. Wiped when it is dropped.
 #[derive(PartialEq, Eq)]
-pub struct Secret(Zeroizing<Vec<u8>>);
+pub struct Secret {
+    bytes: Zeroizing<Vec<u8>>,
+    /// True if slots of recovery keys are made with it.
+    is_recovery: bool,
+}
 
 impl Secret {
     /// A passphrase as it was typed or read; one line feed at its end is not a part of it.
@@ -42,12 +47,41 @@ impl Secret {
         if text.last() == Some(&b'\n') {
             text.pop();
         }
-        Secret(text)
+        Secret { bytes: text, is_recovery: false }
     }
 
     /// The whole content of a key file.
     pub fn key_file(content: Vec<u8>) -> Self {
-        Secret(Zeroizing::new(content))
+        Secret { bytes: Zeroizing::new(content), is_recovery: false }
+    }
+
+    /// A recovery key, to make a slot of one. A passphrase with its letters opens that slot, too.
+    pub fn recovery(key: &RecoveryKey) -> Self {
+        Secret { bytes: Zeroizing::new(key.letters().to_vec()), is_recovery: true }
+    }
+
+    /// Copies the secret, for a caller that needs it again later.
+    pub fn duplicate(&self) -> Self {
+        Secret { bytes: self.bytes.clone(), is_recovery: self.is_recovery }
+    }
+
+    /// Returns true if the secret has the form of a recovery key.
+    pub fn is_recovery_key(&self) -> bool {
+        RecoveryKey::read(&self.bytes).is_some()
+    }
+
+    /// Returns true if the secret looks like a recovery key with a typing error.
+    pub fn is_mistyped_recovery_key(&self) -> bool {
+        RecoveryKey::is_mistyped(&self.bytes)
+    }
+
+    /// The bytes that the key of a slot of this kind is made from; `None` if the secret cannot open such a slot.
+    fn bytes_for(&self, kind: SlotKind) -> Option<Zeroizing<Vec<u8>>> {
+        match kind {
+            SlotKind::Argon2id(_) => (!self.is_recovery).then(|| self.bytes.clone()),
+            SlotKind::Recovery(_) => RecoveryKey::read(&self.bytes).map(|key| Zeroizing::new(key.letters().to_vec())),
+            SlotKind::Public => None,
+        }
     }
 }
 
@@ -97,6 +131,18 @@ pub enum SlotKind {
     Argon2id(Cost),
     /// From the slot itself: the repository is not encrypted.
     Public,
+    /// From a recovery key, with Argon2id.
+    Recovery(Cost),
+}
+
+impl SlotKind {
+    /// What Argon2id costs; `None` for a public slot.
+    pub fn cost(self) -> Option<Cost> {
+        match self {
+            SlotKind::Argon2id(cost) | SlotKind::Recovery(cost) => Some(cost),
+            SlotKind::Public => None,
+        }
+    }
 }
 
 /// What a slot says of itself to those who have no key. Nothing vouches for it before the slot is opened.
@@ -146,11 +192,9 @@ impl<'a> Slot<'a> {
             1 => SlotKind::Argon2id(cost),
             2 if cost == (Cost { memory_kib: 0, passes: 0, lanes: 0 }) => SlotKind::Public,
             2 => return Err(ImageError::corrupt(READ, "a public slot states costs of Argon2id")),
+            3 => SlotKind::Recovery(cost),
             other => {
-                return Err(ImageError::unsupported(
-                    READ,
-                    format!("its key is made in way {other}, known are 1 and 2"),
-                ));
+                return Err(ImageError::unsupported(READ, format!("its key is made in way {other}, known are 1 to 3")));
             }
         };
         let repository = Id(parts.array()?);
@@ -171,7 +215,8 @@ impl<'a> Slot<'a> {
 /// Puts a ring into a new slot. A ring of a repository without encryption takes no secret, every other one needs one.
 pub fn seal_slot(ring: &KeyRing, secret: Option<&Secret>, label: &str, cost: Cost) -> Result<Vec<u8>> {
     let kind = match (secret, ring.is_public()) {
-        (Some(secret), false) if !secret.0.is_empty() => SlotKind::Argon2id(cost),
+        (Some(secret), false) if secret.is_recovery => SlotKind::Recovery(cost),
+        (Some(secret), false) if !secret.bytes.is_empty() => SlotKind::Argon2id(cost),
         (None, true) => SlotKind::Public,
         (Some(_), false) => return Err(refused("the passphrase or key file is empty")),
         (Some(_), true) => return Err(refused("a repository without encryption takes no passphrase")),
@@ -199,7 +244,7 @@ pub fn seal_slot(ring: &KeyRing, secret: Option<&Secret>, label: &str, cost: Cos
 pub fn open_slot(bytes: &[u8], secret: Option<&Secret>) -> Result<KeyRing> {
     let Slot { info, salt, nonce, associated, sealed } = Slot::parse(bytes)?;
     match (info.kind, secret) {
-        (SlotKind::Argon2id(_), None) => {
+        (SlotKind::Argon2id(_) | SlotKind::Recovery(_), None) => {
             return Err(ImageError::wrong_key(OPEN, "it needs a passphrase or key file, and none was given"));
         }
         (SlotKind::Public, Some(_)) => {
@@ -214,10 +259,7 @@ pub fn open_slot(bytes: &[u8], secret: Option<&Secret>) -> Result<KeyRing> {
     let mut plain = Zeroizing::new(sealed.to_vec());
     let Some(json) = open_in_place(&key, nonce, associated, &mut plain) else {
         return Err(match info.kind {
-            SlotKind::Argon2id(_) => ImageError::wrong_key(
-                OPEN,
-                "the passphrase or key file is not the one of this slot, or the slot is damaged",
-            ),
+            SlotKind::Argon2id(_) | SlotKind::Recovery(_) => wrong_secret(),
             SlotKind::Public => ImageError::corrupt(OPEN, "its content is not what was written"),
         });
     };
@@ -237,6 +279,7 @@ fn header(kind: SlotKind, ring: &KeyRing, salt: &[u8; 32], nonce: &[u8; 12]) -> 
     let (number, cost) = match kind {
         SlotKind::Argon2id(cost) => (1, cost),
         SlotKind::Public => (2, Cost { memory_kib: 0, passes: 0, lanes: 0 }),
+        SlotKind::Recovery(cost) => (3, cost),
     };
     let mut header = MAGIC.to_vec();
     header.extend_from_slice(&VERSION.to_le_bytes());
@@ -251,13 +294,16 @@ fn header(kind: SlotKind, ring: &KeyRing, salt: &[u8; 32], nonce: &[u8; 12]) -> 
 }
 
 fn slot_key(kind: SlotKind, secret: Option<&Secret>, repository: Id, salt: &[u8; 32]) -> Result<Key> {
-    match kind {
-        SlotKind::Argon2id(cost) => argon2id(secret.map_or(&[], |secret| &secret.0), salt, cost),
-        SlotKind::Public => {
-            let material = [&repository.0[..], salt].concat();
-            Ok(Zeroizing::new(blake3::derive_key("tintype no encryption 1", &material)))
-        }
-    }
+    let Some(cost) = kind.cost() else {
+        let material = [&repository.0[..], salt].concat();
+        return Ok(Zeroizing::new(blake3::derive_key("tintype no encryption 1", &material)));
+    };
+    let bytes = secret.and_then(|secret| secret.bytes_for(kind)).ok_or_else(wrong_secret)?;
+    argon2id(&bytes, salt, cost)
+}
+
+fn wrong_secret() -> ImageError {
+    ImageError::wrong_key(OPEN, "the passphrase or key file is not the one of this slot, or the slot is damaged")
 }
 
 fn argon2id(secret: &[u8], salt: &[u8; 32], cost: Cost) -> Result<Key> {

@@ -3,6 +3,7 @@
 use proptest::prelude::*;
 
 use super::super::keys::{KeyRing, Role};
+use super::super::recovery::RecoveryKey;
 use super::super::seal::Purpose;
 use super::super::slot::{Cost, Secret, SlotInfo, SlotKind, open_slot, seal_slot};
 use super::{REPOSITORY, ROLES, admin, flipped, kind_of};
@@ -119,7 +120,7 @@ fn an_unknown_version_or_kind_says_so() {
     for (at, value, kind) in [
         (0, b'X', ErrorKind::NotThisFormat),
         (8, 2, ErrorKind::Unsupported),
-        (10, 3, ErrorKind::Unsupported),
+        (10, 4, ErrorKind::Unsupported),
         (10, 2, ErrorKind::Corrupt),
         (11, 0, ErrorKind::Corrupt),
         (11, 6, ErrorKind::Corrupt),
@@ -128,6 +129,25 @@ fn an_unknown_version_or_kind_says_so() {
         other[at] = value;
         assert_eq!(kind_of(SlotInfo::parse(&other)), kind, "{value} at {at}");
     }
+}
+
+#[test]
+fn a_recovery_key_opens_its_own_slot_however_it_is_typed() {
+    let (key, other) = (RecoveryKey::generate().unwrap(), RecoveryKey::generate().unwrap());
+    let slot = seal_slot(&admin(), Some(&Secret::recovery(&key)), "recovery", CHEAP).unwrap();
+    assert_eq!(SlotInfo::parse(&slot).unwrap().kind, SlotKind::Recovery(CHEAP));
+    let shown = key.shown().to_string();
+    for typed in [shown.clone(), shown.to_uppercase(), shown.replace('-', ""), format!("{shown}\n")] {
+        open_slot(&slot, Some(&secret(&typed))).unwrap();
+    }
+    open_slot(&slot, Some(&Secret::recovery(&key))).unwrap();
+    for wrong in [&other.shown()[..], "open", "", &shown[1..]] {
+        assert_eq!(kind_of(open_slot(&slot, Some(&secret(wrong)))), ErrorKind::WrongKey, "{wrong:?}");
+    }
+    // A password that looks like one is a password.
+    let slot = seal_slot(&admin(), Some(&secret(&shown)), "", CHEAP).unwrap();
+    open_slot(&slot, Some(&secret(&shown))).unwrap();
+    assert_eq!(kind_of(open_slot(&slot, Some(&secret(&shown.to_uppercase())))), ErrorKind::WrongKey);
 }
 
 #[test]
