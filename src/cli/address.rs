@@ -96,6 +96,7 @@ impl Address {
         let repository = match repository.is_empty() {
             false => repository.to_owned(),
             true => std::env::var_os(REPOSITORY_VARIABLE)
+                .filter(|path| !path.is_empty())
                 .ok_or_else(|| format!("no repository is named before \"::\", and {REPOSITORY_VARIABLE} is not set"))?,
         };
         Ok(Address { path: repository.into(), stored: Some(wanted.to_owned()), ..plain })

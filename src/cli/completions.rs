@@ -14,9 +14,7 @@ pub struct Args {
 }
 
 pub fn run(args: &Args, global: Global) -> Result<Outcome, Failure> {
-    if global.json {
-        return Err(Failure::usage("a script for a shell is no JSON document: completions has no --json"));
-    }
+    global.without_json("a script for a shell is no JSON document: completions has no --json")?;
     let mut script = Vec::new();
     clap_complete::generate(args.shell, &mut Cli::command(), "tintype", &mut script);
     output::print(&String::from_utf8_lossy(&script))?;

@@ -11,6 +11,7 @@ use tintype_formats::{Geometry, raw};
 use super::failure::Failure;
 use super::profile::Profile;
 use super::source_args::format_parser;
+use super::usage;
 use crate::sources::{format_named, is_device_or_export};
 
 /// Measured on a Debian system: 0.8 of the time of level 3, for 0.8 % more space.
@@ -45,6 +46,11 @@ impl CreateArgs {
         let format = self.format_for(target)?;
         self.check(format)?;
         Ok(format)
+    }
+
+    /// The same arguments without a format.
+    pub fn without_format(&self) -> CreateArgs {
+        CreateArgs { output_format: None, ..self.clone() }
     }
 
     fn format_for(&self, target: Option<&Path>) -> Result<&'static Format, Failure> {
@@ -92,12 +98,9 @@ impl CreateArgs {
                 return Err(Failure::usage(format!("{format} has no option {name}; it has {known}")));
             }
         }
-        let name = match self.compress {
-            Compression::None => return Ok(()),
-            Compression::Zlib(_) => "zlib",
-            Compression::Zstd(_) => "zstd",
-        };
-        if create.compressions.contains(&name) {
+        let Some(name) = compression_name(self.compress) else { return Ok(()) };
+        // A variable stands for all conversions, also those to formats that do not compress.
+        if create.compressions.contains(&name) || usage::is_from_variable("compress") {
             return Ok(());
         }
         let found = match create.compressions {
@@ -117,8 +120,21 @@ impl CreateArgs {
                 return Err(Failure::usage(format!("option {name} is given twice")));
             }
         }
-        let (subformat, compression) = (self.subformat().map(str::to_owned), self.compress);
+        let can = |name| format.create.as_ref().is_some_and(|create| create.compressions.contains(&name));
+        let compression = match compression_name(self.compress) {
+            Some(name) if !can(name) => Compression::None,
+            _ => self.compress,
+        };
+        let subformat = self.subformat().map(str::to_owned);
         Ok(CreateOptions { subformat, compression, options, ..CreateOptions::new(geometry) })
+    }
+}
+
+fn compression_name(compression: Compression) -> Option<&'static str> {
+    match compression {
+        Compression::None => None,
+        Compression::Zlib(_) => Some("zlib"),
+        Compression::Zstd(_) => Some("zstd"),
     }
 }
 

@@ -42,10 +42,10 @@ struct Report {
     elapsed_s: f64,
 }
 
-pub fn run(args: &Args, global: Global) -> Result<Outcome, Failure> {
+pub fn run(args: &Args, mut global: Global) -> Result<Outcome, Failure> {
     let began = Instant::now();
-    if global.json && args.file.as_os_str() == "-" {
-        return Err(Failure::usage("with the file on standard output there is no --json"));
+    if args.file.as_os_str() == "-" {
+        global = global.without_json("with the file on standard output there is no --json")?;
     }
     let repository = args.repository.open()?;
     let snapshot = repository.resolve(&args.snapshot)?;

@@ -36,9 +36,9 @@ struct OptionRow<'a> {
     help: &'a str,
 }
 
-pub fn run(args: &Args, global: Global) -> Result<Outcome, Failure> {
-    if global.json && args.markdown {
-        return Err(Failure::usage("--json and --markdown are two forms of the same list: choose one"));
+pub fn run(args: &Args, mut global: Global) -> Result<Outcome, Failure> {
+    if args.markdown {
+        global = global.without_json("--json and --markdown are two forms of the same list: choose one")?;
     }
     let rows: Vec<_> = FORMATS.iter().copied().map(row).collect();
     if global.json {

@@ -1,9 +1,13 @@
 //! `tintype man`
 
-use std::path::PathBuf;
+use std::collections::BTreeMap;
+use std::ffi::OsStr;
+use std::io;
+use std::path::{Path, PathBuf};
 
-use clap::{Args as ClapArgs, CommandFactory};
+use clap::{Args as ClapArgs, Command, CommandFactory};
 use clap_mangen::Man;
+use clap_mangen::roff::{Roff, bold, roman};
 
 use super::failure::Failure;
 use super::{Cli, Global, Outcome, output};
@@ -20,17 +24,13 @@ pub struct Args {
 }
 
 pub fn run(args: &Args, global: Global) -> Result<Outcome, Failure> {
-    if global.json {
-        return Err(Failure::usage("a manual page is no JSON document: man has no --json"));
-    }
+    global.without_json("a manual page is no JSON document: man has no --json")?;
     // The help command would have a page for each command again.
     let mut root = Cli::command().disable_help_subcommand(true);
     root.build();
     if let Some(folder) = &args.output {
         std::fs::create_dir_all(folder).map_err(|cause| Error::io("create the folder", cause)).on_path(folder)?;
-        clap_mangen::generate_to(root, folder)
-            .map_err(|cause| Error::io("write the manual pages", cause))
-            .on_path(folder)?;
+        write_all(root, folder)?;
         return Ok(Outcome::Done);
     }
     let command = match &args.command {
@@ -40,8 +40,51 @@ pub fn run(args: &Args, global: Global) -> Result<Outcome, Failure> {
             .cloned()
             .ok_or_else(|| Failure::usage(format!("there is no command \"{}\"", name.escape_debug())))?,
     };
-    let mut page = Vec::new();
-    Man::new(command).render(&mut page).map_err(|cause| Error::io("make the manual page", cause))?;
+    let page = page(command).map_err(|cause| Error::io("make the manual page", cause))?;
     output::print(&String::from_utf8_lossy(&page))?;
     Ok(Outcome::Done)
+}
+
+/// Writes the pages of a command and of all below it.
+fn write_all(command: Command, folder: &Path) -> Result<(), Failure> {
+    for command in command.get_subcommands().filter(|command| !command.is_hide_set()).cloned() {
+        write_all(command, folder)?;
+    }
+    let path = folder.join(Man::new(command.clone()).get_filename());
+    let written = page(command).and_then(|page| std::fs::write(&path, page));
+    Ok(written.map_err(|cause| Error::io("write a manual page", cause)).on_path(&path)?)
+}
+
+fn page(command: Command) -> io::Result<Vec<u8>> {
+    let environment = environment(&command);
+    let mut page = Vec::new();
+    Man::new(command).render(&mut page)?;
+    environment.to_writer(&mut page)?;
+    Ok(page)
+}
+
+/// The variables that a command reads.
+fn environment(command: &Command) -> Roff {
+    let mut variables = BTreeMap::new();
+    for arg in command.get_arguments().filter(|arg| !arg.is_hide_set()) {
+        let name = arg.get_env().and_then(OsStr::to_str);
+        let value = arg.get_long().map_or_else(|| arg.to_string(), |long| format!("--{long}"));
+        variables.extend(name.map(|name| (name, format!("The value of {value}, where that is not typed."))));
+    }
+    if variables.contains_key("TINTYPE_PASSWORD_FILE") || command.has_subcommands() {
+        let text = "The password of the repository, or of an encrypted image. --password-file, --password-command and --key-file, \
+                    and their variables, come before it. A password in the environment can be read by other programs of the same \
+                    user: a file is safer.";
+        variables.insert("TINTYPE_PASSWORD", text.to_owned());
+    }
+    let mut roff = Roff::new();
+    roff.control("SH", ["ENVIRONMENT"]);
+    for (name, text) in variables {
+        roff.control("TP", []).text([bold(name)]).text([roman(text)]);
+    }
+    roff.control("PP", []).text([roman(
+        "A variable that is set to nothing counts as not set. A typed option overrides every variable that contradicts it. A flag \
+         that a variable switches on is switched off for one run by setting the variable to nothing, or to false.",
+    )]);
+    roff
 }

@@ -65,7 +65,11 @@ use self::failure::Failure;
 #[command(name = "tintype", version, propagate_version = true, max_term_width = 100)]
 #[command(after_help = "Exit codes: 0 done; 1 failed; 2 wrong usage; 3 finished, but something could not be read, or \
     differences or leaks were found; 4 verification failed or an image is damaged; 10 no such repository; 12 wrong key; 13 no space left; 14 target too \
-    small; 130 stopped.")]
+    small; 130 stopped.\n\n\
+    Environment: TINTYPE_PASSWORD holds the password of the repository, unless an option or another variable gives it. Options \
+    with [env: NAME=] have the value of that variable where they are not typed. A variable that is set to nothing counts as not \
+    set, and a typed option overrides every variable that contradicts it. NAME= or NAME=false before the command switches a flag \
+    off that NAME=1 has switched on.")]
 pub struct Cli {
     #[command(flatten)]
     global: Global,
@@ -84,6 +88,16 @@ pub struct Global {
     /// Print no progress, no summary and no warnings
     #[arg(long, short, global = true, env = "TINTYPE_QUIET", value_parser = clap::builder::FalseyValueParser::new())]
     quiet: bool,
+}
+
+impl Global {
+    /// For what has no JSON: fails with this message if --json was typed. A variable that asks for JSON does not count here.
+    fn without_json(self, message: &str) -> Result<Global, Failure> {
+        if self.json && !usage::is_from_variable("json") {
+            return Err(Failure::usage(message));
+        }
+        Ok(Global { json: false, ..self })
+    }
 }
 
 #[derive(Debug, Subcommand)]

@@ -5,7 +5,7 @@ mod terminal;
 
 use std::ffi::OsString;
 use std::io::{self, IsTerminal};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::Args as ClapArgs;
@@ -74,7 +74,10 @@ struct Report<'a> {
     kept: Vec<String>,
 }
 
-pub fn run(args: &Args, global: Global) -> Result<Outcome, Failure> {
+pub fn run(args: &Args, mut global: Global) -> Result<Outcome, Failure> {
+    if args.serial.as_deref() == Some(Path::new("stdio")) {
+        global = global.without_json("--serial stdio and --json both write to standard output")?;
+    }
     let settings = settings(args, global)?;
     let mut signals = job::catch_signals()?;
     let disks = Disks::open(&args.sources, &args.input, args.keep.as_deref(), global)?;
@@ -111,9 +114,6 @@ fn settings(args: &Args, global: Global) -> Result<Settings, Failure> {
         .hinted("--display vnc shows the screen to a VNC viewer"));
     }
     let serial = match &args.serial {
-        Some(path) if path.as_os_str() == "stdio" && global.json => {
-            return Err(Failure::usage("--serial stdio and --json both write to standard output"));
-        }
         Some(path) if path.as_os_str() == "stdio" => Serial::Stdio,
         Some(path) => Serial::File(path.clone()),
         None if display == Display::None && !global.json => Serial::Stdio,

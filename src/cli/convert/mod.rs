@@ -71,13 +71,16 @@ pub struct Args {
     live: LiveArgs,
 }
 
-pub fn run(args: &Args, global: Global) -> Result<Outcome, Failure> {
+pub fn run(args: &Args, mut global: Global) -> Result<Outcome, Failure> {
+    if args.target == Path::new("-") {
+        global = global.without_json("with a disk on standard output there is no --json")?;
+    }
     if args.layers { layers::convert_all(args, global) } else { convert_one(args, global) }
 }
 
 fn convert_one(args: &Args, global: Global) -> Result<Outcome, Failure> {
     let format = args.to.format(&args.target)?;
-    check_combination(args, format, global)?;
+    check_combination(args, format)?;
     let OpenedSource { source, in_use } = open_source(args, global)?;
     if args.target != Path::new("-") && !is_nbd(&args.target) {
         in_use.iter().for_each(|source| source.warn_if_it_holds(&args.target, "the target", global));
@@ -107,13 +110,13 @@ fn convert_one(args: &Args, global: Global) -> Result<Outcome, Failure> {
     Ok(if complete { Outcome::Done } else { Outcome::Incomplete })
 }
 
-fn check_combination(args: &Args, format: &Format, global: Global) -> Result<(), Failure> {
+fn check_combination(args: &Args, format: &Format) -> Result<(), Failure> {
     let to_stream = args.target == Path::new("-");
     if to_stream {
         check_streamable(args, format)?;
     }
-    if to_stream && (args.to.verify || args.to.no_create || global.json) {
-        let message = "with a disk on standard output there is no --verify, no --no-create and no --json";
+    if to_stream && (args.to.verify || args.to.no_create) {
+        let message = "with a disk on standard output there is no --verify and no --no-create";
         return Err(Failure::usage(message));
     }
     if args.backing.is_some() && !format.create.as_ref().is_some_and(|create| create.parents) {

@@ -16,7 +16,7 @@ const CHILD_VARIABLE: &str = "TINTYPE_MOUNT_IN_BACKGROUND";
 
 /// Whether this is the second program.
 pub fn is_child() -> bool {
-    std::env::var_os(CHILD_VARIABLE).is_some()
+    std::env::var_os(CHILD_VARIABLE).is_some_and(|value| !value.is_empty())
 }
 
 /// Starts the program again, and waits until it has mounted.

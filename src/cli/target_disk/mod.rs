@@ -13,7 +13,7 @@ pub use self::write::{Parent, Writing, Written, open, shown_rate, write};
 use super::create_args::{CreateArgs, parse_bytes, parse_rate};
 use super::failure::Failure;
 use super::source_args::ThreadArgs;
-use super::{Global, output, units};
+use super::{Global, output, units, usage};
 use crate::engine::fit::Caution;
 use crate::sources::{NbdOptions, is_device_or_export};
 use crate::targets::TargetOptions;
@@ -51,8 +51,13 @@ pub struct TargetArgs {
 impl TargetArgs {
     /// Returns the format to write to `target`; fails if the arguments do not fit it.
     pub fn format(&self, target: &Path) -> Result<&'static Format, Failure> {
-        let format = self.create.format(Some(target))?;
         let device = is_device_or_export(target);
+        // What is written in place is raw, whatever a variable says of new files.
+        let is_overridden = (self.no_create || device) && usage::is_from_variable("output_format");
+        let format = match is_overridden {
+            true => self.create.without_format().format(Some(target))?,
+            false => self.create.format(Some(target))?,
+        };
         if (self.no_create || device) && !std::ptr::eq(format, &raw::FORMAT) {
             let message = format!("an existing file or device is written as raw, not as {}", format.name);
             return Err(Failure::usage(message).hinted("say -O raw"));
