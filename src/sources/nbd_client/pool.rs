@@ -38,6 +38,8 @@ pub struct Pool {
     flushing: Mutex<()>,
     /// Whether writes were lost, or may be.
     is_uncertain: AtomicBool,
+    /// When the server was given up last, and why: requests that wait since before then are given up with it.
+    given_up: Mutex<Option<(Instant, String)>>,
 }
 
 /// How long is tried, and how often.
@@ -47,8 +49,10 @@ struct Patience {
 }
 
 impl Patience {
-    fn of(limit: Duration) -> Self {
-        Patience { deadline: Instant::now() + limit, pause: Duration::from_millis(50) }
+    /// Patience of a request that began then. One that waited for an answer all the time has little left.
+    fn since(began: Instant, limit: Duration) -> Self {
+        let deadline = (began + limit).max(Instant::now() + EXTRA_CONNECTION.min(limit));
+        Patience { deadline, pause: Duration::from_millis(50) }
     }
 
     /// Waits before the next try; false if there is to be none.
@@ -79,6 +83,7 @@ impl Pool {
             next: AtomicUsize::new(0),
             flushing: Mutex::new(()),
             is_uncertain: AtomicBool::new(false),
+            given_up: Mutex::default(),
         });
         if export.flags & nbd_protocol::export_flag::CAN_MULTI_CONN != 0 {
             let (connector, pool) = (Arc::clone(&pool.connector), Arc::downgrade(&pool));
@@ -144,10 +149,11 @@ impl Pool {
 
     /// Asks until there is an answer, on a new connection where the last one was lost.
     fn retrying(&self, ask: &mut dyn FnMut(&Connection) -> Result<(), Failed>) -> io::Result<()> {
+        let began = Instant::now();
         let slot = self.next.fetch_add(1, Relaxed) % self.used.load(Acquire);
         let mut patience = None;
         loop {
-            let connection = self.connection(slot, &mut patience)?;
+            let connection = self.connection(slot, began, &mut patience)?;
             let why = match ask(&connection) {
                 Ok(()) => return Ok(()),
                 Err(Failed::Server(cause)) => return Err(cause),
@@ -157,22 +163,38 @@ impl Pool {
             if connection.unflushed() > 0 {
                 self.is_uncertain.store(true, Release);
             }
-            if !patience.get_or_insert_with(|| Patience::of(self.patience)).wait() {
-                return Err(gone(&why, self.patience));
+            self.check_given_up(began)?;
+            if !patience.get_or_insert_with(|| Patience::since(began, self.patience)).wait() {
+                return Err(self.give_up(&why));
             }
         }
     }
 
+    /// Gives the server up, for all requests that wait for it.
+    fn give_up(&self, why: &str) -> io::Error {
+        *lock(&self.given_up) = Some((Instant::now(), why.to_owned()));
+        gone(why, self.patience)
+    }
+
+    /// Fails if the server was given up since a request began.
+    fn check_given_up(&self, began: Instant) -> io::Result<()> {
+        match &*lock(&self.given_up) {
+            Some((when, why)) if *when >= began => Err(gone(why, self.patience)),
+            _ => Ok(()),
+        }
+    }
+
     /// The connection of a slot, made anew if it is lost.
-    fn connection(&self, slot: usize, patience: &mut Option<Patience>) -> io::Result<Arc<Connection>> {
+    fn connection(&self, slot: usize, began: Instant, patience: &mut Option<Patience>) -> io::Result<Arc<Connection>> {
         let mut held = lock(&self.slots[slot]);
         match held.as_ref() {
             Some(connection) if !connection.is_lost() => return Ok(connection.clone()),
             Some(lost) if lost.unflushed() > 0 => self.is_uncertain.store(true, Release),
             _ => {}
         }
-        let patience = patience.get_or_insert_with(|| Patience::of(self.patience));
+        let patience = patience.get_or_insert_with(|| Patience::since(began, self.patience));
         loop {
+            self.check_given_up(began)?;
             match (self.connector)(patience.deadline.max(Instant::now() + EXTRA_CONNECTION)) {
                 Ok(connection) if *connection.export() == self.export => {
                     return Ok(held.insert(Arc::new(connection)).clone());
@@ -181,7 +203,7 @@ impl Pool {
                     let message = "the NBD server was lost, and is back with another disk of that name";
                     return Err(io::Error::new(io::ErrorKind::ConnectionAborted, message));
                 }
-                Err(cause) if !patience.wait() => return Err(gone(&cause.to_string(), self.patience)),
+                Err(cause) if !patience.wait() => return Err(self.give_up(&cause.to_string())),
                 Err(_) => {}
             }
         }
