@@ -44,6 +44,10 @@ pub enum Kind {
     WrongKey,
     /// The key's role does not allow it.
     Denied,
+    /// More of the source cannot be read than is allowed.
+    Unreadable,
+    /// The disk had a size in the snapshot before, and has none now.
+    ShrankToNothing,
     /// A prune did not wait for this session: what it has not committed counts for nothing.
     Fenced,
     /// The user or a signal stopped the work.

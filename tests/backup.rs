@@ -201,10 +201,19 @@ fn what_cannot_be_read_is_recorded_and_told() {
     let middle = image.len() / 2;
     image[middle..middle + 64].fill(0xa5);
     fs::write(sandbox.path("image.qcow2"), image).unwrap();
-    run(&sandbox, &["backup", "image.qcow2", "--repo", "repo"]).fails(3, "could not read");
-    let read = run(&sandbox, &["digest", "repo::image"]).ok();
-    assert!(read.stderr.contains("could not be read when it was backed up"), "{}", read.stderr);
-    let found = restored(&sandbox, "repo::image");
+    run(&sandbox, &["backup", "image.qcow2", "--repo", "repo"]).fails(1, "image.qcow2");
+    assert!(run(&sandbox, &["snapshots", "--repo", "repo"]).ok().stdout.contains("no snapshots"));
+    run(&sandbox, &["backup", "image.qcow2", "--repo", "repo", "--salvage"]).fails(3, "the snapshot is incomplete");
+    // Whatever reads it says so, and does not end as if it were whole.
+    let words = "could not be read when it was backed up";
+    run(&sandbox, &["digest", "repo::image"]).fails(3, words);
+    run(&sandbox, &["compare", "repo::image", "repo::image"]).fails(3, words);
+    run(&sandbox, &["export", "image", "image.tin", "--repo", "repo"]).fails(3, words);
+    run(&sandbox, &["restore", "image", "back.raw", "--repo", "repo"]).fails(3, words);
+    assert!(run(&sandbox, &["info", "repo::image"]).ok().stdout.contains("INCOMPLETE"));
+    run(&sandbox, &["convert", "repo::image", "found.raw"]).fails(3, words);
+    let found = fs::read(sandbox.path("found.raw")).unwrap();
+    assert!(fs::read(sandbox.path("back.raw")).unwrap() == found);
     let differing: Vec<usize> = (0..data.len()).filter(|at| found[*at] != data[*at]).collect();
     assert!(!differing.is_empty() && differing.iter().all(|at| found[*at] == 0));
 }
@@ -275,7 +284,7 @@ fn a_full_disk_is_told_and_harms_nothing() {
 }
 
 #[test]
-fn a_source_that_shrinks_is_told_range_by_range() {
+fn a_source_that_shrinks_ends_the_backup() {
     let sandbox = with_repository();
     let disk = sandbox.path("disk.raw");
     fs::write(&disk, vec![7; (40 * MIB) as usize]).unwrap();
@@ -290,12 +299,13 @@ fn a_source_that_shrinks_is_told_range_by_range() {
     std::thread::sleep(Duration::from_millis(300));
     File::options().write(true).open(&disk).unwrap().set_len(30 * MIB).unwrap();
     let ended = Run::of(&child.unwrap().wait_with_output().unwrap());
-    assert_eq!(ended.code, Some(3), "{ended:?}");
-    let report: Value = serde_json::from_str(ended.stdout.lines().last().unwrap()).unwrap();
-    let unreadable = report["disks"][0]["unreadable"].as_array().unwrap();
-    assert_eq!(unreadable[0][0].as_u64().unwrap() + unreadable[0][1].as_u64().unwrap(), 40 * MIB, "{unreadable:?}");
-    let found = restored(&sandbox, "repo::disk");
-    assert!(found.len() as u64 == 40 * MIB && found[..(29 * MIB) as usize].iter().all(|byte| *byte == 7));
+    assert_eq!(ended.code, Some(1), "{ended:?}");
+    let expected = format!("has {} bytes, and had {}", 30 * MIB, 40 * MIB);
+    assert!(ended.stderr.contains(&expected), "{ended:?}");
+    assert!(run(&sandbox, &["snapshots", "--repo", "repo"]).ok().stdout.contains("no snapshots"));
+    // It is as large as that from the beginning: that is a backup.
+    run(&sandbox, &["backup", "disk.raw", "--repo", "repo"]).ok();
+    assert!(restored(&sandbox, "repo::disk") == vec![7; (30 * MIB) as usize]);
 }
 
 #[test]

@@ -11,6 +11,12 @@ pub trait HostFile: Send + Sync {
     /// Returns the length in bytes.
     fn len_bytes(&self) -> io::Result<u64>;
 
+    /// Returns the length that the file has now, which differs from [`len_bytes`](Self::len_bytes) if it was cut or extended after
+    /// it was opened. The default is for files of which nobody can tell.
+    fn len_bytes_now(&self) -> io::Result<u64> {
+        self.len_bytes()
+    }
+
     /// Fills `buffer` from `host_offset`, or fails; past the end with [`io::ErrorKind::UnexpectedEof`].
     fn read_exact_at(&self, host_offset: u64, buffer: &mut [u8]) -> io::Result<()>;
 

@@ -27,6 +27,10 @@ impl HostFile for LocalFile {
         Ok(self.len_bytes)
     }
 
+    fn len_bytes_now(&self) -> io::Result<u64> {
+        Ok(rustix::fs::seek(&self.file, SeekFrom::End(0))?)
+    }
+
     fn read_exact_at(&self, host_offset: u64, buffer: &mut [u8]) -> io::Result<()> {
         self.file.read_exact_at(buffer, host_offset)
     }

@@ -16,11 +16,14 @@ use super::disk_names::{self, NamedAddress, disk_names, snapshot_name};
 use super::failure::Failure;
 use super::in_use::{self, LIVE, LiveArgs};
 use super::repository_args::open_store;
+use super::salvage_args::SalvageArgs;
+use super::snapshots::unreadable_text;
 use super::source_args::{SourceArgs, ThreadArgs};
 use super::{Global, Outcome, job, output, units};
 use crate::engine::NamedDisk;
 use crate::engine::backup::{BackedUp, BackupDisk, BackupOptions, backup_as};
 use crate::engine::convert::Input;
+use crate::engine::salvage::{DEFAULT_PASSES, Tolerance};
 use crate::sources::{self, OpenedDisk, StandardInput};
 use crate::system;
 
@@ -60,6 +63,16 @@ pub struct Args {
     /// Store nothing; say what would be stored
     #[arg(long)]
     dry_run: bool,
+    /// Store what can be read of a device while no more than this is unreadable (bytes, or with k, M, G); 0: everything must be
+    /// readable
+    #[arg(long, value_name = "BYTES", value_parser = parse_bytes, env = "TINTYPE_MAX_UNREADABLE", default_value = "16M")]
+    #[arg(conflicts_with = "salvage")]
+    max_unreadable: u64,
+    /// Take a disk of 0 bytes although the snapshot before has data of it
+    #[arg(long)]
+    allow_empty: bool,
+    #[command(flatten)]
+    salvage: SalvageArgs,
     /// Read at most this many bytes a second (or with k, M, G)
     #[arg(long, value_name = "BYTES", value_parser = parse_rate, env = "TINTYPE_RATE_LIMIT")]
     rate_limit: Option<u64>,
@@ -131,6 +144,7 @@ struct Report<'a> {
     changed_bytes: u64,
     new_bytes: u64,
     stored_bytes: u64,
+    incomplete: bool,
     elapsed_s: f64,
     bytes_per_s: u64,
     disks: &'a [DiskRecord],
@@ -178,6 +192,8 @@ pub fn run(args: &Args, global: Global) -> Result<Outcome, Failure> {
         workers: args.threads.workers(),
         rate_limit: args.rate_limit,
         dry_run: args.dry_run,
+        tolerance: args.salvage.tolerance().unwrap_or(max_unreadable(args)),
+        allow_empty: args.allow_empty,
     };
     // Asked when all is read and nothing committed yet: the snapshot is to say what was found.
     let found = Cell::new(None);
@@ -221,6 +237,10 @@ fn consistency(args: &Args, sources: &[in_use::Source<'_>]) -> &'static str {
     }
 }
 
+fn max_unreadable(args: &Args) -> Tolerance {
+    Tolerance { max_unreadable: args.max_unreadable, passes: DEFAULT_PASSES, ..Tolerance::NONE }
+}
+
 fn open(args: &Args, address: &Address, global: Global) -> Result<Source, Failure> {
     if !address.is_standard_input() {
         return Ok(Source::Disk(args.input.open_to_copy(address, None, global)?));
@@ -242,12 +262,13 @@ fn backup_disk<'a>(source: &'a mut Source, address: &'a Address, name: &str) -> 
             let sector_bytes = (geometry.logical_sector_bytes, geometry.physical_sector_bytes);
             let input = Input::Disk(NamedDisk { disk: opened.disk.as_ref(), path: address.shown() });
             let identity = sources::identify(opened.disk.as_ref(), &address.path);
-            BackupDisk { name, input, path, format, sector_bytes, identity }
+            let is_device = opened.layers.is_empty() && sources::is_device(&address.path);
+            BackupDisk { name, input, path, format, sector_bytes, identity, is_device }
         }
         Source::Pipe(pipe, size_bytes) => {
             let input = Input::Pipe(pipe, *size_bytes);
-            let identity = DiskIdentity::default();
-            BackupDisk { name, input, path, format: "raw".to_owned(), sector_bytes: (512, 512), identity }
+            let (format, identity) = ("raw".to_owned(), DiskIdentity::default());
+            BackupDisk { name, input, path, format, sector_bytes: (512, 512), identity, is_device: false }
         }
     }
 }
@@ -268,6 +289,7 @@ fn report(done: &BackedUp, options: &BackupOptions, began: Instant, global: Glob
         changed_bytes: sum(&|disk| disk.statistics.changed_bytes),
         new_bytes: sum(&|disk| disk.statistics.new_bytes),
         stored_bytes: sum(&|disk| disk.statistics.stored_bytes),
+        incomplete: unreadable > 0,
         elapsed_s,
         bytes_per_s: (read_bytes as f64 / elapsed_s.max(0.001)) as u64,
         disks: &done.disks,
@@ -286,11 +308,12 @@ fn report(done: &BackedUp, options: &BackupOptions, began: Instant, global: Glob
             global,
         );
     }
+    for (name, before, now) in &done.shrunk {
+        let (before, now) = (units::exact_size(*before), units::exact_size(*now));
+        output::warn(&format!("{name} shrank: it has {now}, and had {before} in the snapshot before"), global);
+    }
     for disk in done.disks.iter().filter(|disk| !disk.unreadable.is_empty()) {
-        let ranges: Vec<_> =
-            disk.unreadable.iter().take(10).map(|(at, length)| format!("{length} bytes at {at}")).collect();
-        let text = format!("{}: could not read {}; they are zeros in the backup", disk.name, ranges.join(", "));
-        output::warn(&text, global);
+        output::warn(&format!("the snapshot is incomplete: {}", unreadable_text(disk)), global);
     }
     Ok(if unreadable == 0 { Outcome::Done } else { Outcome::Incomplete })
 }

@@ -85,7 +85,8 @@ pub fn run(args: &Args, global: Global) -> Result<Outcome, Failure> {
     } else if !global.quiet {
         output::print(&report_text(&found, same))?;
     }
-    Ok(if same { Outcome::Done } else { Outcome::Incomplete })
+    let is_complete = !a.is_incomplete && !b.is_incomplete;
+    Ok(if same && is_complete { Outcome::Done } else { Outcome::Incomplete })
 }
 
 fn report_json(found: &Comparison, same: bool) -> Result<(), Failure> {

@@ -9,6 +9,7 @@ use tintype_formats::tin::id::Id;
 
 use super::failure::Failure;
 use super::repository_args::RepositoryArgs;
+use super::snapshots::unreadable_text;
 use super::{Global, Outcome, job, output, units};
 use crate::error::OnPath as _;
 use crate::targets::{Target, TargetOptions};
@@ -49,6 +50,10 @@ pub fn run(args: &Args, mut global: Global) -> Result<Outcome, Failure> {
     }
     let repository = args.repository.open()?;
     let snapshot = repository.resolve(&args.snapshot)?;
+    let is_incomplete = snapshot.is_incomplete();
+    for disk in snapshot.manifest.disks.iter().filter(|disk| disk.is_incomplete()) {
+        output::warn(&unreadable_text(disk), global);
+    }
     let signals = job::catch_signals()?;
     let options = TargetOptions { force: args.force, ..TargetOptions::default() };
     let target = Target::open(&args.file, 0, &[], &options)?;
@@ -77,5 +82,5 @@ pub fn run(args: &Args, mut global: Global) -> Result<Outcome, Failure> {
         let (packs, size) = (units::count(packs, "pack", "packs"), units::size(pack_bytes));
         output::note(&format!("snapshot {} of {name}: {packs}, {size}, in {elapsed_s:.1} s", snapshot.id), global);
     }
-    Ok(Outcome::Done)
+    Ok(if is_incomplete { Outcome::Incomplete } else { Outcome::Done })
 }

@@ -98,6 +98,8 @@ fn exit_code(kind: Kind) -> u8 {
         Kind::Image(_)
         | Kind::Io
         | Kind::NoSnapshot
+        | Kind::Unreadable
+        | Kind::ShrankToNothing
         | Kind::Fenced
         | Kind::TargetExists
         | Kind::TargetUnfit
@@ -150,6 +152,10 @@ fn hint(error: &Error) -> Option<&'static str> {
         Kind::Image(ErrorKind::NotFound) => "\"tintype info\" lists what there is",
         Kind::NoRepository => "\"tintype init\" makes one",
         Kind::NoSnapshot => "\"tintype snapshots\" lists what there is",
+        Kind::Unreadable => {
+            "the next run finds what was stored; --max-unreadable allows more, --salvage takes whatever can be read"
+        }
+        Kind::ShrankToNothing => "check the source; if it is meant to be empty, pass --allow-empty",
         Kind::Fenced => "run it again: what is stored already is not stored twice",
         Kind::Denied => "use a key of another role; \"tintype key list\" shows the keys and their roles",
         Kind::WrongKey | Kind::Image(ErrorKind::WrongKey) => {

@@ -17,6 +17,7 @@ use super::source_args::ThreadArgs;
 use super::{Global, Outcome, job, output, units};
 use crate::engine::backup::{BackupDisk, BackupOptions, backup_as};
 use crate::engine::convert::Input;
+use crate::engine::salvage::Tolerance;
 use crate::engine::{NamedDisk, Progress};
 use crate::error::{OnPath as _, Result};
 use crate::repository::Repository;
@@ -111,6 +112,7 @@ fn store_anew(args: &Args, repository: &Arc<Repository>, file: &TinFile, progres
             format: record.source.format.clone(),
             sector_bytes: (record.logical_sector_bytes, record.physical_sector_bytes),
             identity: record.identity.clone(),
+            is_device: false,
         });
     }
     let options = BackupOptions {
@@ -122,6 +124,8 @@ fn store_anew(args: &Args, repository: &Arc<Repository>, file: &TinFile, progres
         workers: args.threads.workers(),
         rate_limit: None,
         dry_run: false,
+        tolerance: Tolerance::NONE,
+        allow_empty: true,
     };
     let done = backup_as(repository, &mut disks, &options, &|manifest| take_over(&file.manifest, manifest), progress)?;
     let stored_bytes = done.disks.iter().map(|disk| disk.statistics.stored_bytes).sum();

@@ -20,6 +20,7 @@ struct Report<'a> {
     snapshot: Id,
     session: Id,
     signer: &'a str,
+    incomplete: bool,
     #[serde(flatten)]
     manifest: &'a Manifest,
 }
@@ -41,6 +42,7 @@ pub fn run(address: &Address, wanted: &str, secrets: &SecretArgs, global: Global
             snapshot: snapshot.id,
             session: snapshot.session,
             signer: &snapshot.signer.name,
+            incomplete: snapshot.is_incomplete(),
             manifest: &snapshot.manifest,
         };
         output::print_json(&report)?;
@@ -75,7 +77,9 @@ fn text(repository: &str, snapshot: &Snapshot) -> String {
         lines.push(("  changed", units::size(statistics.changed_bytes)));
         lines.push(("  stored", units::size(statistics.stored_bytes)));
         if !disk.unreadable.is_empty() {
-            lines.push(("  unreadable", units::count(disk.unreadable.len() as u64, "range", "ranges")));
+            let ranges = units::count(disk.unreadable.len() as u64, "range", "ranges");
+            let text = format!("INCOMPLETE: {} in {ranges}", units::exact_size(disk.unreadable_bytes()));
+            lines.push(("  unreadable", text));
         }
     }
     lines.iter().map(|(name, value)| format!("{name:<14}{}\n", printable(value))).collect()

@@ -36,6 +36,7 @@ mod prune;
 mod repair;
 mod repository_args;
 mod restore;
+mod salvage_args;
 mod secrets;
 mod serve;
 mod snapshots;

@@ -12,6 +12,7 @@ use tintype_formats::{BlockSource, Format, Geometry, raw};
 use super::escape::printable;
 use super::failure::Failure;
 use super::repository_args::RepositoryArgs;
+use super::snapshots::unreadable_text;
 use super::source_args::NbdArgs;
 use super::target_disk::{Source, TargetArgs, Writing, open, shown_rate, write};
 use super::{Global, Outcome, job, output, units};
@@ -157,10 +158,8 @@ fn restore(
     path: &Path,
     global: Global,
 ) -> Result<bool, Failure> {
-    if !record.unreadable.is_empty() {
-        let ranges = units::count(record.unreadable.len() as u64, "range", "ranges");
-        let text = format!("{ranges} of {} could not be read when it was backed up, and are zeros", record.name);
-        output::warn(&text, global);
+    if record.is_incomplete() {
+        output::warn(&unreadable_text(record), global);
     }
     let disk = SnapshotDisk::open(repository, record)?;
     let part = args.partition.map(|number| partition_of(&disk, number)).transpose()?;
@@ -170,7 +169,9 @@ fn restore(
     };
     let report = Report { disk: record.name.clone(), ..report };
     say(&report, global)?;
-    Ok(report.unreadable.is_empty())
+    let range = part.as_ref().map_or(0..record.size_bytes, |part| part.begin..part.begin + part.size_bytes);
+    let is_missing = |(at, length): &(u64, u64)| *at < range.end && at.saturating_add(*length) > range.start;
+    Ok(report.unreadable.is_empty() && !record.unreadable.iter().any(is_missing))
 }
 
 fn write_all(
@@ -196,6 +197,7 @@ fn write_all(
         parent: None,
         digest: None,
         reflink: false,
+        salvage_map: None,
         reproducible: false,
         workers: workers(args),
         title: "restoring",

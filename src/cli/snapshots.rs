@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use serde::Serialize;
 use tintype_formats::tin::id::Id;
 use tintype_formats::tin::keys::Certificate;
-use tintype_formats::tin::manifest::Manifest;
+use tintype_formats::tin::manifest::{DiskRecord, Manifest};
 
 use super::escape::printable;
 use super::failure::Failure;
@@ -223,6 +223,18 @@ fn holders(listing: &Listing) -> Vec<String> {
 fn boot_text((time, boot): &(Timestamp, Boot)) -> String {
     let day = time.strftime("%Y-%m-%d");
     format!("{}, {day} ({})", if boot.ok { "yes" } else { "no" }, printable(&boot.until))
+}
+
+/// The ranges of a disk that could not be read, for people: the first ten.
+pub fn unreadable_text(disk: &DiskRecord) -> String {
+    const SHOWN: usize = 10;
+    let ranges = disk.unreadable.iter().take(SHOWN);
+    let mut ranges: Vec<_> = ranges.map(|(at, length)| format!("{length} bytes at {at:#x}")).collect();
+    if disk.unreadable.len() > SHOWN {
+        ranges.push(format!("{} more", units::count((disk.unreadable.len() - SHOWN) as u64, "range", "ranges")));
+    }
+    let (size, name) = (units::exact_size(disk.unreadable_bytes()), printable(&disk.name));
+    format!("{size} of {name} could not be read when it was backed up, and are zeros: {}", ranges.join(", "))
 }
 
 /// Columns, as wide as they have to be.

@@ -14,7 +14,8 @@ use super::address::{self, Address};
 use super::failure::Failure;
 use super::in_use::warn_if_in_use;
 use super::repository_args::SecretArgs;
-use super::{Global, output, units};
+use super::snapshots::unreadable_text;
+use super::{Global, output};
 use crate::error::{Error, Kind};
 use crate::repository::Repository;
 use crate::repository::disk::SnapshotDisk;
@@ -275,14 +276,13 @@ fn take_lease(
 
 /// Opens a disk of a stored snapshot, and says what is missing of it.
 fn stored_disk(repository: &Arc<Repository>, record: &DiskRecord, global: Global) -> Result<OpenedDisk, Failure> {
-    if !record.unreadable.is_empty() {
-        let (ranges, name) = (units::count(record.unreadable.len() as u64, "range", "ranges"), &record.name);
-        let text = format!("{ranges} of {name} could not be read when it was backed up, and are zeros in the backup");
-        output::warn(&text, global);
+    let is_incomplete = record.is_incomplete();
+    if is_incomplete {
+        output::warn(&unreadable_text(record), global);
     }
     let disk = Box::new(SnapshotDisk::open(repository, record)?);
     let watch = Watch::default();
-    Ok(OpenedDisk { disk, layers: Vec::new(), snapshots: 0, remarks: Vec::new(), watch })
+    Ok(OpenedDisk { disk, layers: Vec::new(), snapshots: 0, is_incomplete, remarks: Vec::new(), watch })
 }
 
 /// One image file by itself: no file that it names is opened.

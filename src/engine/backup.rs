@@ -1,6 +1,7 @@
 //! Backs disks up: one session, one snapshot.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -9,17 +10,19 @@ use tintype_formats::tin::chunk::Level;
 use tintype_formats::tin::disk_identity::{DiskIdentity, SameDisk};
 use tintype_formats::tin::id::Id;
 use tintype_formats::tin::manifest::{DiskRecord, Manifest, RootRecord, SourceRecord};
+use tintype_formats::tin::map::Shape;
 use tintype_formats::tin::read::MappedDisk;
-use tintype_formats::tin::write::{ChunkSink, DiskWriter, Statistics};
+use tintype_formats::tin::write::{ChunkSink, DiskWriter, Outcome, Statistics, StoredDisk};
 use tintype_formats::{BlockSource, ImageWriter};
 
-use super::Progress;
 use super::convert::Input;
 use super::copy::{CopyOptions, copy};
-use super::pipeline::Pipeline;
+use super::pipeline::{Pipeline, Unreadable};
 use super::plan::{DiskPlan, Feed, PipePlan, PlanOptions};
 use super::rate_limit::RateLimit;
-use crate::error::{Kind, OnPath as _, Result};
+use super::salvage::{AreaMap, Retry, SetAside, Spool, State, Tolerance, amend, check_length};
+use super::{NamedDisk, Progress};
+use crate::error::{Error, Kind, OnPath as _, Result};
 use crate::repository::session::WriteSession;
 use crate::repository::snapshots::Snapshot;
 use crate::repository::{PROGRAM, Repository, time};
@@ -38,6 +41,8 @@ pub struct BackupDisk<'a> {
     pub sector_bytes: (u32, u32),
     /// What it is known by besides its name.
     pub identity: DiskIdentity,
+    /// True if it is a device that is read as it is.
+    pub is_device: bool,
 }
 
 /// How to back up.
@@ -59,6 +64,10 @@ pub struct BackupOptions {
     pub rate_limit: Option<u64>,
     /// Store nothing, only count.
     pub dry_run: bool,
+    /// How much of the disks may be unreadable.
+    pub tolerance: Tolerance,
+    /// Take a disk of 0 bytes that had a size in the snapshot before.
+    pub allow_empty: bool,
 }
 
 /// What a backup came to.
@@ -70,6 +79,8 @@ pub struct BackedUp {
     pub parent: Option<Id>,
     /// The disks.
     pub disks: Vec<DiskRecord>,
+    /// The disks that are smaller than in that snapshot: name, size before and size now, in bytes.
+    pub shrunk: Vec<(String, u64, u64)>,
 }
 
 /// How often a backup begins again because a prune did not wait for it.
@@ -116,6 +127,7 @@ fn back_up_once(
     progress: &Progress,
 ) -> Result<BackedUp> {
     let parent = repository.newest(&options.name)?;
+    let shrunk = shrunk(disks, parent.as_ref(), options)?;
     let session = match options.dry_run {
         true => WriteSession::pretend(repository, "backup")?,
         false => WriteSession::begin(repository, "backup", can_begin_again(disks))?,
@@ -130,10 +142,11 @@ fn back_up_once(
             session.abandon();
             return Err(cause);
         }
-        (result, None) => return result.map(|disks| BackedUp { snapshot: None, parent: None, disks }),
+        (result, None) => return result.map(|disks| BackedUp { snapshot: None, parent: None, disks, shrunk }),
     };
     if options.dry_run {
-        return Ok(BackedUp { snapshot: None, parent: parent.map(|parent| parent.id), disks: records });
+        let parent = parent.map(|parent| parent.id);
+        return Ok(BackedUp { snapshot: None, parent, disks: records, shrunk });
     }
     let mut manifest = Manifest {
         schema: Manifest::SCHEMA,
@@ -157,7 +170,28 @@ fn back_up_once(
     let parent = manifest.parent;
     progress.check_cancelled()?;
     let snapshot = session.commit(&manifest)?;
-    Ok(BackedUp { snapshot: Some(snapshot), parent, disks: manifest.disks })
+    Ok(BackedUp { snapshot: Some(snapshot), parent, disks: manifest.disks, shrunk })
+}
+
+/// Finds disks that are smaller than they were in the snapshot before; fails if one has nothing left.
+fn shrunk(
+    disks: &[BackupDisk<'_>],
+    parent: Option<&Snapshot>,
+    options: &BackupOptions,
+) -> Result<Vec<(String, u64, u64)>> {
+    let mut shrunk = Vec::new();
+    for disk in disks {
+        let before = parent.and_then(|parent| counterpart(&parent.manifest.disks, disk, disks.len() == 1));
+        let (before_bytes, size_bytes) = (before.map_or(0, |record| record.size_bytes), disk.input.size_bytes());
+        if size_bytes == 0 && before_bytes > 0 && !options.allow_empty {
+            let message = format!("the disk has 0 bytes, and had {before_bytes} in the snapshot before");
+            return Err(Error::new(Kind::ShrankToNothing, message).with_path(Path::new(&disk.path)));
+        }
+        if size_bytes < before_bytes {
+            shrunk.push((disk.name.clone(), before_bytes, size_bytes));
+        }
+    }
+    Ok(shrunk)
 }
 
 fn store_all(
@@ -227,9 +261,9 @@ fn other_disk(before: &[DiskRecord], disk: &BackupDisk<'_>) -> Option<String> {
     Some(format!("{} is another disk than in the parent snapshot: {now}; it was {then}", disk.name))
 }
 
-fn store_disk<S: ChunkSink + 'static>(
-    repository: &Repository,
-    session: &Arc<S>,
+fn store_disk(
+    repository: &Arc<Repository>,
+    session: &Arc<WriteSession>,
     disk: &mut BackupDisk<'_>,
     parent: Option<Arc<MappedDisk>>,
     options: &BackupOptions,
@@ -240,10 +274,21 @@ fn store_disk<S: ChunkSink + 'static>(
     let shape = repository.shape_of(size_bytes);
     let ring = Arc::clone(repository.ring());
     let (writer, outcome) = DiskWriter::new(Arc::clone(session), ring, shape, options.level, parent);
-    let unreadable = run_copy(disk, &writer, size_bytes, options, progress)?;
-    Box::new(writer).finish(&IdentitySeed([0; 32])).on_path(Path::new(&disk.path))?;
-    let stored = outcome.lock().unwrap_or_else(std::sync::PoisonError::into_inner).take();
-    let (root, statistics) = stored.map_or((None, Statistics::default()), |stored| (stored.root, stored.statistics));
+    let may_fail = matches!(disk.input, Input::Disk(_)) && options.tolerance.allows(disk.is_device);
+    let not_tried = || AreaMap::new(size_bytes, State::NotTried);
+    let set_aside = may_fail.then(|| SetAside::new(not_tried(), options.tolerance.bound()));
+    run_copy(disk, &writer, size_bytes, set_aside.as_ref(), options, progress)?;
+    let mut stored = finish(writer, &outcome).on_path(Path::new(&disk.path))?;
+    let mut unreadable = Vec::new();
+    if let (Some(set_aside), Input::Disk(source)) = (&set_aside, &disk.input) {
+        let late = Late { repository, session, source, options, progress };
+        let (rescued, missing) = late.rescue(set_aside, stored).on_path(source.path)?;
+        stored = rescued;
+        unreadable = missing.into_iter().map(|range| (range.start, range.end - range.start)).collect();
+    }
+    if let Input::Disk(source) = &disk.input {
+        check_length(source.disk).on_path(source.path)?;
+    }
     Ok(DiskRecord {
         name: disk.name.clone(),
         size_bytes,
@@ -252,23 +297,86 @@ fn store_disk<S: ChunkSink + 'static>(
         source: SourceRecord { path: disk.path.clone(), format: disk.format.clone() },
         identity: disk.identity.clone(),
         unreadable,
-        root: root.map(RootRecord::from),
-        statistics,
+        root: stored.root.map(RootRecord::from),
+        statistics: stored.statistics,
     })
 }
 
-/// Takes every unit of the disk through the writer; returns the ranges that could not be read.
+fn finish<S: ChunkSink + 'static>(writer: DiskWriter<S>, outcome: &Outcome) -> Result<StoredDisk> {
+    Box::new(writer).finish(&IdentitySeed([0; 32]))?;
+    let stored = outcome.lock().unwrap_or_else(std::sync::PoisonError::into_inner).take();
+    Ok(stored.unwrap_or(StoredDisk { root: None, statistics: Statistics::default() }))
+}
+
+/// What comes after the first pass over a disk.
+struct Late<'a> {
+    repository: &'a Arc<Repository>,
+    session: &'a Arc<WriteSession>,
+    source: &'a NamedDisk<'a>,
+    options: &'a BackupOptions,
+    progress: &'a Progress,
+}
+
+impl Late<'_> {
+    /// Retries what was set aside, and puts what is rescued into the stored disk; also returns what is still missing.
+    fn rescue(&self, set_aside: &SetAside, stored: StoredDisk) -> Result<(StoredDisk, Vec<Range<u64>>)> {
+        let size_bytes = self.source.disk.geometry().size_bytes;
+        let mut map = set_aside.map().clone();
+        map.finish_untried(0..size_bytes);
+        let areas = map.unfinished();
+        if areas.is_empty() {
+            return Ok((stored, areas));
+        }
+        let shape = self.repository.shape_of(size_bytes);
+        let mut spool = Spool::new(&areas, shape.chunk_bytes)?;
+        if !self.options.dry_run {
+            self.session.flush()?;
+        }
+        let retry = Retry {
+            source: self.source.disk,
+            witness: set_aside.witness(),
+            options: self.options.tolerance.retry(),
+            progress: self.progress,
+        };
+        retry.run(&mut map, &mut |guest_offset, bytes| spool.put(guest_offset, bytes), &mut |_| Ok(()))?;
+        if !set_aside.witness().has_seen() {
+            return Err(Error::new(Kind::Io, "nothing of the disk could be read"));
+        }
+        let stored = if spool.is_empty() || self.options.dry_run { stored } else { self.amend(shape, stored, &spool)? };
+        Ok((stored, map.unfinished()))
+    }
+
+    fn amend(&self, shape: Shape, stored: StoredDisk, spool: &Spool) -> Result<StoredDisk> {
+        self.session.flush()?;
+        let before = Arc::new(MappedDisk::new(self.repository.chunk_reader(), shape, stored.root));
+        let ring = Arc::clone(self.repository.ring());
+        let (session, parent) = (Arc::clone(self.session), Some(Arc::clone(&before)));
+        let (writer, outcome) = DiskWriter::new(session, ring, shape, self.options.level, parent);
+        amend(&before, spool, &writer)?;
+        let amended = finish(writer, &outcome)?;
+        Ok(StoredDisk { statistics: stored.statistics.plus(amended.statistics), ..amended })
+    }
+}
+
+/// Takes every unit of the disk through the writer.
 fn run_copy(
     disk: &mut BackupDisk<'_>,
     writer: &dyn ImageWriter,
     size_bytes: u64,
+    set_aside: Option<&SetAside>,
     options: &BackupOptions,
     progress: &Progress,
-) -> Result<Vec<(u64, u64)>> {
+) -> Result<()> {
     let rate_limit = options.rate_limit.map(RateLimit::new);
     let layout = writer.layout();
     let path = disk.input.path().to_owned();
-    let plan = PlanOptions { parent: None, with_zeros: false, with_inherited: false, clonable: &[], salvage: true };
+    let plan = PlanOptions {
+        parent: None,
+        with_zeros: false,
+        with_inherited: false,
+        clonable: &[],
+        salvage: set_aside.is_some(),
+    };
     let (source, mut feed): (Option<&dyn BlockSource>, Box<dyn Feed>) = match &mut disk.input {
         Input::Disk(source) => (Some(source.disk), Box::new(DiskPlan::new(source.disk, Some(layout), plan))),
         Input::Pipe(pipe, size) => (None, Box::new(PipePlan::new(pipe, *size, Some(layout), progress))),
@@ -279,9 +387,9 @@ fn run_copy(
         workers: options.workers,
         progress,
         rate_limit: rate_limit.as_ref(),
-        salvage: true,
+        unreadable: set_aside.map_or(Unreadable::Fail, Unreadable::SetAside),
     };
     let copy_options = CopyOptions { parent: None, explicit_zeros: false, ordered_writes: false, digest: None };
-    let copied = copy(&pipeline, feed.as_mut(), size_bytes, writer, &copy_options).on_path(&path)?;
-    Ok(copied.unreadable.into_iter().map(|range| (range.start, range.end - range.start)).collect())
+    copy(&pipeline, feed.as_mut(), size_bytes, writer, &copy_options).on_path(&path)?;
+    Ok(())
 }

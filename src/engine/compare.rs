@@ -5,7 +5,7 @@ use std::sync::{Mutex, PoisonError};
 
 use tintype_formats::{BlockSource, ImageError};
 
-use super::pipeline::{Pipeline, Stop, joined};
+use super::pipeline::{Pipeline, Stop, Unreadable, joined};
 use super::plan::{DiskPlan, PlanOptions};
 use super::zero_scan;
 use super::{NamedDisk, Progress};
@@ -50,7 +50,7 @@ pub fn compare(a: NamedDisk<'_>, b: NamedDisk<'_>, workers: usize, progress: &Pr
         workers,
         progress,
         rate_limit: None,
-        salvage: false,
+        unreadable: Unreadable::Fail,
     };
     pipeline.run(&mut plan, &[], &|loaded| {
         if let Some(bytes) = loaded.bytes {

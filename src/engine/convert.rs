@@ -9,13 +9,15 @@ use tintype_formats::layer::Choice;
 use tintype_formats::reference_gate::ReferenceGate;
 use tintype_formats::secrets::Secrets;
 use tintype_formats::sink::{CreateOptions, IdentitySeed};
-use tintype_formats::{BlockSource, Disk, Format, OpenFile};
+use tintype_formats::{BlockSource, Disk, Format, OpenFile, raw};
 
 use super::copy::{Copied, CopyOptions, copy};
 use super::digest::{Algorithm, Digest, digest};
-use super::pipeline::Pipeline;
+use super::pipeline::{Pipeline, Unreadable};
 use super::plan::{DiskPlan, Feed, PipePlan, PlanOptions};
 use super::rate_limit::RateLimit;
+use super::rescue::{FirstPass, Late, retry, stage, verify_late};
+use super::salvage::{AreaMap, Journal, SalvageMap, SetAside, State, Tolerance, check_length};
 use super::{NamedDisk, Progress, storage_order};
 use crate::error::{Error, Kind, OnPath as _, Result};
 use crate::targets::Target;
@@ -62,8 +64,10 @@ pub struct ConvertOptions<'a> {
     pub verify: bool,
     /// Clone blocks where possible.
     pub reflink: bool,
-    /// Go past unreadable ranges.
-    pub salvage: bool,
+    /// Go on past unreadable ranges.
+    pub salvage: Option<Tolerance>,
+    /// Keep a map of what was read; only for raw targets that are written in place.
+    pub salvage_map: Option<SalvageMap>,
     /// How many guest bytes a second to read at most.
     pub rate_limit: Option<u64>,
     /// Derive the image's identifiers from its content.
@@ -108,16 +112,52 @@ fn write(
     mut options: ConvertOptions<'_>,
     progress: &Progress,
 ) -> Result<Converted> {
+    if let (Some(tolerance), Input::Disk(source)) = (options.salvage, &*input)
+        && is_staged(target, &options)
+    {
+        let staged = stage(*source, folder_of(target), tolerance, (options.workers, options.rate_limit), progress)?;
+        let source = NamedDisk { disk: &staged.disk, path: source.path };
+        let options = ConvertOptions { salvage: None, salvage_map: None, reflink: false, ..options };
+        let converted = write(&mut Input::Disk(source), target, options, progress)?;
+        return Ok(Converted { unreadable: staged.unreadable, ..converted });
+    }
     options.create.target_holds_old_data = target.holds_old_data();
     let size_bytes = options.create.geometry.size_bytes;
     progress.begin(size_bytes);
     let clonable = clonable_files(input, target, &options);
     let writer = options.format.begin(target, &options.create).on_path(target.path())?;
-    let copied = run_copy(input, target, writer.as_ref(), &options, &clonable, progress)?;
+    let (set_aside, first_pass) = set_aside_for(input, &mut options, target);
+    let mut copied = match first_pass {
+        FirstPass::Earlier => Copied { digest: None, stored_bytes: 0 },
+        FirstPass::Done => {
+            let copied = run_copy(input, target, writer.as_ref(), &options, &clonable, set_aside.as_ref(), progress);
+            if let (Err(_), Some(set_aside)) = (&copied, &set_aside) {
+                let map = set_aside.map().clone();
+                // The first failure is the one to tell.
+                let _ = set_aside.save(&map);
+            }
+            copied?
+        }
+    };
+    let late = match (&set_aside, &*input) {
+        (Some(set_aside), Input::Disk(source)) => {
+            let tolerance = options.salvage.unwrap_or(Tolerance::NONE);
+            let late = retry(*source, set_aside, target.file().as_ref(), (tolerance, first_pass), progress);
+            Some(late.on_path(source.path)?)
+        }
+        _ => None,
+    };
     let seed = identity_seed(options.reproducible, copied.digest.as_ref())?;
     writer.finish(&seed).on_path(target.path())?;
-    if options.verify {
-        verify(input, target, &options, copied.digest.as_ref(), progress)?;
+    match &late {
+        Some(late) if late.is_changed => {
+            copied.digest = read_back(target, &options, late, copied.digest, progress)?;
+        }
+        _ if options.verify => verify(input, target, &options, copied.digest.as_ref(), progress)?,
+        _ => {}
+    }
+    if let Input::Disk(source) = &*input {
+        check_length(source.disk).on_path(source.path)?;
     }
     progress.check_cancelled()?;
     Ok(Converted {
@@ -125,8 +165,57 @@ fn write(
         stored_bytes: copied.stored_bytes,
         digest: copied.digest.filter(|_| options.digest.is_some()),
         verified: options.verify,
-        unreadable: copied.unreadable,
+        unreadable: late.map(|late| late.unreadable).unwrap_or_default(),
     })
+}
+
+/// True if a raw copy is made first: the format places what it stores in the order of the disk, and takes nothing late.
+fn is_staged(target: &Target, options: &ConvertOptions<'_>) -> bool {
+    options.parent.is_none() && !target.is_stream() && !std::ptr::eq(options.format, &raw::FORMAT)
+}
+
+fn folder_of(target: &Target) -> &Path {
+    target.path().parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
+}
+
+/// Reads a target back that got bytes after the first pass: verifies it, if asked to, and returns the digest of all of it, if
+/// the first pass made one.
+fn read_back(
+    target: &Target,
+    options: &ConvertOptions<'_>,
+    late: &Late,
+    made: Option<Digest>,
+    progress: &Progress,
+) -> Result<Option<Digest>> {
+    let Some(made) = made else { return Ok(None) };
+    let disk = open_written(target, options)?;
+    let written = NamedDisk { disk: disk.as_ref(), path: target.path() };
+    if options.verify {
+        verify_late(written, late, &made, options.workers, progress)?;
+    }
+    digest(written, made.algorithm, options.workers, progress).map(Some)
+}
+
+/// Where unreadable ranges are set aside. A pipe takes nothing late, and neither does an image with a parent: there, what
+/// fails is retried at once.
+fn set_aside_for(
+    input: &Input<'_>,
+    options: &mut ConvertOptions<'_>,
+    target: &Target,
+) -> (Option<SetAside>, FirstPass) {
+    let (Some(tolerance), Input::Disk(source)) = (options.salvage, input) else { return (None, FirstPass::Done) };
+    let size_bytes = source.disk.geometry().size_bytes;
+    if options.parent.is_some() || target.is_stream() {
+        return (Some(SetAside::at_once(size_bytes, tolerance.retry())), FirstPass::Done);
+    }
+    let not_tried = || AreaMap::new(size_bytes, State::NotTried);
+    let Some(SalvageMap { path, about, continued }) = options.salvage_map.take() else {
+        return (Some(SetAside::new(not_tried(), tolerance.bound())), FirstPass::Done);
+    };
+    let first_pass = if continued.is_some() { FirstPass::Earlier } else { FirstPass::Done };
+    let journal = Journal::new(path, about, target.file());
+    let set_aside = SetAside::new(continued.unwrap_or_else(not_tried), tolerance.bound());
+    (Some(set_aside.with_journal(Some(journal))), first_pass)
 }
 
 fn run_copy(
@@ -135,6 +224,7 @@ fn run_copy(
     writer: &dyn tintype_formats::ImageWriter,
     options: &ConvertOptions<'_>,
     clonable: &[bool],
+    set_aside: Option<&SetAside>,
     progress: &Progress,
 ) -> Result<Copied> {
     let rate_limit = options.rate_limit.map(RateLimit::new);
@@ -148,7 +238,7 @@ fn run_copy(
         with_zeros: target.holds_old_data() || digest.is_some(),
         with_inherited: digest.is_some(),
         clonable: if layout.clones { clonable } else { &[] },
-        salvage: options.salvage,
+        salvage: set_aside.is_some(),
     };
     let input_path = input.path().to_owned();
     let (source, mut feed): (_, Box<dyn Feed>) = match input {
@@ -159,9 +249,10 @@ fn run_copy(
         Input::Pipe(pipe, size_bytes) => (None, Box::new(PipePlan::new(pipe, *size_bytes, Some(layout), progress))),
     };
     let input_path = input_path.as_path();
-    let (workers, salvage) = (options.workers, options.salvage);
+    let workers = options.workers;
+    let unreadable = set_aside.map_or(Unreadable::Fail, Unreadable::SetAside);
     let pipeline =
-        Pipeline { source, source_path: input_path, workers, progress, rate_limit: rate_limit.as_ref(), salvage };
+        Pipeline { source, source_path: input_path, workers, progress, rate_limit: rate_limit.as_ref(), unreadable };
     copy(&pipeline, feed.as_mut(), options.create.geometry.size_bytes, writer, &copy_options).on_path(target.path())
 }
 
@@ -171,7 +262,7 @@ fn clonable_files(input: &Input<'_>, target: &Target, options: &ConvertOptions<'
         Input::Disk(source)
             if options.reflink
                 // What is cloned is not read, and would stay unreadable.
-                && !options.salvage
+                && options.salvage.is_none()
                 && digest_to_make(options, input).is_none()
                 && options.parent.is_none() =>
         {
@@ -184,7 +275,7 @@ fn clonable_files(input: &Input<'_>, target: &Target, options: &ConvertOptions<'
 /// Identifiers need a digest too, if nobody asked for one, and so does the verification of what cannot be read again:
 /// of a pipe, and of a disk with unreadable ranges, where the digest counts them as the zeros that are stored.
 fn digest_to_make(options: &ConvertOptions<'_>, input: &Input<'_>) -> Option<Algorithm> {
-    let once = matches!(input, Input::Pipe(..)) || options.salvage || !options.reflink;
+    let once = matches!(input, Input::Pipe(..)) || options.salvage.is_some() || !options.reflink;
     let needed = options.reproducible || (options.verify && once);
     options.digest.or(needed.then_some(Algorithm::Blake3))
 }

@@ -1,7 +1,6 @@
 //! The one pipeline from a disk to an image writer.
 
 use std::cell::Cell;
-use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use tintype_formats::sink::{GuestUnit, RunKind, Turn, UnitContent, UnitRun};
@@ -33,8 +32,6 @@ pub struct Copied {
     pub digest: Option<Digest>,
     /// How many guest bytes were stored.
     pub stored_bytes: u64,
-    /// Guest ranges that could not be read and count as zeros.
-    pub unreadable: Vec<Range<u64>>,
 }
 
 /// Stores every unit of `feed` through `writer`, which is left to be finished.
@@ -56,13 +53,13 @@ pub fn copy(
     let mut windows = vec![&copy.writing];
     windows.extend(&copy.placing);
     windows.extend(copy.hasher.as_ref().map(DiskHasher::window));
-    let unreadable = pipeline.run(feed, &windows, &|loaded| {
+    pipeline.run(feed, &windows, &|loaded| {
         copy.take(loaded)?;
         pipeline.progress.reach(loaded.unit.passed_bytes);
         Ok(())
     })?;
     let stored_bytes = copy.stored_bytes.into_inner();
-    Ok(Copied { digest: copy.hasher.map(DiskHasher::finish), stored_bytes, unreadable })
+    Ok(Copied { digest: copy.hasher.map(DiskHasher::finish), stored_bytes })
 }
 
 struct Copy<'a> {

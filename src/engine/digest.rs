@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 use std::sync::{Mutex, PoisonError};
 
 use super::ordered_window::OrderedWindow;
-use super::pipeline::{LoadedUnit, Pipeline, Stop};
+use super::pipeline::{LoadedUnit, Pipeline, Stop, Unreadable};
 use super::plan::{DiskPlan, PlanOptions};
 use super::{NamedDisk, Progress};
 use crate::error::Result;
@@ -57,8 +57,14 @@ pub fn digest(source: NamedDisk<'_>, algorithm: Algorithm, workers: usize, progr
     let hasher = DiskHasher::new(algorithm, size_bytes);
     let options = PlanOptions { parent: None, with_zeros: true, with_inherited: true, clonable: &[], salvage: false };
     let mut plan = DiskPlan::new(disk, None, options);
-    let pipeline =
-        Pipeline { source: Some(disk), source_path: path, workers, progress, rate_limit: None, salvage: false };
+    let pipeline = Pipeline {
+        source: Some(disk),
+        source_path: path,
+        workers,
+        progress,
+        rate_limit: None,
+        unreadable: Unreadable::Fail,
+    };
     pipeline.run(&mut plan, &[hasher.window()], &|loaded| {
         hasher.add(loaded)?;
         progress.reach(loaded.unit.passed_bytes);

@@ -24,6 +24,8 @@ mod plan;
 pub mod progress;
 mod rate_limit;
 pub mod repair;
+mod rescue;
+pub mod salvage;
 mod storage_order;
 pub mod verify;
 pub mod verify_boot;

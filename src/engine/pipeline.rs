@@ -4,17 +4,15 @@ use std::ops::Range;
 use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 
-use tintype_formats::{BlockSource, ErrorKind, HostFile};
+use tintype_formats::{BlockSource, HostFile};
 
 use super::Progress;
 use super::ordered_window::{Closed, OrderedWindow};
 use super::plan::{Feed, Part, Unit, Work};
 use super::rate_limit::RateLimit;
+use super::salvage::SetAside;
 use crate::error::{Error, OnPath as _, Result};
 use crate::sources::AlignedBuffer;
-
-/// What is retried in smaller and smaller parts where a source cannot be read, down to this.
-const SALVAGE_STEP_BYTES: usize = 4096;
 
 /// What all workers of a job share.
 pub struct Pipeline<'a> {
@@ -28,8 +26,17 @@ pub struct Pipeline<'a> {
     pub progress: &'a Progress,
     /// How fast to read at most.
     pub rate_limit: Option<&'a RateLimit>,
-    /// Whether unreadable ranges are passed over as zeros; they are listed in the result.
-    pub salvage: bool,
+    /// What to do with ranges that cannot be read.
+    pub unreadable: Unreadable<'a>,
+}
+
+/// What to do with ranges that cannot be read.
+#[derive(Clone, Copy)]
+pub enum Unreadable<'a> {
+    /// Fail.
+    Fail,
+    /// Set them aside: they are loaded as zeros.
+    SetAside(&'a SetAside),
 }
 
 /// A unit with its bytes.
@@ -75,19 +82,16 @@ impl Drop for CloseUnlessDone<'_> {
 #[derive(Default)]
 struct Outcome {
     failure: Option<Error>,
-    unreadable: Vec<Range<u64>>,
 }
 
 impl Pipeline<'_> {
     /// Runs `consume` for every unit of `feed`, on all workers; `windows` are closed when one fails.
-    ///
-    /// Returns the guest ranges that could not be read and count as zeros, ascending.
     pub fn run(
         &self,
         feed: &mut dyn Feed,
         windows: &[&OrderedWindow],
         consume: &(dyn Fn(&LoadedUnit<'_>) -> Result<(), Stop> + Sync),
-    ) -> Result<Vec<Range<u64>>> {
+    ) -> Result<()> {
         let batch_bytes = feed.batch_bytes() as usize;
         let feed = Mutex::new(feed);
         let outcome = Mutex::new(Outcome::default());
@@ -103,11 +107,7 @@ impl Pipeline<'_> {
                 });
             }
         });
-        let Outcome { failure, unreadable } = outcome.into_inner().unwrap_or_else(PoisonError::into_inner);
-        match failure {
-            Some(failure) => Err(failure),
-            None => Ok(joined(unreadable)),
-        }
+        outcome.into_inner().unwrap_or_else(PoisonError::into_inner).failure.map_or(Ok(()), Err)
     }
 
     fn work(
@@ -130,8 +130,7 @@ impl Pipeline<'_> {
             if let Some(rate_limit) = self.rate_limit {
                 rate_limit.take(units.iter().map(|unit| unit.length_bytes).sum(), self.progress)?;
             }
-            let unreadable = self.load(&units, &mut buffer).on_path(self.source_path)?;
-            lock(outcome).unreadable.extend(unreadable);
+            self.load(&units, &mut buffer).on_path(self.source_path)?;
             let mut rest = &*buffer;
             for unit in &units {
                 let own_bytes = if unit.has_bytes() { unit.length_bytes as usize } else { 0 };
@@ -139,6 +138,9 @@ impl Pipeline<'_> {
                 rest = after;
                 let bytes = unit.has_bytes().then_some(bytes);
                 consume(&LoadedUnit { unit, bytes, origin: self.origin(unit) })?;
+                if let Unreadable::SetAside(set_aside) = self.unreadable {
+                    set_aside.finish(unit.guest_offset..unit.end())?;
+                }
             }
         }
     }
@@ -152,9 +154,9 @@ impl Pipeline<'_> {
         }
     }
 
-    /// Fills the buffer with the units' bytes, one behind the other; returns what could not be read.
-    fn load(&self, units: &[Unit], buffer: &mut [u8]) -> Result<Vec<Range<u64>>> {
-        let Some(source) = self.source else { return Ok(Vec::new()) };
+    /// Fills the buffer with the units' bytes, one behind the other.
+    fn load(&self, units: &[Unit], buffer: &mut [u8]) -> Result<()> {
+        let Some(source) = self.source else { return Ok(()) };
         let mut wanted = Vec::new();
         let mut rest = buffer;
         for unit in units {
@@ -167,20 +169,14 @@ impl Pipeline<'_> {
             }
             take(&mut rest, unit.length_bytes - end).fill(0);
         }
-        let read = match (source.storage_order(), wanted.as_mut_slice()) {
-            (Some(disk), [_, _, ..]) => disk.read_parts(&mut wanted),
-            (_, wanted) => wanted.iter_mut().try_for_each(|(guest_offset, part)| source.read_at(*guest_offset, part)),
-        };
-        let mut unreadable = Vec::new();
-        match read {
-            Err(cause) if self.salvage && cause.kind() != ErrorKind::OutOfRange => {
-                wanted
-                    .iter_mut()
-                    .for_each(|(guest_offset, part)| salvage(source, *guest_offset, part, &mut unreadable));
+        match (self.unreadable, source.storage_order(), wanted.as_mut_slice()) {
+            (Unreadable::SetAside(set_aside), ..) => set_aside.read(source, &mut wanted)?,
+            (Unreadable::Fail, Some(disk), [_, _, ..]) => disk.read_parts(&mut wanted)?,
+            (Unreadable::Fail, _, wanted) => {
+                wanted.iter_mut().try_for_each(|(guest_offset, part)| source.read_at(*guest_offset, part))?;
             }
-            other => other?,
         }
-        Ok(unreadable)
+        Ok(())
     }
 }
 
@@ -189,22 +185,6 @@ fn take<'a>(rest: &mut &'a mut [u8], length_bytes: u64) -> &'a mut [u8] {
     let (next, after) = std::mem::take(rest).split_at_mut(length_bytes as usize);
     *rest = after;
     next
-}
-
-/// Reads what can be read of a range, in halves; the rest becomes zeros.
-fn salvage(source: &dyn BlockSource, guest_offset: u64, buffer: &mut [u8], unreadable: &mut Vec<Range<u64>>) {
-    if source.read_at(guest_offset, buffer).is_ok() {
-        return;
-    }
-    if buffer.len() <= SALVAGE_STEP_BYTES {
-        buffer.fill(0);
-        unreadable.push(guest_offset..guest_offset + buffer.len() as u64);
-        return;
-    }
-    let half = (buffer.len() / 2).next_multiple_of(SALVAGE_STEP_BYTES).min(buffer.len() - 1);
-    let (first, second) = buffer.split_at_mut(half);
-    salvage(source, guest_offset, first, unreadable);
-    salvage(source, guest_offset + half as u64, second, unreadable);
 }
 
 /// Sorts ranges and joins those that touch.

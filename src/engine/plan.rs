@@ -10,6 +10,7 @@ use tintype_formats::{BlockSource, ImageError};
 
 use super::Progress;
 use super::data_budget::DataBudget;
+use super::salvage::is_lost;
 use crate::error::{Error, Kind, Result};
 
 /// The smallest unit, in bytes: large enough for system calls not to matter, small enough for the processor's cache.
@@ -160,7 +161,7 @@ impl<'a> DiskPlan<'a> {
                 self.recent.set((offset, extent));
                 Ok((extent.length_bytes, extent.kind))
             }
-            Err(_) if self.options.salvage => {
+            Err(cause) if self.options.salvage && !is_lost(&cause) => {
                 let to_boundary = self.align_bytes - offset % self.align_bytes;
                 Ok((to_boundary.min(self.size_bytes() - offset), DiskKind::Encoded))
             }

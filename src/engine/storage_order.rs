@@ -212,12 +212,14 @@ mod tests {
     use tintype_formats::extent::DiskExtent;
     use tintype_formats::sink::SingleFile;
     use tintype_formats::testing::{MemoryFile, ModelDisk, Random, read_all};
-    use tintype_formats::{CreateOptions, Geometry, ImageError, Result as ImageResult, raw};
+    use tintype_formats::{CreateOptions, Geometry, HostFileMut as _, ImageError, Result as ImageResult, raw};
 
     use super::*;
     use crate::engine::Progress;
     use crate::engine::copy::{CopyOptions, copy};
-    use crate::engine::pipeline::Pipeline;
+    use crate::engine::pipeline::{Pipeline, Unreadable};
+    use crate::engine::salvage::{AreaMap, Retry, SetAside, State, Tolerance};
+    use crate::error::Error;
     use crate::sources::Slice;
 
     const PIECE_BYTES: u64 = 16 << 10;
@@ -329,17 +331,24 @@ mod tests {
             PlanOptions { parent: None, with_zeros: true, with_inherited: false, clonable: &[], salvage: true };
         let mut feed = plan(source, writer.layout(), options);
         let progress = Progress::new();
+        let set_aside = SetAside::new(AreaMap::new(geometry.size_bytes, State::NotTried), None);
         let pipeline = Pipeline {
             source: Some(source),
             source_path: Path::new("the disk"),
             workers: 4,
             progress: &progress,
             rate_limit: None,
-            salvage: true,
+            unreadable: Unreadable::SetAside(&set_aside),
         };
         let options = CopyOptions { parent: None, explicit_zeros: true, ordered_writes: false, digest: None };
-        let copied = copy(&pipeline, feed.as_mut(), geometry.size_bytes, writer.as_ref(), &options).unwrap();
-        (file.to_bytes(), copied.unreadable)
+        copy(&pipeline, feed.as_mut(), geometry.size_bytes, writer.as_ref(), &options).unwrap();
+        let mut map = set_aside.map().clone();
+        map.finish_untried(0..geometry.size_bytes);
+        let options = Tolerance::SALVAGE.retry();
+        let retry = Retry { source, witness: set_aside.witness(), options, progress: &progress };
+        let mut store = |at: u64, bytes: &[u8]| file.write_all_at(at, bytes).map_err(|cause| Error::io("write", cause));
+        retry.run(&mut map, &mut store, &mut |_| Ok(())).unwrap();
+        (file.to_bytes(), map.unfinished())
     }
 
     proptest! {

@@ -105,11 +105,8 @@ impl WriteSession {
         let Some(session) = self.id else {
             return Err(Error::new(Kind::Usage, "a session that stores nothing cannot be committed"));
         };
-        self.data.flush()?;
-        self.maps.flush()?;
-        self.target.write_segment()?;
+        self.flush()?;
         let store = self.repository.store();
-        store.sync()?;
         let object = manifest::seal(self.repository.ring(), snapshot, session, manifest)?;
         put_own(store, &names::snapshot(snapshot), &object)?;
         store.sync()?;
@@ -118,6 +115,15 @@ impl WriteSession {
             end if end == commit => Ok(snapshot),
             _ => Err(Error::new(Kind::Fenced, "commit the snapshot: a prune did not wait for this backup")),
         }
+    }
+
+    /// Makes durable what was stored so far: the next session finds it, whatever becomes of this one. No place may be left unused.
+    pub fn flush(&self) -> Result<()> {
+        self.data.flush()?;
+        self.maps.flush()?;
+        self.target.write_segment()?;
+        self.repository.store().sync()?;
+        Ok(())
     }
 
     /// Puts a pack of chunks that were copied as they are stored; `author` sealed them.
@@ -129,10 +135,7 @@ impl WriteSession {
 
     /// Completes what is stored, and ends the session without a snapshot.
     pub fn close(self) -> Result<()> {
-        self.data.flush()?;
-        self.maps.flush()?;
-        self.target.write_segment()?;
-        self.repository.store().sync()?;
+        self.flush()?;
         self.abandon();
         Ok(())
     }
@@ -177,7 +180,7 @@ impl WriteSession {
 
 impl ChunkSink for WriteSession {
     fn may_use(&self, location: &Location) -> bool {
-        self.usable.contains(&location.pack)
+        self.target.counts(location, &self.usable)
     }
 
     fn find(&self, id: &ChunkId) -> ImageResult<Option<Location>> {

@@ -56,6 +56,15 @@ impl BlockDevice {
         )
     }
 
+    /// Returns what the device is known by wherever it is plugged in: its WWN or serial number, and which partition of it.
+    pub fn hardware_name(self) -> Option<String> {
+        let disk = self.whole_disk().unwrap_or(self);
+        let text = |name| disk.attribute(name).map(|text| text.trim().to_owned()).filter(|text| !text.is_empty());
+        let name = ["wwid", "device/wwid", "serial", "device/serial"].into_iter().find_map(text)?;
+        let partition = self.attribute("partition").map(|number| format!(" partition {}", number.trim()));
+        Some(format!("hardware {name}{}", partition.unwrap_or_default()))
+    }
+
     /// Returns what people call a device of the device mapper: `vg-root`.
     pub fn volume_name(self) -> Option<String> {
         self.attribute("dm/name").map(|name| name.trim().to_owned())

@@ -125,6 +125,10 @@ impl HostFile for DeviceFile {
         Ok(self.len_bytes)
     }
 
+    fn len_bytes_now(&self) -> io::Result<u64> {
+        Ok(rustix::fs::seek(&self.cached, SeekFrom::End(0))?)
+    }
+
     fn read_exact_at(&self, host_offset: u64, buffer: &mut [u8]) -> io::Result<()> {
         let end = host_offset.checked_add(buffer.len() as u64);
         if end.is_none_or(|end| end > self.len_bytes) {

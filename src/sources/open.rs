@@ -55,6 +55,8 @@ pub struct OpenedDisk {
     pub layers: Vec<(String, ImageInfo)>,
     /// How many snapshots there are inside the image.
     pub snapshots: usize,
+    /// True if a part of it could not be read when it was backed up, and is zeros.
+    pub is_incomplete: bool,
     /// Remarks on how it is read.
     pub remarks: Vec<String>,
     /// What it is made of, and who else uses that.
@@ -102,6 +104,7 @@ fn opened_image(disk: Disk) -> OpenedDisk {
         snapshots: disk.snapshot_count(),
         disk: Box::new(disk),
         layers,
+        is_incomplete: false,
         remarks: Vec::new(),
         watch: Watch::default(),
     }
@@ -141,7 +144,7 @@ fn open_device(file: OpenFile, device: &Device, path: &Path, choice: Choice<'_>)
     }
     let disk = PhysicalDisk::new(file, device.sector_bytes)?;
     let (remarks, watch) = (device.remarks(path), Watch::begin(path, disk.host_files()));
-    Ok(OpenedDisk { disk: Box::new(disk), layers: Vec::new(), snapshots: 0, remarks, watch })
+    Ok(OpenedDisk { disk: Box::new(disk), layers: Vec::new(), snapshots: 0, is_incomplete: false, remarks, watch })
 }
 
 /// Takes a file as a raw disk.

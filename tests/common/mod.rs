@@ -2,6 +2,7 @@
 
 #![allow(dead_code)]
 
+pub mod bad_device;
 pub mod block;
 pub mod clock;
 pub mod nbd;

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use tintype::engine::backup::{BackupDisk, BackupOptions, backup};
 use tintype::engine::convert::Input;
+use tintype::engine::salvage::Tolerance;
 use tintype::engine::{NamedDisk, Progress};
 use tintype::error::Result;
 use tintype::repository::Repository;
@@ -25,7 +26,8 @@ pub fn back_up(
 ) -> Result<Id> {
     let input = Input::Disk(NamedDisk { disk, path: Path::new("disk") });
     let (path, format, identity) = ("disk".to_owned(), "raw".to_owned(), DiskIdentity::default());
-    let mut disks = [BackupDisk { name: "disk".to_owned(), input, path, format, sector_bytes: (512, 512), identity }];
+    let (name_of_disk, sector_bytes) = ("disk".to_owned(), (512, 512));
+    let mut disks = [BackupDisk { name: name_of_disk, input, path, format, sector_bytes, identity, is_device: false }];
     let options = BackupOptions {
         name: name.to_owned(),
         host: host.to_owned(),
@@ -35,6 +37,8 @@ pub fn back_up(
         workers,
         rate_limit: None,
         dry_run: false,
+        tolerance: Tolerance::NONE,
+        allow_empty: false,
     };
     let done = backup(repository, &mut disks, &options, &Progress::new())?;
     Ok(done.snapshot.expect("a snapshot"))

@@ -38,6 +38,18 @@ pub enum Reserved {
     New(Place),
 }
 
+impl Statistics {
+    /// The sum of two ways to store parts of one disk.
+    pub fn plus(self, other: Statistics) -> Statistics {
+        Statistics {
+            data_bytes: self.data_bytes + other.data_bytes,
+            changed_bytes: self.changed_bytes + other.changed_bytes,
+            new_bytes: self.new_bytes + other.new_bytes,
+            stored_bytes: self.stored_bytes + other.stored_bytes,
+        }
+    }
+}
+
 /// What storing a disk came to.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Statistics {
@@ -112,6 +124,18 @@ impl<S: ChunkSink> DiskWriter<S> {
         let counters = Counters::default();
         let writer = DiskWriter { sink, ring, shape, level, parent, map, counters, outcome: Arc::clone(&outcome) };
         (writer, outcome)
+    }
+
+    /// Describes pieces from `index` on as another map of the repository does: one with data, or several without. They come in
+    /// the order of the disk, between the units that are stored.
+    pub fn keep(&self, index: u64, pieces: u64, entry: Entry) -> Result<()> {
+        let mut map = self.map.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut store = |page: &Page, number| self.store_page(page, number);
+        map.fill_to(index, Entry::Hole, &mut store)?;
+        match entry {
+            Entry::Data(..) => map.push(entry, &mut store),
+            empty => map.fill_to(index + pieces, empty, &mut store),
+        }
     }
 
     fn encode_piece(&self, index: u64, plain: &[u8]) -> Result<Content> {

@@ -3,6 +3,7 @@
 mod backing;
 mod layers;
 mod report;
+mod salvage_map;
 mod source;
 
 use std::path::{Path, PathBuf};
@@ -64,6 +65,10 @@ pub struct Args {
     /// The file in the source's chain whose place the backing file takes
     #[arg(skip)]
     stands_for: Option<PathBuf>,
+    /// Keep a map of what was read in FILE, in the format of ddrescue, and go on from there if it exists
+    #[arg(long, value_name = "FILE", requires = "salvage")]
+    #[arg(conflicts_with_all = ["verify", "digest", "reproducible", "backing", "layers", "offset", "size", "extend_to", "profile"])]
+    salvage_map: Option<PathBuf>,
     /// Derive identifiers from the content, so that the same input gives the same file on any machine
     #[arg(long)]
     reproducible: bool,
@@ -81,7 +86,7 @@ pub fn run(args: &Args, mut global: Global) -> Result<Outcome, Failure> {
 fn convert_one(args: &Args, global: Global) -> Result<Outcome, Failure> {
     let format = args.to.format(&args.target)?;
     check_combination(args, format)?;
-    let OpenedSource { source, in_use } = open_source(args, global)?;
+    let OpenedSource { source, is_incomplete, in_use } = open_source(args, global)?;
     if args.target != Path::new("-") && !is_nbd(&args.target) {
         in_use.iter().for_each(|source| source.warn_if_it_holds(&args.target, "the target", global));
     }
@@ -89,16 +94,22 @@ fn convert_one(args: &Args, global: Global) -> Result<Outcome, Failure> {
     let backing = args.backing.as_deref().map(|path| Backing::open(args, path, global)).transpose()?;
     let mut sources = source.identities(&args.source.path);
     sources.extend(backing.iter().flat_map(|backing| host_identities(backing.opened.disk.as_ref())));
+    let mut options = args.to.options(args.input.nbd.options());
+    let size_bytes = source.geometry().size_bytes;
+    let salvage_map = args.salvage_map.as_deref();
+    let salvage_map =
+        salvage_map.map(|path| salvage_map::prepare(path, args, format, size_bytes, &mut options)).transpose()?;
     let writing = Writing {
         args: &args.to,
         target: &args.target,
         format,
-        options: args.to.options(args.input.nbd.options()),
+        options,
         source_path: args.source.shown(),
         sources,
         parent: backing.as_ref().map(|backing| backing.parent(&args.target)).transpose()?,
         digest: args.digest.map(Into::into),
         reflink: !args.no_reflink && !args.reproducible,
+        salvage_map,
         reproducible: args.reproducible,
         workers: args.to.threads.workers(),
         title: "converting",
@@ -106,7 +117,7 @@ fn convert_one(args: &Args, global: Global) -> Result<Outcome, Failure> {
     let written = write(source, writing, global)?;
     let found = args.live.ask_again(&in_use, global);
     report(args, format, &written, found.is_live, global)?;
-    let complete = written.converted.unreadable.is_empty() && !found.is_surprise;
+    let complete = written.converted.unreadable.is_empty() && !found.is_surprise && !is_incomplete;
     Ok(if complete { Outcome::Done } else { Outcome::Incomplete })
 }
 

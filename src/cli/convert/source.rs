@@ -13,6 +13,8 @@ use crate::sources::{self, OpenedDisk, Slice, StandardInput};
 /// What was opened, and who else uses it.
 pub struct OpenedSource<'a> {
     pub source: Source,
+    /// True if it is a disk of an incomplete snapshot.
+    pub is_incomplete: bool,
     pub in_use: Vec<in_use::Source<'a>>,
 }
 
@@ -22,7 +24,7 @@ pub fn open_source(args: &Args, global: Global) -> Result<OpenedSource<'_>, Fail
         match open_standard_input(args)? {
             StandardInput::Disk(opened) => opened,
             StandardInput::Pipe(pipe) => {
-                return Ok(OpenedSource { source: pipe_source(pipe, args)?, in_use: Vec::new() });
+                return Ok(OpenedSource { source: pipe_source(pipe, args)?, is_incomplete: false, in_use: Vec::new() });
             }
         }
     } else {
@@ -31,8 +33,9 @@ pub fn open_source(args: &Args, global: Global) -> Result<OpenedSource<'_>, Fail
         note_what_is_left_out(args, &opened, global);
         opened
     };
+    let is_incomplete = opened.is_incomplete;
     let in_use = vec![args.live.admit(&args.source, opened.watch, global)?];
-    Ok(OpenedSource { source: slice(opened.disk, args)?, in_use })
+    Ok(OpenedSource { source: slice(opened.disk, args)?, is_incomplete, in_use })
 }
 
 fn open_standard_input(args: &Args) -> Result<StandardInput, Failure> {

@@ -12,6 +12,7 @@ pub use self::source::{Source, host_identities};
 pub use self::write::{Parent, Writing, Written, open, shown_rate, write};
 use super::create_args::{CreateArgs, parse_bytes, parse_rate};
 use super::failure::Failure;
+use super::salvage_args::SalvageArgs;
 use super::source_args::ThreadArgs;
 use super::{Global, output, units, usage};
 use crate::engine::fit::Caution;
@@ -38,9 +39,8 @@ pub struct TargetArgs {
     /// Make the disk this large, with zeros after its end
     #[arg(long, value_name = "BYTES", value_parser = parse_bytes)]
     extend_to: Option<u64>,
-    /// Go past what cannot be read, put zeros there, and list it (exit code 3)
-    #[arg(long)]
-    salvage: bool,
+    #[command(flatten)]
+    pub salvage: SalvageArgs,
     /// Read at most this many bytes a second (or with k, M, G)
     #[arg(long, value_name = "BYTES", value_parser = parse_rate, env = "TINTYPE_RATE_LIMIT")]
     pub rate_limit: Option<u64>,

@@ -15,6 +15,7 @@ use crate::cli::{Global, job, units};
 use crate::engine::convert::{ConvertOptions, Converted, convert};
 use crate::engine::digest::Algorithm;
 use crate::engine::fit;
+use crate::engine::salvage::SalvageMap;
 use crate::targets::{Target, TargetOptions};
 
 /// What is written where. The disk was made to [`fit`](TargetArgs::fit) before.
@@ -37,6 +38,8 @@ pub struct Writing<'a> {
     pub digest: Option<Algorithm>,
     /// Clone blocks where possible.
     pub reflink: bool,
+    /// Keep a map of what was read.
+    pub salvage_map: Option<SalvageMap>,
     /// Derive identifiers from the content.
     pub reproducible: bool,
     /// How many units are in the works at once.
@@ -94,7 +97,8 @@ pub fn write(mut source: Source, writing: Writing<'_>, global: Global) -> Result
         digest: writing.digest,
         verify: args.verify,
         reflink: writing.reflink,
-        salvage: args.salvage,
+        salvage: args.salvage.tolerance(),
+        salvage_map: writing.salvage_map,
         rate_limit: args.rate_limit,
         reproducible: writing.reproducible,
     };

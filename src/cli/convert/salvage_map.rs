@@ -1,0 +1,105 @@
+//! `--salvage-map`: which map is continued, and into which target.
+
+use std::fs::File;
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::{Path, PathBuf};
+
+use tintype_formats::{Format, raw};
+
+use super::Args;
+use crate::cli::failure::Failure;
+use crate::engine::salvage::SalvageMap;
+use crate::engine::salvage::map_file::{self, About, MapFile};
+use crate::error::{Error, OnPath as _};
+use crate::sources::{BlockDevice, is_device_or_export};
+use crate::targets::TargetOptions;
+
+/// Reads the map, checks that it is of this source and target, and has the target written in place: what it holds is never
+/// thrown away, even if the run fails.
+pub fn prepare(
+    path: &Path,
+    args: &Args,
+    format: &Format,
+    size_bytes: u64,
+    options: &mut TargetOptions,
+) -> Result<SalvageMap, Failure> {
+    if !std::ptr::eq(format, &raw::FORMAT) || args.target == Path::new("-") {
+        return Err(Failure::usage("--salvage-map needs a raw file or a device as target, which holds what was read"));
+    }
+    let found = map_file::read(path, size_bytes)?;
+    if found.is_none() {
+        create_target(args, size_bytes, options)?;
+    }
+    let about = About {
+        source: args.source.to_string(),
+        identity: identity(&args.source.path),
+        size_bytes,
+        target: full_path(&args.target).display().to_string(),
+    };
+    let continued = match found {
+        None => None,
+        Some(MapFile { map, about: Some(of) }) => {
+            check_same(&of, &about, path)?;
+            Some(map)
+        }
+        Some(MapFile { map, about: None }) => {
+            check_target_of_ddrescue(args, size_bytes)?;
+            Some(map)
+        }
+    };
+    options.existing = true;
+    Ok(SalvageMap { path: path.to_owned(), about, continued })
+}
+
+/// Makes the target under its own name, unless there is one to write into.
+fn create_target(args: &Args, size_bytes: u64, options: &mut TargetOptions) -> Result<(), Failure> {
+    if options.existing || is_device_or_export(&args.target) {
+        return Ok(());
+    }
+    let created = File::options().write(true).create_new(true).mode(0o600).open(&args.target);
+    if created.as_ref().is_err_and(|cause| cause.kind() == std::io::ErrorKind::AlreadyExists) {
+        let message = format!("{}: it exists, and the map does not", args.target.display());
+        return Err(Failure::usage(message).hinted("write into it with -n, or name another target"));
+    }
+    created
+        .and_then(|file| file.set_len(size_bytes))
+        .map_err(|cause| Error::io("create the target", cause))
+        .on_path(&args.target)?;
+    options.target_is_zero = true;
+    Ok(())
+}
+
+fn check_same(of: &About, about: &About, path: &Path) -> Result<(), Failure> {
+    let message = if of.identity != about.identity || of.size_bytes != about.size_bytes {
+        format!(
+            "the map is of {} ({}), and the source is {} ({})",
+            of.source, of.identity, about.source, about.identity
+        )
+    } else if of.target != about.target {
+        format!("the map says that {} holds what was read, and the target is {}", of.target, about.target)
+    } else {
+        return Ok(());
+    };
+    Err(Failure::usage(format!("{}: {message}", path.display())).hinted("name another map to begin anew"))
+}
+
+/// A map of ddrescue does not say of what it is.
+fn check_target_of_ddrescue(args: &Args, size_bytes: u64) -> Result<(), Failure> {
+    let found = std::fs::metadata(&args.target).map(|found| found.len()).ok();
+    if args.to.no_create && (is_device_or_export(&args.target) || found == Some(size_bytes)) {
+        return Ok(());
+    }
+    let message =
+        "a map of ddrescue does not say which file holds what was read; expected -n and a target of the source's size";
+    Err(Failure::usage(message))
+}
+
+/// What tells a source from others: the hardware of a device, or else its path.
+fn identity(path: &Path) -> String {
+    let hardware = BlockDevice::at(path).and_then(BlockDevice::hardware_name);
+    hardware.unwrap_or_else(|| format!("path {}", full_path(path).display()))
+}
+
+fn full_path(path: &Path) -> PathBuf {
+    path.canonicalize().unwrap_or_else(|_| path.to_owned())
+}

@@ -1,0 +1,103 @@
+//! Maps of what was read of a failing disk: another run goes on from there, and so does ddrescue.
+
+mod common;
+
+use std::fs;
+use std::ops::Range;
+
+use common::bad_device::{BadDevice, can_make};
+use common::{Sandbox, assert_holds, have};
+use tintype_formats::testing::Random;
+
+const MIB: u64 = 1 << 20;
+const DISK_BYTES: u64 = 16 * MIB;
+
+fn bad() -> Vec<Range<u64>> {
+    vec![3 * MIB + 0x600..3 * MIB + 0x800, 9 * MIB + 0x1000..9 * MIB + 0x5000]
+}
+
+fn noise(sandbox: &Sandbox, name: &str) -> Vec<u8> {
+    let mut random = Random(DISK_BYTES);
+    let bytes: Vec<u8> = (0..DISK_BYTES / 8).flat_map(|_| (random.next_u64() | 1).to_le_bytes()).collect();
+    fs::write(sandbox.path(name), &bytes).expect("a disk");
+    bytes
+}
+
+fn without_bad(bytes: &[u8]) -> Vec<u8> {
+    let mut bytes = bytes.to_vec();
+    bad().iter().for_each(|range| bytes[range.start as usize..range.end as usize].fill(0));
+    bytes
+}
+
+fn map(sandbox: &Sandbox) -> String {
+    fs::read_to_string(sandbox.path("map")).expect("a map")
+}
+
+#[test]
+fn a_map_is_continued_and_what_was_read_is_not_read_again() {
+    if !can_make() {
+        return;
+    }
+    let sandbox = Sandbox::new();
+    let bytes = noise(&sandbox, "d.raw");
+    let device = BadDevice::new(&sandbox, "d.raw", 512, &bad());
+    let run = |options: &[&str]| {
+        let args = [&["convert", &device.device, "copy.raw", "--salvage", "--salvage-map", "map"], options].concat();
+        sandbox.run(args)
+    };
+    run(&["--salvage-passes", "1"]).fails(3, "");
+    assert!(map(&sandbox).contains("0x00300000  0x00100000  *"), "{}", map(&sandbox));
+    device.forget_requests();
+    run(&[]).fails(3, "");
+    assert!(map(&sandbox).contains("0x00901000  0x00004000  -"), "{}", map(&sandbox));
+    assert_holds(&sandbox.path("copy.raw"), &without_bad(&bytes), "continued");
+    let outside = |(offset, _): &(u64, u64)| ![3, 9].contains(&(offset / MIB)) && *offset > 0;
+    let again: Vec<_> = device.requests().into_iter().filter(outside).collect();
+    assert!(again.len() < 8, "what was read is read again: {again:?}");
+    // All is known: nothing is asked of the bad areas any more.
+    device.forget_requests();
+    run(&[]).fails(3, "");
+    assert_eq!(device.requests_into_bad_areas(), [0, 0]);
+    fs::copy(sandbox.path("d.raw"), sandbox.path("other.raw")).expect("a copy");
+    let args = ["convert", "other.raw", "copy.raw", "--salvage", "--salvage-map", "map"];
+    sandbox.run(args).fails(2, "the map is of");
+    // ddrescue understands it.
+    if have("ddrescue") {
+        sandbox.tool("ddrescue", ["-q", "-d", &device.device, "copy.raw", "map"]);
+        assert_holds(&sandbox.path("copy.raw"), &without_bad(&bytes), "after ddrescue");
+    }
+}
+
+#[test]
+fn a_map_belongs_to_its_source_and_target() {
+    let sandbox = Sandbox::new();
+    let bytes = noise(&sandbox, "d.raw");
+    let run = |source: &str, target: &str, options: &[&str]| {
+        sandbox.run([&["convert", source, target, "--salvage", "--salvage-map", "map"], options].concat())
+    };
+    run("d.raw", "copy.raw", &[]).ok();
+    assert_holds(&sandbox.path("copy.raw"), &bytes, "a whole disk");
+    fs::copy(sandbox.path("d.raw"), sandbox.path("other.raw")).expect("a copy");
+    run("other.raw", "copy.raw", &[]).fails(2, "the map is of");
+    run("d.raw", "elsewhere.raw", &[]).fails(2, "holds what was read");
+    run("d.raw", "copy.qcow2", &[]).fails(2, "needs a raw file");
+    fs::remove_file(sandbox.path("map")).expect("a map");
+    run("d.raw", "copy.raw", &["--force"]).fails(2, "it exists, and the map does not");
+    assert_holds(&sandbox.path("copy.raw"), &bytes, "still there");
+    sandbox.run(["convert", "d.raw", "new.raw", "--salvage-map", "map"]).fails(2, "--salvage");
+}
+
+#[test]
+fn a_map_of_ddrescue_is_continued_with_n_and_equal_size() {
+    if !can_make() || !have("ddrescue") {
+        return;
+    }
+    let sandbox = Sandbox::new();
+    let bytes = noise(&sandbox, "d.raw");
+    let device = BadDevice::new(&sandbox, "d.raw", 512, &bad());
+    sandbox.tool("ddrescue", ["-q", "-d", "-n", "-N", &device.device, "copy.raw", "map"]);
+    let args = ["convert", &device.device, "copy.raw", "--salvage", "--salvage-map", "map"];
+    sandbox.run(args).fails(2, "expected -n");
+    sandbox.run([&args[..], &["-n"]].concat()).fails(3, "");
+    assert_holds(&sandbox.path("copy.raw"), &without_bad(&bytes), "continued after ddrescue");
+}
