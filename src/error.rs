@@ -16,6 +16,8 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 pub enum Kind {
     /// The format adapter's own kind.
     Image(ImageErrorKind),
+    /// Only an image's content states its format, where that is not enough: a guest can have written it.
+    UndeclaredFormat,
     /// The operating system refused.
     Io,
     /// The options contradict each other or the files.
@@ -103,6 +105,12 @@ impl Error {
     /// Adds what became of the target.
     pub fn with_aftermath(mut self, aftermath: Aftermath) -> Self {
         self.aftermath = Some(aftermath);
+        self
+    }
+
+    /// Makes it a failure of another sort.
+    pub fn of_kind(mut self, kind: Kind) -> Self {
+        self.kind = kind;
         self
     }
 

@@ -17,6 +17,9 @@ fn corpus() -> Option<PathBuf> {
     common::have_or_skip(folder.join("MANIFEST.tsv").exists(), "the corpus (TINTYPE_CORPUS)").then_some(folder)
 }
 
+/// Its name does not state its format, and it has a backing file: that is opened only if the user states the format.
+const NAMES_ANOTHER_IN_IMG: &str = "qcow2/kubevirt__containerized-data-importer/cirros-snapshot-qcow2.img";
+
 /// Its data is in another file, which is missing. The manifest's digest is that of the metadata read as if it were data.
 const WITHOUT_ITS_DATA: &str = "qcow2/abbbi__virtnbdbackup/vm6-sda.qcow2";
 
@@ -93,7 +96,11 @@ fn images_of_others_have_the_content_that_readers_agree_on() {
             sandbox.run(["digest", &entry.path]).fails(1, "/tmp/datafile.raw");
             continue;
         }
-        let args: &[&str] = if entry.format == "raw" { &["-f", "raw"] } else { &[] };
+        if entry.path == NAMES_ANOTHER_IN_IMG {
+            sandbox.run(["digest", &entry.path]).fails(1, "only the content says that the image is qcow2");
+        }
+        let is_stated = entry.format == "raw" || entry.path == NAMES_ANOTHER_IN_IMG;
+        let args: &[&str] = if is_stated { &["-f", &entry.format] } else { &[] };
         let (algorithm, expected) = expected(&entry);
         let run = sandbox.run(["digest", "-a", algorithm, &entry.path].iter().chain(args)).ok();
         assert_eq!(run.stdout.split_whitespace().next(), Some(expected), "{}", entry.path);

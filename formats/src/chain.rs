@@ -12,6 +12,7 @@ use std::sync::Arc;
 
 use crate::error::{ErrorKind, ImageError, Result};
 use crate::extent::{DiskExtent, DiskKind, HostFileId, HostRange, LayerKind};
+use crate::guess::{self, Gated, Guess};
 use crate::host_file::{FileIdentity, OpenFile};
 use crate::layer::{Choice, FileReference, Image, ImageInfo, ImageLayer};
 use crate::limits::MAX_CHAIN_DEPTH;
@@ -26,6 +27,7 @@ pub struct Disk {
     /// The first layer that belongs to the declared parent.
     inherited_from: usize,
     snapshot_count: usize,
+    guess: Option<Guess>,
 }
 
 struct Layer {
@@ -39,24 +41,26 @@ struct Layer {
 }
 
 impl Disk {
-    /// Opens what is chosen of `file`, which is read as `format` (probed if `None`), with all its parents.
+    /// Opens what is chosen of `file`, which is read as `format` (probed if `None`), with all its parents. What an image names
+    /// whose format only its content states is opened only if the gate [says so](ReferenceGate::follows_undeclared).
     pub fn open(
         file: OpenFile,
         format: Option<&'static Format>,
         choice: Choice<'_>,
         gate: Arc<dyn ReferenceGate>,
     ) -> Result<Disk> {
-        let mut disk = Disk { layers: Vec::new(), files: Vec::new(), inherited_from: usize::MAX, snapshot_count: 0 };
-        let image = registry::open_chosen(&file, format, choice, gate.as_ref())?;
-        disk.snapshot_count = image.snapshots().len();
+        let Gated { image, gate, guess } = guess::open_gated(&file, format, gate)?;
+        let image = registry::choose_disk(image, choice, gate.as_ref())?;
+        let snapshot_count = image.snapshots().len();
+        let mut disk =
+            Disk { layers: Vec::new(), files: Vec::new(), inherited_from: usize::MAX, snapshot_count, guess };
         let mut next = disk.add(file, image.as_ref(), choice.snapshot, gate.as_ref())?.map(|parent| (parent, gate));
         while let Some((reference, gate)) = next {
             let referenced = gate.open(&reference)?;
             let name = referenced.file.name.clone();
-            let parent = disk
-                .add_parent(referenced.file, &reference, referenced.gate.as_ref())
+            next = disk
+                .add_parent(referenced.file, &reference, referenced.gate)
                 .map_err(|cause| in_parent(&name, cause))?;
-            next = parent.map(|reference| (reference, referenced.gate));
         }
         Ok(disk)
     }
@@ -65,8 +69,8 @@ impl Disk {
         &mut self,
         file: OpenFile,
         reference: &FileReference,
-        gate: &dyn ReferenceGate,
-    ) -> Result<Option<FileReference>> {
+        gate: Arc<dyn ReferenceGate>,
+    ) -> Result<Option<(FileReference, Arc<dyn ReferenceGate>)>> {
         self.check_position(&file)?;
         let format = match reference.format.as_deref() {
             Some(name) => Some(registry::by_name(name).ok_or_else(|| {
@@ -77,10 +81,11 @@ impl Disk {
             })?),
             None => None,
         };
-        let image = registry::open_image(&file, format)?;
+        let Gated { image, gate, .. } = guess::open_gated(&file, format, gate)?;
         check_identity(reference, image.info())?;
         self.check_sectors(image.info())?;
-        self.add(file, image.as_ref(), None, gate)
+        let parent = self.add(file, image.as_ref(), None, gate.as_ref())?;
+        Ok(parent.map(|reference| (reference, gate)))
     }
 
     /// Appends an image as the lowest layer; returns the parent that it names.
@@ -130,6 +135,11 @@ impl Disk {
     /// What the header of each layer says, with the layer's file name, from the top down.
     pub fn layers(&self) -> impl ExactSizeIterator<Item = (&str, &ImageInfo)> {
         self.layers.iter().map(|layer| (layer.name.as_str(), &layer.info))
+    }
+
+    /// How the format of the file was found, if it was not stated.
+    pub fn guess(&self) -> Option<&Guess> {
+        self.guess.as_ref()
     }
 
     /// How many snapshots there are inside the top image.

@@ -27,6 +27,7 @@ pub mod ewf;
 pub mod extent;
 mod file_parts;
 pub mod gce;
+pub mod guess;
 mod gzip_file;
 pub mod host_file;
 pub mod layer;

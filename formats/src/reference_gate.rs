@@ -16,6 +16,12 @@ pub trait ReferenceGate: Send + Sync {
     /// A reference without names is one by identity: the gate may look for the one file of the format that has it, where
     /// it lets files through, and refuses if there are two.
     fn open(&self, reference: &FileReference) -> Result<Referenced>;
+
+    /// True if files may also be named by an image whose format only its content states. A guest can have written such an
+    /// image into its raw disk, so this needs the user's word.
+    fn follows_undeclared(&self) -> bool {
+        false
+    }
 }
 
 /// A file that came through the gate.

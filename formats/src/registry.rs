@@ -1,6 +1,7 @@
 //! The formats that there are. Help, documentation, `tintype formats` and the tests iterate [`FORMATS`].
 
 use crate::error::{ImageError, Result};
+use crate::guess::Guess;
 use crate::host_file::{HostFile, OpenFile};
 use crate::layer::{Choice, Image};
 use crate::reference_gate::ReferenceGate;
@@ -40,6 +41,9 @@ pub struct Format {
     pub reads: &'static str,
     /// The file to open where the user names a folder that is an image of this format.
     pub folder_entry: Option<&'static str>,
+    /// Says whether a file that has one of the extensions, and looks like this format, may be a raw part of an image all the
+    /// same: then its content is the guest's, and is not trusted.
+    pub is_guest_content: fn(file_name: &str, input: &ProbeInput<'_>) -> bool,
     /// Says whether a file looks like this format.
     pub probe: fn(&ProbeInput<'_>) -> bool,
     /// Reads and checks the header.
@@ -136,42 +140,57 @@ pub fn by_file_name(name: &str) -> Option<&'static Format> {
 /// A guest writes what it likes into its disk, so a file that is known to be a raw disk must not be probed: its content
 /// could claim to be another format, with a parent of the guest's choice.
 pub fn probe(file: &dyn HostFile) -> Result<&'static Format> {
-    let len_bytes = file.len_bytes().map_err(|cause| ImageError::io("find out the file's length", cause))?;
-    let mut head = vec![0; len_bytes.min(PROBE_BYTES as u64) as usize];
-    file.read_exact_at(0, &mut head).map_err(|cause| ImageError::io("read the begin of the file", cause).at_host(0))?;
-    let mut tail = vec![0; len_bytes.min(PROBE_TAIL_BYTES as u64) as usize];
-    let tail_offset = len_bytes - tail.len() as u64;
-    file.read_exact_at(tail_offset, &mut tail)
-        .map_err(|cause| ImageError::io("read the end of the file", cause).at_host(tail_offset))?;
-    let input = ProbeInput { head: &head, tail: &tail, len_bytes };
-    Ok(FORMATS.iter().copied().find(|format| (format.probe)(&input)).unwrap_or(&crate::raw::FORMAT))
+    Ok(Probe::read(file)?.format())
+}
+
+/// The ends of a file, read once to try all formats on them.
+pub struct Probe {
+    head: Vec<u8>,
+    tail: Vec<u8>,
+    len_bytes: u64,
+}
+
+impl Probe {
+    /// Reads the ends of the file.
+    pub fn read(file: &dyn HostFile) -> Result<Probe> {
+        let len_bytes = file.len_bytes().map_err(|cause| ImageError::io("find out the file's length", cause))?;
+        let mut head = vec![0; len_bytes.min(PROBE_BYTES as u64) as usize];
+        file.read_exact_at(0, &mut head)
+            .map_err(|cause| ImageError::io("read the begin of the file", cause).at_host(0))?;
+        let mut tail = vec![0; len_bytes.min(PROBE_TAIL_BYTES as u64) as usize];
+        let tail_offset = len_bytes - tail.len() as u64;
+        file.read_exact_at(tail_offset, &mut tail)
+            .map_err(|cause| ImageError::io("read the end of the file", cause).at_host(tail_offset))?;
+        Ok(Probe { head, tail, len_bytes })
+    }
+
+    /// Returns what formats get to see.
+    pub fn input(&self) -> ProbeInput<'_> {
+        ProbeInput { head: &self.head, tail: &self.tail, len_bytes: self.len_bytes }
+    }
+
+    /// True if the file looks like this format.
+    pub fn fits(&self, format: &Format) -> bool {
+        (format.probe)(&self.input())
+    }
+
+    /// Returns the first format that the file looks like; raw fits every file.
+    pub fn format(&self) -> &'static Format {
+        FORMATS.iter().copied().find(|format| self.fits(format)).unwrap_or(&crate::raw::FORMAT)
+    }
 }
 
 /// Opens a file as `format`, or as the one that it looks like. A file that looks like none, but whose name claims one, is a
 /// raw disk with a warning.
 pub fn open_image(file: &OpenFile, format: Option<&'static Format>) -> Result<Box<dyn Image>> {
-    if let Some(format) = format {
-        return (format.open)(file.clone());
-    }
-    let found = probe(file.file.as_ref())?;
-    match by_file_name(file.name.rsplit('/').next().unwrap_or_default()) {
-        Some(claimed) if is_raw(found) && !is_raw(claimed) => crate::raw::open_doubtful(file.clone(), claimed),
-        _ => (found.open)(file.clone()),
+    match format {
+        Some(format) => (format.open)(file.clone()),
+        None => Guess::of(file)?.open(file),
     }
 }
 
-fn is_raw(format: &Format) -> bool {
-    std::ptr::eq(format, &crate::raw::FORMAT)
-}
-
-/// Opens a file as `format`, or as the one that it looks like, and in a container the disk that was chosen.
-pub fn open_chosen(
-    file: &OpenFile,
-    format: Option<&'static Format>,
-    choice: Choice<'_>,
-    gate: &dyn ReferenceGate,
-) -> Result<Box<dyn Image>> {
-    let image = open_image(file, format)?;
+/// Opens the disk that was chosen of an image: the image itself, or one of the disks inside a container.
+pub fn choose_disk(image: Box<dyn Image>, choice: Choice<'_>, gate: &dyn ReferenceGate) -> Result<Box<dyn Image>> {
     let disks = image.disks();
     match choice.disk {
         None if disks.is_empty() => Ok(image),

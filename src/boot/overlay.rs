@@ -71,7 +71,7 @@ impl Overlay {
     /// An overlay that was kept, if it is one over this disk.
     pub fn open(path: &Path, geometry: Geometry, parent: &Parent) -> Result<Overlay> {
         let options = OpenOptions { format: Some("qcow2".to_owned()), ..OpenOptions::default() };
-        let (_, image) = sources::open_image(path, &options)?;
+        let image = sources::open_image(path, &options)?.image;
         let found = image.parent().and_then(|parent| parent.names.first());
         if found != Some(&parent.name) {
             let found = found.map_or("no disk".to_owned(), |name| format!("\"{}\"", name.escape_debug()));

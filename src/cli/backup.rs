@@ -263,12 +263,14 @@ fn backup_disk<'a>(source: &'a mut Source, address: &'a Address, name: &str) -> 
             let input = Input::Disk(NamedDisk { disk: opened.disk.as_ref(), path: address.shown() });
             let identity = sources::identify(opened.disk.as_ref(), &address.path);
             let is_device = opened.layers.is_empty() && sources::is_device(&address.path);
-            BackupDisk { name, input, path, format, sector_bytes, identity, is_device }
+            let is_declared = opened.guess.is_none_or(|guess| guess.is_declared);
+            BackupDisk { name, input, path, format, is_declared, sector_bytes, identity, is_device }
         }
         Source::Pipe(pipe, size_bytes) => {
             let input = Input::Pipe(pipe, *size_bytes);
             let (format, identity) = ("raw".to_owned(), DiskIdentity::default());
-            BackupDisk { name, input, path, format, sector_bytes: (512, 512), identity, is_device: false }
+            let sector_bytes = (512, 512);
+            BackupDisk { name, input, path, format, is_declared: true, sector_bytes, identity, is_device: false }
         }
     }
 }

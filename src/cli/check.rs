@@ -1,7 +1,5 @@
 //! `tintype check`
 
-use std::sync::Arc;
-
 use clap::Args as ClapArgs;
 use serde::Serialize;
 use tintype_formats::check::{CheckReport, Severity};
@@ -10,7 +8,7 @@ use super::failure::Failure;
 use super::source_args::{ImageArgs, ReferenceArgs};
 use super::{Global, Outcome, escape::printable, output, units};
 use crate::error::OnPath as _;
-use crate::sources::{FolderGate, entry_of_folder};
+use crate::sources::{self, OpenedImage};
 
 /// Look for damage in the structures of an image
 ///
@@ -37,6 +35,8 @@ struct Report<'a> {
     host_end_offset: u64,
     findings: Vec<Row<'a>>,
     warnings: &'a [String],
+    #[serde(skip_serializing_if = "Option::is_none")]
+    note: Option<String>,
 }
 
 #[derive(Serialize)]
@@ -53,15 +53,14 @@ pub fn run(args: &Args, global: Global) -> Result<Outcome, Failure> {
         return Err(Failure::usage(message).hinted("leave out what begins with the question mark"));
     }
     let policy = args.references.policy();
-    let (_, image) = args.image.open("check", policy.force_share, global)?;
+    let deny_all = policy.deny_all;
+    let OpenedImage { file, image, guess, gate } = args.image.open("check", policy, global)?;
     let mut found = CheckReport::default();
-    let checked = if policy.deny_all {
-        image.check(&mut found)
-    } else {
-        let gate = FolderGate::beside(&entry_of_folder(&address.path), Arc::new(policy));
-        image.check_all_files(gate.as_ref(), &mut found)
+    let checked = match deny_all {
+        true => image.check(&mut found),
+        false => image.check_all_files(gate.as_ref(), &mut found),
     };
-    checked.on_path(&address.path)?;
+    checked.map_err(|cause| sources::failed_to_follow(cause, guess.as_ref())).on_path(&address.path)?;
     let report = Report {
         path: address.to_string(),
         format: image.info().format,
@@ -73,6 +72,7 @@ pub fn run(args: &Args, global: Global) -> Result<Outcome, Failure> {
         host_end_offset: found.host_end_offset,
         findings: found.findings.iter().map(row).collect(),
         warnings: &image.info().warnings,
+        note: sources::guess_note(&file.name, guess.as_ref()),
     };
     if global.json {
         output::print_json(&report)?
@@ -99,6 +99,9 @@ fn text(report: &Report<'_>) -> String {
     let mut text = String::new();
     for warning in report.warnings {
         text += &format!("warning: {}\n", printable(warning));
+    }
+    if let Some(note) = &report.note {
+        text += &format!("note: {}\n", printable(note));
     }
     for row in &report.findings {
         let place = row.host_offset.map(|offset| format!(" at host offset {offset:#x}")).unwrap_or_default();

@@ -96,6 +96,7 @@ fn exit_code(kind: Kind) -> u8 {
         Kind::TargetTooSmall => 14,
         Kind::Cancelled => 130,
         Kind::Image(_)
+        | Kind::UndeclaredFormat
         | Kind::Io
         | Kind::NoSnapshot
         | Kind::Unreadable
@@ -147,6 +148,9 @@ fn hint(error: &Error) -> Option<&'static str> {
         }
         Kind::Image(ErrorKind::ReferenceDenied) => {
             "by default only files in the image's own folder are opened; use --allow-references DIR for others"
+        }
+        Kind::UndeclaredFormat => {
+            "pass -f raw for a guest's own disk; pass -f FORMAT only if you know that the image comes from you"
         }
         Kind::Image(ErrorKind::NotThisFormat) => "leave -f out to have the format detected",
         Kind::Image(ErrorKind::NotFound) => "\"tintype info\" lists what there is",

@@ -110,6 +110,7 @@ fn store_anew(args: &Args, repository: &Arc<Repository>, file: &TinFile, progres
             input: Input::Disk(NamedDisk { disk, path: &args.file }),
             path: record.source.path.clone(),
             format: record.source.format.clone(),
+            is_declared: true,
             sector_bytes: (record.logical_sector_bytes, record.physical_sector_bytes),
             identity: record.identity.clone(),
             is_device: false,

@@ -11,7 +11,7 @@ use super::address::Address;
 use super::failure::Failure;
 use super::source_args::ImageArgs;
 use super::{Global, Outcome, escape::printable, info_stored, output, units};
-use crate::sources;
+use crate::sources::{self, OpenedImage, ReferencePolicy};
 
 /// Show what an image or a stored snapshot is: format, size, options, snapshots, files
 ///
@@ -39,6 +39,8 @@ struct Report {
     parent: Option<Parent>,
     snapshots: Vec<Snapshot>,
     warnings: Vec<String>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    notes: Vec<String>,
 }
 
 /// What a file that is one disk has.
@@ -79,9 +81,11 @@ pub fn run(args: &Args, global: Global) -> Result<Outcome, Failure> {
         return info_stored::run(&args.image.address, wanted, &args.image.secrets, global);
     }
     // Reading the header of an image that is in use does no harm.
-    let (file, image) = args.image.open("info", true, global)?;
+    let references = ReferencePolicy { force_share: true, ..ReferencePolicy::default() };
+    let OpenedImage { file, image, guess, .. } = args.image.open("info", references, global)?;
     let address = &args.image.address;
     let mut report = report(address, &file, image.as_ref());
+    report.notes = sources::guess_note(&file.name, guess.as_ref()).into_iter().collect();
     if let Some(sectors) = sources::device_sector_bytes(&address.path) {
         if let Some(disk) = &mut report.disk {
             (disk.logical_sector_bytes, disk.physical_sector_bytes) = sectors;
@@ -133,6 +137,7 @@ fn report(address: &Address, file: &OpenFile, image: &dyn Image) -> Report {
         parent: image.parent().map(parent),
         snapshots: image.snapshots().iter().map(snapshot).collect(),
         warnings: info.warnings.clone(),
+        notes: Vec::new(),
     }
 }
 
@@ -192,6 +197,9 @@ fn text(report: &Report) -> String {
     }
     for warning in &report.warnings {
         add("warning", warning);
+    }
+    for note in &report.notes {
+        add("note", note);
     }
     text
 }

@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use clap::Args;
 use clap::builder::{PathBufValueParser, StringValueParser, TypedValueParser};
+use tintype_formats::ErrorKind;
 use tintype_formats::tin::id::Id;
 use tintype_formats::tin::manifest::DiskRecord;
-use tintype_formats::{ErrorKind, Image, OpenFile};
 
 use super::address::{self, Address};
 use super::failure::Failure;
@@ -21,7 +21,9 @@ use crate::repository::Repository;
 use crate::repository::disk::SnapshotDisk;
 use crate::repository::lease::Lease;
 use crate::repository::snapshots::Snapshot;
-use crate::sources::{self, NbdOptions, OpenOptions, OpenedDisk, OverlayReader, ReferencePolicy, StandardInput, Watch};
+use crate::sources::{
+    self, NbdOptions, OpenOptions, OpenedDisk, OpenedImage, OverlayReader, ReferencePolicy, StandardInput, Watch,
+};
 
 /// How disks are opened.
 #[derive(Debug, Clone, Args)]
@@ -151,6 +153,7 @@ impl SourceArgs {
             }
         };
         opened.warnings().for_each(|text| output::warn(&text, global));
+        opened.note().iter().for_each(|text| output::note(text, global));
         self.under_overlay(opened)
     }
 
@@ -282,7 +285,7 @@ fn stored_disk(repository: &Arc<Repository>, record: &DiskRecord, global: Global
     }
     let disk = Box::new(SnapshotDisk::open(repository, record)?);
     let watch = Watch::default();
-    Ok(OpenedDisk { disk, layers: Vec::new(), snapshots: 0, is_incomplete, remarks: Vec::new(), watch })
+    Ok(OpenedDisk { disk, layers: Vec::new(), snapshots: 0, guess: None, is_incomplete, remarks: Vec::new(), watch })
 }
 
 /// One image file by itself: no file that it names is opened.
@@ -303,12 +306,7 @@ pub struct ImageArgs {
 
 impl ImageArgs {
     /// Opens the image for a command of this name.
-    pub fn open(
-        &self,
-        command: &str,
-        force_share: bool,
-        global: Global,
-    ) -> Result<(OpenFile, Box<dyn Image>), Failure> {
+    pub fn open(&self, command: &str, references: ReferencePolicy, global: Global) -> Result<OpenedImage, Failure> {
         if self.address.is_standard_input() {
             return Err(Failure::usage(format!("{command} needs a file or a device, not standard input")));
         }
@@ -320,14 +318,15 @@ impl ImageArgs {
             format: self.format.clone(),
             disk: self.address.disk.clone(),
             snapshot: None,
-            references: ReferencePolicy { force_share, ..ReferencePolicy::default() },
+            references,
             secrets: self.secrets.for_images(),
             nbd: self.nbd.options(),
             read_repeatedly: false,
         };
-        let (file, image) = sources::open_image(&self.address.path, &options)?;
-        warn_if_in_use(&self.address, &Watch::begin(&self.address.path, std::slice::from_ref(&file)), global);
-        Ok((file, image))
+        let opened = sources::open_image(&self.address.path, &options)?;
+        let watch = Watch::begin(&self.address.path, std::slice::from_ref(&opened.file));
+        warn_if_in_use(&self.address, &watch, global);
+        Ok(opened)
     }
 }
 

@@ -37,6 +37,8 @@ pub struct BackupDisk<'a> {
     pub path: String,
     /// The format's name, for the record.
     pub format: String,
+    /// True if the user or the file's name states the format, false if only the content does.
+    pub is_declared: bool,
     /// Its sectors: logical and physical size in bytes.
     pub sector_bytes: (u32, u32),
     /// What it is known by besides its name.
@@ -206,6 +208,7 @@ fn store_all(
     let mut records = Vec::new();
     let alone = disks.len() == 1;
     let known = parent.map_or(&[][..], |parent| &parent.manifest.disks);
+    disks.iter().try_for_each(|disk| check_format(disk, known, alone))?;
     for disk in disks {
         if let Some(warning) = other_disk(known, disk) {
             progress.note(warning);
@@ -215,6 +218,21 @@ fn store_all(
         records.push(store_disk(repository, session, disk, before, options, progress)?);
     }
     Ok(records)
+}
+
+/// A raw disk belongs to its guest, which can write another format's header into it to have itself read as that.
+fn check_format(disk: &BackupDisk<'_>, before: &[DiskRecord], alone: bool) -> Result<()> {
+    // What the guest wrote also decides which disk it seems to be, so the one of its name counts as well.
+    let named = before.iter().find(|record| record.name == disk.name);
+    let was_raw = |record: Option<&DiskRecord>| record.is_some_and(|record| record.source.format == "raw");
+    if disk.is_declared || !(was_raw(named) || was_raw(counterpart(before, disk, alone))) {
+        return Ok(());
+    }
+    let message = format!(
+        "the content looks like {} now, and the snapshot before recorded a raw disk: its guest may have written that",
+        disk.format
+    );
+    Err(Error::new(Kind::UndeclaredFormat, message)).on_path(Path::new(&disk.path))
 }
 
 /// Returns the disk of the parent that a disk is compared with: one that is known to be the same, of the same name first; else the

@@ -207,6 +207,10 @@ fn open_regular_file(root: &Path, below: &Path) -> Result<OpenFile, Refusal> {
 }
 
 impl ReferenceGate for FolderGate {
+    fn follows_undeclared(&self) -> bool {
+        !self.policy.allowed_folders.is_empty()
+    }
+
     fn open(&self, reference: &FileReference) -> Result<Referenced, ImageError> {
         if reference.names.is_empty() {
             let refused = |refusal| denied(vec![(reference.described(), refusal)]);

@@ -32,7 +32,8 @@ pub use identity::{aliases, of_metadata as identity_of};
 pub use in_use::{User, Watch};
 pub use nbd_client::{NbdAddress, NbdFile, NbdOptions, is_nbd};
 pub use open::{
-    OpenOptions, OpenedDisk, entry_of_folder, format_named, is_device_or_export, open_disk, open_host_file, open_image,
+    OpenOptions, OpenedDisk, OpenedImage, entry_of_folder, failed_to_follow, format_named, guess_note,
+    is_device_or_export, open_disk, open_host_file, open_image,
 };
 pub use overlay::{Overlay, OverlayReader, WritableDisk};
 pub use partitions::{Partition, PartitionKind, partition_of, partitions};

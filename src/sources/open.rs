@@ -5,11 +5,12 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use tintype_formats::guess::{self, Gated, Guess};
 use tintype_formats::layer::{Choice, ImageInfo};
 use tintype_formats::local_file::LocalFile;
-use tintype_formats::reference_gate::NoReferences;
+use tintype_formats::reference_gate::{NoReferences, ReferenceGate};
 use tintype_formats::secrets::Secrets;
-use tintype_formats::{BlockSource, Disk, Format, HostFile, Image, ImageError, OpenFile, raw, registry};
+use tintype_formats::{BlockSource, Disk, ErrorKind, Format, HostFile, Image, ImageError, OpenFile, raw, registry};
 
 use super::block_device::BlockDevice;
 use super::device_cache::CachedDevice;
@@ -57,6 +58,8 @@ pub struct OpenedDisk {
     pub snapshots: usize,
     /// True if a part of it could not be read when it was backed up, and is zeros.
     pub is_incomplete: bool,
+    /// How the format was found, if it was not stated.
+    pub guess: Option<Guess>,
     /// Remarks on how it is read.
     pub remarks: Vec<String>,
     /// What it is made of, and who else uses that.
@@ -70,6 +73,17 @@ impl OpenedDisk {
             self.layers.iter().flat_map(|(name, info)| info.warnings.iter().map(move |text| format!("{name}: {text}")));
         of_layers.chain(self.remarks.iter().cloned())
     }
+
+    /// Says that its format is known from the content alone, if it is.
+    pub fn note(&self) -> Option<String> {
+        guess_note(self.layers.first().map_or("", |(name, _)| name), self.guess.as_ref())
+    }
+}
+
+/// Says that an image's format is known from its content alone, if it is.
+pub fn guess_note(name: &str, guess: Option<&Guess>) -> Option<String> {
+    let note = guess.and_then(Guess::note)?;
+    Some(format!("{name}: {note}; pass -f raw if it is a guest's own raw disk"))
 }
 
 /// Opens the disk at `path` with everything that it inherits from; `parent`, if the chain goes through it, is declared.
@@ -88,7 +102,8 @@ pub fn open_disk(path: &Path, options: &OpenOptions, parent: Option<&Path>) -> R
     }
     let gate = FolderGate::beside(path, Arc::new(options.references.clone()));
     let remarks = device.iter().flat_map(|device| device.remarks(path)).collect();
-    let mut disk = Disk::open(file, format, options.choice(), gate).on_path(path)?;
+    let opened = Disk::open(file.clone(), format, options.choice(), gate);
+    let mut disk = opened.map_err(|cause| failed_to_open(cause, &file, format)).on_path(path)?;
     if let Some(parent) = parent {
         let metadata =
             std::fs::metadata(parent).map_err(|cause| Error::io("look at the backing file", cause)).on_path(parent)?;
@@ -102,11 +117,27 @@ fn opened_image(disk: Disk) -> OpenedDisk {
     let layers = disk.layers().map(|(name, info)| (name.to_owned(), info.clone())).collect();
     OpenedDisk {
         snapshots: disk.snapshot_count(),
+        guess: disk.guess().copied(),
         disk: Box::new(disk),
         layers,
         is_incomplete: false,
         remarks: Vec::new(),
         watch: Watch::default(),
+    }
+}
+
+fn failed_to_open(cause: ImageError, file: &OpenFile, format: Option<&'static Format>) -> Error {
+    let is_denied = cause.kind() == ErrorKind::ReferenceDenied && format.is_none();
+    let guess = if is_denied { Guess::of(file).ok() } else { None };
+    failed_to_follow(cause, guess.as_ref())
+}
+
+/// A reference that was denied because only the content states the image's format is a failure of its own sort.
+pub fn failed_to_follow(cause: ImageError, guess: Option<&Guess>) -> Error {
+    let is_undeclared = guess.is_some_and(|guess| !guess.is_declared);
+    match cause.kind() == ErrorKind::ReferenceDenied && is_undeclared {
+        true => Error::from(cause).of_kind(Kind::UndeclaredFormat),
+        false => cause.into(),
     }
 }
 
@@ -144,7 +175,8 @@ fn open_device(file: OpenFile, device: &Device, path: &Path, choice: Choice<'_>)
     }
     let disk = PhysicalDisk::new(file, device.sector_bytes)?;
     let (remarks, watch) = (device.remarks(path), Watch::begin(path, disk.host_files()));
-    Ok(OpenedDisk { disk: Box::new(disk), layers: Vec::new(), snapshots: 0, is_incomplete: false, remarks, watch })
+    let disk = Box::new(disk);
+    Ok(OpenedDisk { disk, layers: Vec::new(), snapshots: 0, guess: None, is_incomplete: false, remarks, watch })
 }
 
 /// Takes a file as a raw disk.
@@ -154,8 +186,20 @@ pub fn open_raw(file: OpenFile) -> Result<OpenedDisk> {
     Ok(OpenedDisk { watch, ..opened })
 }
 
+/// One image file, or a disk inside of it.
+pub struct OpenedImage {
+    /// The file.
+    pub file: OpenFile,
+    /// What it holds.
+    pub image: Box<dyn Image>,
+    /// How the format was found, if it was not stated.
+    pub guess: Option<Guess>,
+    /// The gate for the files that the image names.
+    pub gate: Arc<dyn ReferenceGate>,
+}
+
 /// Opens one image file, or the disk that is chosen inside of it, without following what it names.
-pub fn open_image(path: &Path, options: &OpenOptions) -> Result<(OpenFile, Box<dyn Image>)> {
+pub fn open_image(path: &Path, options: &OpenOptions) -> Result<OpenedImage> {
     let format = format_named(options.format.as_deref())?;
     let path = &entry_of_folder(path);
     let (mut file, is_raw) = match is_nbd(path) {
@@ -167,11 +211,16 @@ pub fn open_image(path: &Path, options: &OpenOptions) -> Result<(OpenFile, Box<d
     };
     file.secrets = options.secrets.clone();
     let format = if is_raw { Some(format.unwrap_or(&raw::FORMAT)) } else { format };
-    let image = match options.disk.as_deref() {
-        None => registry::open_image(&file, format),
-        disk => registry::open_chosen(&file, format, Choice { disk, snapshot: None }, &NoReferences),
+    let gate = match is_nbd(path) {
+        true => Arc::new(NoReferences),
+        false => FolderGate::beside(path, Arc::new(options.references.clone())),
     };
-    Ok((file, image.on_path(path)?))
+    let Gated { mut image, gate, guess } = guess::open_gated(&file, format, gate).on_path(path)?;
+    if options.disk.is_some() {
+        let choice = Choice { disk: options.disk.as_deref(), snapshot: None };
+        image = registry::choose_disk(image, choice, &NoReferences).on_path(path)?;
+    }
+    Ok(OpenedImage { file, image, guess, gate })
 }
 
 /// The format of that name.

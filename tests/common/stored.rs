@@ -26,8 +26,17 @@ pub fn back_up(
 ) -> Result<Id> {
     let input = Input::Disk(NamedDisk { disk, path: Path::new("disk") });
     let (path, format, identity) = ("disk".to_owned(), "raw".to_owned(), DiskIdentity::default());
-    let (name_of_disk, sector_bytes) = ("disk".to_owned(), (512, 512));
-    let mut disks = [BackupDisk { name: name_of_disk, input, path, format, sector_bytes, identity, is_device: false }];
+    let disk = BackupDisk {
+        name: "disk".to_owned(),
+        input,
+        path,
+        format,
+        is_declared: true,
+        sector_bytes: (512, 512),
+        identity,
+        is_device: false,
+    };
+    let mut disks = [disk];
     let options = BackupOptions {
         name: name.to_owned(),
         host: host.to_owned(),

@@ -29,6 +29,7 @@ pub static FORMAT: Format = Format {
     extensions: &["asif"],
     reads: "version 1",
     folder_entry: None,
+    is_guest_content: |_, _| false,
     probe: |input| input.head.starts_with(&on_disk::MAGIC),
     open: read::open,
     create: None,

@@ -26,6 +26,7 @@ pub static FORMAT: Format = Format {
     extensions: &["bochs"],
     reads: "growing disks of versions 1 and 2",
     folder_entry: None,
+    is_guest_content: |_, _| false,
     probe: |input| input.head.starts_with(on_disk::MAGIC),
     open: read::open,
     create: None,

@@ -20,6 +20,7 @@ pub static FORMAT: Format = Format {
     extensions: &["cloop"],
     reads: "V2.0 with zlib",
     folder_entry: None,
+    is_guest_content: |_, _| false,
     probe: |input| read::version_of(input.head).is_some(),
     open: read::open,
     create: None,

@@ -36,6 +36,7 @@ pub static FORMAT: Format = Format {
     extensions: &["dmg"],
     reads: "raw, ADC, zlib, bzip2, LZFSE and LZMA chunks; property lists and resource forks",
     folder_entry: None,
+    is_guest_content: |_, _| false,
     probe: trailer::looks_like_dmg,
     open: read::open,
     create: None,

@@ -34,6 +34,7 @@ pub static FORMAT: Format = Format {
     extensions: &["E01", "S01"],
     reads: "E01 and S01 in one or several segments; all checksums are verified",
     folder_entry: None,
+    is_guest_content: |_, _| false,
     probe: |input| on_disk::ALL_SIGNATURES.iter().any(|(signature, _)| input.head.starts_with(signature)),
     open: read::open,
     create: None,

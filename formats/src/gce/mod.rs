@@ -24,6 +24,7 @@ pub static FORMAT: Format = Format {
     extensions: &["tar.gz"],
     reads: "disk.raw in a tar archive in a gzip file; sparse in the old GNU format",
     folder_entry: None,
+    is_guest_content: |_, _| false,
     probe: |input| read::looks_like(input.head),
     open: read::open,
     create: Some(Create {

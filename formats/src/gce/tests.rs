@@ -18,6 +18,7 @@ static ANY_SIZE: Format = Format {
     extensions: FORMAT.extensions,
     reads: FORMAT.reads,
     folder_entry: None,
+    is_guest_content: |_, _| false,
     probe: FORMAT.probe,
     open: FORMAT.open,
     create: Some(Create {

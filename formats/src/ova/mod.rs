@@ -32,6 +32,7 @@ pub static FORMAT: Format = Format {
     extensions: &["ova", "ovf"],
     reads: "disks in place, in an archive or beside the descriptor; compressed and chunked ones; manifests checked",
     folder_entry: None,
+    is_guest_content: |_, _| false,
     probe: |input| read::looks_like(input.head),
     open: read::open,
     create: Some(Create {

@@ -9,10 +9,12 @@ use super::package::{Archive, StoredFile, open_stored, read_small, uncompressed}
 use crate::check::CheckReport;
 use crate::error::{ErrorKind, ImageError, Result};
 use crate::extent::LayerExtent;
+use crate::guess::Guess;
 use crate::host_file::{HostFile, OpenFile};
 use crate::layer::{Detail, DiskInfo, FileReference, Image, ImageInfo, ImageLayer, SnapshotInfo};
-use crate::reference_gate::ReferenceGate;
+use crate::reference_gate::{NoReferences, ReferenceGate};
 use crate::registry::{self, Format};
+use crate::secrets::Secrets;
 use crate::source::Geometry;
 use crate::tar;
 
@@ -160,11 +162,17 @@ impl Package {
     }
 
     /// Opens a disk's file with the format that the descriptor says, or the one that it looks like.
-    fn open_image(&self, disk: &PackageDisk, file: &PackageFile, stored: &StoredFile) -> Result<Box<dyn Image>> {
+    /// False comes with it if only the file's content states the format.
+    fn open_image(
+        &self,
+        disk: &PackageDisk,
+        file: &PackageFile,
+        stored: &StoredFile,
+    ) -> Result<(Box<dyn Image>, bool)> {
         let content = uncompressed(file, Arc::clone(&stored.content))?;
-        let format = match format_of(disk.format.as_deref())? {
-            Some(format) => format,
-            None => probe(content.as_ref(), disk)?,
+        let (format, is_declared) = match format_of(disk.format.as_deref())? {
+            Some(format) => (format, true),
+            None => probe(Arc::clone(&content), file, disk)?,
         };
         let name = format!("{} in {}", file.href, self.file.name);
         let identity = stored.files.first().and_then(|first| first.identity);
@@ -177,7 +185,7 @@ impl Package {
             let detail = "it inherits from another disk, and packages of such disks are not read: unpack it first";
             return Err(ImageError::unsupported(OPEN_DISK, detail));
         }
-        Ok(image)
+        Ok((image, is_declared))
     }
 }
 
@@ -214,7 +222,8 @@ impl Image for Package {
                 open_stored(file, gate)?
             }
         };
-        let inner = self.open_image(disk, file, &stored).map_err(|cause| in_package(&file.href, cause))?;
+        let opened = self.open_image(disk, file, &stored);
+        let (inner, is_declared) = opened.map_err(|cause| in_package(&file.href, cause))?;
         let mut info = inner.info().clone();
         let (size_bytes, href) = (info.geometry.size_bytes, file.href.escape_debug());
         if let Some(said) = disk.capacity_bytes.filter(|said| *said != size_bytes) {
@@ -225,7 +234,7 @@ impl Image for Package {
                 .push(format!("the package says that file \"{href}\" has {said} bytes, it has {}", stored.len_bytes));
         }
         let files = std::iter::once(self.file.clone()).chain(stored.files).collect();
-        Ok(Box::new(PackageDiskImage { inner, info, archive: self.archive.clone(), files }))
+        Ok(Box::new(PackageDiskImage { inner, is_declared, info, archive: self.archive.clone(), files }))
     }
 
     fn check(&self, report: &mut CheckReport) -> Result<()> {
@@ -236,10 +245,23 @@ impl Image for Package {
 /// A disk of a package, with what the package says of it.
 struct PackageDiskImage {
     inner: Box<dyn Image>,
+    /// False if only the content states the format: then a guest may have written it, and it may name no file.
+    is_declared: bool,
     info: ImageInfo,
     archive: Option<Arc<Archive>>,
     /// The package's own files that the disk is made of.
     files: Vec<OpenFile>,
+}
+
+impl PackageDiskImage {
+    /// The gate for the files that the disk names.
+    fn gate<'a>(&'a self, outer: &'a dyn ReferenceGate) -> &'a dyn ReferenceGate {
+        match &self.archive {
+            _ if !self.is_declared && !outer.follows_undeclared() => &NoReferences,
+            Some(archive) => archive.as_ref(),
+            None => outer,
+        }
+    }
 }
 
 impl Image for PackageDiskImage {
@@ -256,10 +278,7 @@ impl Image for PackageDiskImage {
     }
 
     fn layer(&self, snapshot: Option<&str>, gate: &dyn ReferenceGate) -> Result<Box<dyn ImageLayer>> {
-        let inner = match &self.archive {
-            Some(archive) => self.inner.layer(snapshot, archive.as_ref())?,
-            None => self.inner.layer(snapshot, gate)?,
-        };
+        let inner = self.inner.layer(snapshot, self.gate(gate))?;
         let files = inner.host_files().iter().chain(&self.files).cloned().collect();
         Ok(Box::new(PackageLayer { inner, files }))
     }
@@ -269,10 +288,7 @@ impl Image for PackageDiskImage {
     }
 
     fn check_all_files(&self, gate: &dyn ReferenceGate, report: &mut CheckReport) -> Result<()> {
-        match &self.archive {
-            Some(archive) => self.inner.check_all_files(archive.as_ref(), report),
-            None => self.inner.check_all_files(gate, report),
-        }
+        self.inner.check_all_files(self.gate(gate), report)
     }
 }
 
@@ -354,15 +370,17 @@ fn format_of(uri: Option<&str>) -> Result<Option<&'static Format>> {
     }
 }
 
+/// The format of a disk of which the descriptor does not state one that is known, and whether the file's name states it.
 /// Everything looks raw; a guest's bytes must not be able to choose what they are taken for.
-fn probe(content: &dyn HostFile, disk: &PackageDisk) -> Result<&'static Format> {
-    let format = registry::probe(content)?;
-    if format.name == crate::raw::FORMAT.name {
+fn probe(content: Arc<dyn HostFile>, file: &PackageFile, disk: &PackageDisk) -> Result<(&'static Format, bool)> {
+    let named = OpenFile { file: content, name: file.href.clone(), identity: None, secrets: Secrets::default() };
+    let guess = Guess::of(&named)?;
+    if guess.format.name == crate::raw::FORMAT.name {
         let uri = disk.format.as_deref().unwrap_or("none").escape_debug();
         let detail = format!("its format is not known (the descriptor says \"{uri}\") and it does not look like any");
         return Err(ImageError::unsupported(OPEN_DISK, detail));
     }
-    Ok(format)
+    Ok((guess.format, guess.is_declared))
 }
 
 fn in_package(href: &str, cause: ImageError) -> ImageError {

@@ -256,7 +256,9 @@ fn a_descriptor_finds_its_files_through_the_gate() {
     let text = descriptor(&[("ovf:href=\"d%201\"", &format_is(RAW))]);
     let file = Arc::new(MemoryFile::from_bytes(text.as_bytes()));
     assert_eq!(crate::registry::probe(file.as_ref()).unwrap().name, "ova");
-    let read = |folder: Folder| Disk::open(open_file(file.clone()), None, Choice::default(), Arc::new(folder));
+    let read = |folder: Folder| {
+        Disk::open(open_file(file.clone()), Some(&crate::ova::FORMAT), Choice::default(), Arc::new(folder))
+    };
     let disk = ("d 1".to_owned(), vec![5; 512]);
     assert_eq!(read_all(&read(Folder(BTreeMap::from([disk.clone()]))).unwrap()).unwrap(), [5; 512]);
     // Whoever asks which files must not be written over finds the descriptor and the disk.

@@ -36,6 +36,7 @@ pub static FORMAT: Format = Format {
     extensions: &["hdd", "hds"],
     reads: "expanding images of both versions, .hdd bundles with split disks and snapshots",
     folder_entry: Some("DiskDescriptor.xml"),
+    is_guest_content: |name, input| name != "DiskDescriptor.xml" && descriptor::looks_like_one(input.head),
     probe: |input| on_disk::magic_of(input.head).is_some() || descriptor::looks_like_one(input.head),
     open,
     create: None,

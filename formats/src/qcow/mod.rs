@@ -23,6 +23,7 @@ pub static FORMAT: Format = Format {
     extensions: &["qcow"],
     reads: "plain and compressed clusters, backing files",
     folder_entry: None,
+    is_guest_content: |_, _| false,
     probe: |input| input.head.starts_with(&on_disk::MAGIC_AND_VERSION),
     open: read::open,
     create: None,

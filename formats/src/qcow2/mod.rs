@@ -41,6 +41,7 @@ pub static FORMAT: Format = Format {
     extensions: &["qcow2"],
     reads: "versions 2 and 3, zlib and zstd, extended L2 entries, external data files, snapshots, backing files",
     folder_entry: None,
+    is_guest_content: |_, _| false,
     probe: |input| header::looks_like_qcow2(input.head),
     open: image::open,
     create: Some(Create {

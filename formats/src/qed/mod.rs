@@ -23,6 +23,7 @@ pub static FORMAT: Format = Format {
     extensions: &["qed"],
     reads: "clusters of any size, backing files",
     folder_entry: None,
+    is_guest_content: |_, _| false,
     probe: |input| input.head.starts_with(&on_disk::MAGIC),
     open: read::open,
     create: None,

@@ -14,6 +14,7 @@ pub static FORMAT: Format = Format {
     extensions: &["raw", "img", "dd", "bin"],
     reads: "files with holes, block devices, standard input",
     folder_entry: None,
+    is_guest_content: |_, _| false,
     probe: |_| true,
     open: read::open,
     create: Some(Create {

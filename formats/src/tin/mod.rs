@@ -51,6 +51,7 @@ pub static FORMAT: Format = Format {
     extensions: &["tin"],
     reads: "version 1; one disk, or exported snapshots with several; encrypted ones with a password",
     folder_entry: None,
+    is_guest_content: |_, _| false,
     probe: |input| input.head.starts_with(file::MAGIC),
     open: open::open,
     create: Some(Create {

@@ -32,6 +32,7 @@ pub static FORMAT: Format = Format {
     extensions: &["vdi"],
     reads: "dynamic, fixed, differencing and undo images; blocks of any size; versions 1.1, 1.0 and 0.x",
     folder_entry: None,
+    is_guest_content: |_, _| false,
     probe: |input| header::looks_like_vdi(input.head),
     open: read::open,
     create: Some(Create {

@@ -33,6 +33,7 @@ pub static FORMAT: Format = Format {
     extensions: &["vhd", "vpc", "avhd"],
     reads: "fixed, dynamic and differencing disks; a damaged footer or copy of it",
     folder_entry: None,
+    is_guest_content: |_, _| false,
     probe: header::looks_like_vhd,
     open: read::open,
     create: Some(Create {

@@ -35,6 +35,7 @@ pub static FORMAT: Format = Format {
     extensions: &["vhdx", "avhdx"],
     reads: "fixed, dynamic and differencing disks; 512 and 4096 byte sectors; the log is replayed in memory",
     folder_entry: None,
+    is_guest_content: |_, _| false,
     probe: |input| input.head.starts_with(&on_disk::FILE_SIGNATURE),
     open: read::open,
     create: Some(Create {

@@ -30,6 +30,7 @@ pub static FORMAT: Format = Format {
     extensions: &["vma"],
     reads: "each disk of an uncompressed archive",
     folder_entry: None,
+    is_guest_content: |_, _| false,
     probe: |input| input.head.starts_with(&on_disk::MAGIC),
     open: read::open,
     create: None,

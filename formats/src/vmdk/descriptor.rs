@@ -96,6 +96,14 @@ pub(super) fn identity_text(cid: u32) -> String {
     format!("{cid:08x}")
 }
 
+/// True for the names that VMware gives to files with a disk's plain content: `x-flat.vmdk`, `x-f001.vmdk`, `x-rdm.vmdk`.
+pub(super) fn is_flat_extent(file_name: &str) -> bool {
+    let name = file_name.to_ascii_lowercase();
+    let Some((_, part)) = name.strip_suffix(".vmdk").and_then(|stem| stem.rsplit_once('-')) else { return false };
+    let is_number = |digits: &str| !digits.is_empty() && digits.bytes().all(|digit| digit.is_ascii_digit());
+    matches!(part, "flat" | "rdm" | "rdmp") || part.strip_prefix('f').is_some_and(is_number)
+}
+
 /// Whether the begin of a file looks like a descriptor.
 pub(super) fn looks_like_descriptor(head: &[u8]) -> bool {
     let head = head.strip_prefix(b"\xef\xbb\xbf").unwrap_or(head);

@@ -39,6 +39,7 @@ pub static FORMAT: Format = Format {
     extensions: &["vmdk"],
     reads: "flat, hosted sparse, stream-optimized, COWD and seSparse extents, in one file or many; delta chains",
     folder_entry: None,
+    is_guest_content: |name, _| descriptor::is_flat_extent(name),
     probe: |input| header::sparse_kind(input.head).is_some() || descriptor::looks_like_descriptor(input.head),
     open: image::open,
     create: Some(Create {

@@ -29,6 +29,7 @@ impl Backing {
         let options = OpenOptions { format, references: policy.clone(), ..OpenOptions::default() };
         let opened = sources::open_disk(path, &options, None).map_err(|error| args.input.references.explain(error))?;
         opened.warnings().for_each(|text| output::warn(&text, global));
+        opened.note().iter().for_each(|text| output::note(text, global));
         Ok(Backing { path: path.to_owned(), opened, policy })
     }
 

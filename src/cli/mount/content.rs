@@ -156,7 +156,7 @@ fn disk_names(args: &Args) -> Result<Vec<String>, Failure> {
         return Ok(Vec::new());
     }
     let opened = sources::open_image(&source.path, &opening.options(source));
-    let (_, image) = opened.map_err(|error| opening.references.explain(error))?;
+    let image = opened.map_err(|error| opening.references.explain(error))?.image;
     Ok(image.disks().iter().map(|disk| disk.name.clone()).collect())
 }
 

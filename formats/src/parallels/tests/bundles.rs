@@ -65,7 +65,7 @@ fn descriptor(sectors: u64, storages: &[StorageText<'_>], shots: &[(&str, &str)]
 
 fn open_shot(text: &str, folder: &Folder, snapshot: Option<&str>) -> Result<Disk> {
     let file = open_file(Arc::new(MemoryFile::from_bytes(text.as_bytes())));
-    Disk::open(file, None, Choice { snapshot, ..Choice::default() }, Arc::new(folder.clone()))
+    Disk::open(file, Some(&FORMAT), Choice { snapshot, ..Choice::default() }, Arc::new(folder.clone()))
 }
 
 fn open_top(text: &str, folder: &Folder) -> Result<Disk> {

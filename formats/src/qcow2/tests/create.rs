@@ -70,7 +70,7 @@ fn over_a_parent_only_the_difference_is_stored() {
             options.parent = Some(ParentLink { name, format, identity: None, size_bytes: 6 << 20 });
             let image = create_image(&FORMAT, &options, &child, Some(&base)).unwrap();
             let gate = Arc::new(OneFile(base_image.clone()));
-            let opened = Disk::open(open_file(image.clone()), None, Choice::default(), gate).unwrap();
+            let opened = Disk::open(open_file(image.clone()), Some(&FORMAT), Choice::default(), gate).unwrap();
             assert_eq!(digest(&opened).unwrap(), digest(&child).unwrap(), "{named:?} {compression:?} {size_bytes}");
             assert!(check(image).is_clean());
         }

@@ -182,7 +182,7 @@ fn the_parent_shows_where_nothing_is_stored() {
         .put_u32(108, 3)
         .put(112, b"raw");
     let base = Arc::new(MemoryFile::from_bytes(&[0xbb; 1600]));
-    let disk = Disk::open(open_file(image.file()), None, Choice::default(), Arc::new(OneFile(base))).unwrap();
+    let disk = Disk::open(open_file(image.file()), Some(&FORMAT), Choice::default(), Arc::new(OneFile(base))).unwrap();
     let bytes = read_all(&disk).unwrap();
     assert_eq!([0, 512, 1024, 1536, 1599, 1600].map(|at| bytes[at]), [4, 0xbb, 0, 0xbb, 0xbb, 0]);
     check_disk(&disk, 3).unwrap();
@@ -255,7 +255,7 @@ fn an_external_data_file_holds_clusters_at_their_guest_offset() {
     assert_eq!(failure(&image), ErrorKind::ReferenceDenied);
     let data_file = Arc::new(MemoryFile::from_bytes(&[0xdd; 1300]));
     let open = |image: &Handmade| {
-        Disk::open(open_file(image.file()), None, Choice::default(), Arc::new(OneFile(data_file.clone())))
+        Disk::open(open_file(image.file()), Some(&FORMAT), Choice::default(), Arc::new(OneFile(data_file.clone())))
     };
     let disk = open(&image).unwrap();
     let bytes = read_all(&disk).unwrap();
