@@ -174,15 +174,15 @@ fn who_never_reads_waits_alone() {
 #[test]
 fn there_are_limits_for_clients_that_do_nothing() {
     let limits = Limits {
-        connections: 3,
+        connections: 1,
         handshake: Duration::from_millis(200),
         idle: Some(Duration::from_millis(300)),
         ..Limits::default()
     };
     let served = serve(false, Settings { limits, ..Settings::default() });
-    let idle = served.client();
     let silent = served.connect();
     let mut slow = served.connect();
+    let idle = served.client();
     let mut fourth = UnixStream::connect(&served.path).unwrap();
     assert_eq!(fourth.read(&mut [0; 18]).unwrap(), 0, "more clients than allowed");
     slow.write_all(&1u32.to_be_bytes()).unwrap();
@@ -407,4 +407,90 @@ fn no_stream_of_bytes_does_any_harm() {
     served.wait_for_connections(0);
     assert_eq!(read_at(&mut served.client(), 0, 512).len(), 512);
     served.server.stop().unwrap();
+}
+
+/// Clients that never finish their handshake take no place of those that do.
+#[test]
+fn handshakes_that_stop_keep_nobody_out() {
+    if !have("openssl") {
+        return;
+    }
+    let sandbox = Sandbox::new();
+    make_certificates(&sandbox);
+    let files = TlsFiles {
+        certificate: sandbox.path("tls/server-cert.pem"),
+        key: sandbox.path("tls/server-key.pem"),
+        client_authority: Some(sandbox.path("tls/ca-cert.pem")),
+    };
+    let settings = Settings { tls: Some(TlsSettings::load(&files).unwrap()), ..Settings::default() };
+    let disk = ModelDisk::random(5, DISK_BYTES, 20, 20);
+    let content = read_all(&disk).unwrap();
+    let exports = Exports::only(Export::new("a", "", Access::ReadOnly(Arc::new(disk))));
+    let listener = Listener::tcp("127.0.0.1:0".parse().unwrap()).unwrap();
+    let server = Server::start(vec![listener], exports, settings).unwrap();
+    let tintype::serve::nbd::Address::Tcp(at) = server.addresses()[0].clone() else { panic!("a TCP address") };
+    let stopped: Vec<_> = (0..400)
+        .map(|_| {
+            let mut stream = std::net::TcpStream::connect(at).unwrap();
+            // One that was sent away already cannot hear it.
+            let _ = stream.write_all(&[&3u32.to_be_bytes()[..], &option(5, b"")].concat());
+            stream
+        })
+        .collect();
+    let address = NbdAddress::parse(&format!("nbds://127.0.0.1:{}/a?tls-hostname=localhost", at.port())).unwrap();
+    let options = NbdOptions { tls_folder: Some(sandbox.path("tls")), ..NbdOptions::default() };
+    for _ in 0..5 {
+        let file = NbdFile::open(&address, &options).unwrap();
+        let mut read = [0; 4096];
+        file.read_exact_at(0, &mut read).unwrap();
+        assert_eq!(read, content[..4096]);
+    }
+    assert!(server.counters().connections <= 256 + 20, "{:?}", server.counters());
+    drop(stopped);
+}
+
+#[test]
+fn idle_clients_make_room_and_busy_ones_do_not() {
+    let serve_64 = |yields_after| {
+        let limits = Limits { connections: 64, yields_after, ..Limits::default() };
+        let served = serve(false, Settings { limits, ..Settings::default() });
+        let clients: Vec<_> = (0..64).map(|_| served.client()).collect();
+        (served, clients)
+    };
+    let (served, _clients) = serve_64(Duration::MAX);
+    let mut late = UnixStream::connect(&served.path).unwrap();
+    assert_eq!(late.read(&mut [0; 18]).unwrap(), 0, "nobody was idle for long enough");
+    let (served, mut clients) = serve_64(Duration::from_millis(1));
+    std::thread::sleep(Duration::from_millis(50));
+    read_at(&mut clients[0], 0, 512);
+    let mut new = served.client();
+    assert_eq!(read_at(&mut new, 0, 4096), served.content[..4096]);
+    // The one that was idle for the longest has gone.
+    assert_eq!(read_at(&mut clients[0], 0, 512), served.content[..512]);
+    served.wait_for_connections(64);
+}
+
+/// A byte now and then makes the time for a request no longer.
+#[test]
+fn a_request_has_a_deadline_whatever_drips_in() {
+    let limits = Limits { request: Some(Duration::from_millis(300)), ..Limits::default() };
+    let served = serve(true, Settings { limits, ..Settings::default() });
+    let write = [request(WRITE, 0, 0, 40_000), vec![7; 40_000]].concat();
+    for message in [&write[..], &request(READ, 0, 0, 512)[..27]] {
+        let mut client = served.client();
+        let began = Instant::now();
+        let bytes = message.iter().cycle().take(200);
+        let sent = bytes.take_while(|byte| {
+            std::thread::sleep(Duration::from_millis(30));
+            client.write_all(&[**byte]).is_ok()
+        });
+        // The last 28 bytes are a header; then what is written comes as slowly.
+        let count = sent.count();
+        assert!(count < 150, "{count} bytes in {:?}", began.elapsed());
+        assert_ends(client);
+    }
+    // A client that was silent between two requests is none of those.
+    let mut client = served.client();
+    std::thread::sleep(Duration::from_millis(700));
+    read_at(&mut client, 0, 512);
 }

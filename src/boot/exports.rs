@@ -8,7 +8,7 @@ use tintype_formats::BlockSource;
 use super::overlay::Overlay;
 use super::private_folder::PrivateFolder;
 use crate::error::{Error, Result};
-use crate::serve::nbd::{Access, Event, Export, Exports as NbdExports, Listener, Server, Settings};
+use crate::serve::nbd::{Access, Event, Export, Exports as NbdExports, Limits, Listener, Server, Settings};
 
 /// A disk of a machine.
 pub struct BootDisk {
@@ -48,7 +48,9 @@ impl Exports {
                 }
             }
         };
-        let settings = Settings { observer: Some(Box::new(observe)), ..Settings::default() };
+        // The only client is QEMU, which may be stopped for as long as its user likes.
+        let limits = Limits { request: None, ..Limits::default() };
+        let settings = Settings { observer: Some(Box::new(observe)), limits, ..Settings::default() };
         let listener = Listener::unix(&socket_in(folder.path()))?;
         let server = Server::start(vec![listener], exports, settings)?;
         Ok(Exports { _server: server, folder, complaints })

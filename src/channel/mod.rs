@@ -5,10 +5,16 @@ mod tls;
 
 use std::io::{self, IoSlice};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-pub use self::socket::Socket;
+pub use self::socket::{Socket, check_time};
 pub use self::tls::{TlsChannel, certificates, private_key, unusable};
+
+/// How long a read of a [ticking](Socket::tick) socket waits before it looks at the time.
+const TICK: Duration = Duration::from_millis(500);
+
+/// The least that the other side has to take or give, in bytes a second: a message may take longer by what it has at this rate.
+const LEAST_RATE: u64 = 64 << 10;
 
 /// How long the other side may take to hear that the connection ends.
 const GOODBYE: Duration = Duration::from_millis(200);
@@ -26,14 +32,32 @@ impl Channel {
     pub fn read(&self, buffer: &mut [u8]) -> io::Result<usize> {
         match self {
             Channel::Plain(socket) => socket.read(buffer),
-            Channel::Tls(tls) => tls.read(buffer),
+            Channel::Tls(tls) => tls.read(buffer, Some(Instant::now() + TICK)),
         }
     }
 
-    /// Fills the buffer, or fails.
-    pub fn read_exact(&self, mut buffer: &mut [u8]) -> io::Result<()> {
+    /// Reads what there is, at least a byte; 0 at the end. Fails after the deadline, whatever drips in until then. The socket
+    /// has to tick.
+    pub fn read_until(&self, buffer: &mut [u8], deadline: Option<Instant>) -> io::Result<usize> {
+        loop {
+            if is_over(deadline) {
+                return Err(io::ErrorKind::TimedOut.into());
+            }
+            let read = match self {
+                Channel::Plain(socket) => socket.read(buffer),
+                Channel::Tls(tls) => tls.read(buffer, deadline),
+            };
+            match read {
+                Err(cause) if is_timeout(&cause) => {}
+                other => return other,
+            }
+        }
+    }
+
+    /// Fills the buffer, or fails; after the deadline in any case.
+    pub fn read_exact_until(&self, mut buffer: &mut [u8], deadline: Option<Instant>) -> io::Result<()> {
         while !buffer.is_empty() {
-            match self.read(buffer)? {
+            match self.read_until(buffer, deadline)? {
                 0 => return Err(io::ErrorKind::UnexpectedEof.into()),
                 read => buffer = buffer.get_mut(read..).unwrap_or_default(),
             }
@@ -73,6 +97,15 @@ impl Drop for Channel {
             tls.say_goodbye();
         }
     }
+}
+
+fn is_over(deadline: Option<Instant>) -> bool {
+    deadline.is_some_and(|deadline| Instant::now() >= deadline)
+}
+
+/// When a message of so many bytes has to be through, if there is a limit for short ones.
+pub fn deadline_for(limit: Option<Duration>, length_bytes: u64) -> Option<Instant> {
+    limit.map(|limit| Instant::now() + limit + Duration::from_secs(length_bytes / LEAST_RATE))
 }
 
 /// Whether a socket had nothing to read, or no room, for as long as its limit allows.

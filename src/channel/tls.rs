@@ -6,12 +6,13 @@ use std::fmt::Display;
 use std::io::{self, IoSlice, Read as _, Write as _};
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
 
 use rustls::Connection;
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 
-use super::{Socket, is_timeout};
+use super::{Socket, is_over, is_timeout};
 use crate::error::{Error, Kind, OnPath as _, Result};
 
 /// How many bytes are encrypted before they are sent, or received before they are decrypted.
@@ -70,13 +71,16 @@ impl TlsChannel {
         &self.socket
     }
 
-    /// Reads what there is, at least a byte; 0 at the end.
-    pub fn read(&self, buffer: &mut [u8]) -> io::Result<usize> {
+    /// Reads what there is, at least a byte; 0 at the end. Fails after the deadline, even if parts of a record keep coming.
+    pub fn read(&self, buffer: &mut [u8], deadline: Option<Instant>) -> io::Result<usize> {
         let mut incoming = lock(&self.incoming);
         loop {
             let read = lock(&self.session).reader().read(buffer);
             match read {
-                Err(cause) if cause.kind() == io::ErrorKind::WouldBlock => self.take_in(&mut incoming)?,
+                Err(cause) if cause.kind() == io::ErrorKind::WouldBlock && !is_over(deadline) => {
+                    self.take_in(&mut incoming)?;
+                }
+                Err(cause) if cause.kind() == io::ErrorKind::WouldBlock => return Err(io::ErrorKind::TimedOut.into()),
                 other => return other,
             }
         }

@@ -57,9 +57,10 @@ pub struct Args {
     /// Most requests of one connection that are carried out at the same time
     #[arg(long, value_name = "N", default_value_t = 16, value_parser = clap::value_parser!(u16).range(1..=64))]
     max_requests: u16,
-    /// Send clients away that ask for nothing for so long, like 90s, 10m or 24h
-    #[arg(long, value_name = "TIME", value_parser = parse_duration)]
-    idle_timeout: Option<Duration>,
+    /// Disconnect clients that are idle for this long, like 90s, 10m or 24h. Where --max-connections is reached, the client
+    /// that is idle longest makes room for a new one after 10 s
+    #[arg(long, value_name = "TIME", default_value = "24h", value_parser = parse_duration)]
+    idle_timeout: Duration,
 }
 
 #[derive(Serialize)]
@@ -105,7 +106,7 @@ impl Args {
         let limits = Limits {
             connections: self.max_connections.into(),
             requests: self.max_requests.into(),
-            idle: self.idle_timeout,
+            idle: Some(self.idle_timeout),
             ..Limits::default()
         };
         let observer = Some(observer(global));
@@ -129,6 +130,7 @@ fn observer(global: Global) -> Observer {
 fn describe(event: Event) -> String {
     match event {
         Event::TurnedAway => "a client was sent away: there are as many as --max-connections allows".to_owned(),
+        Event::MadeRoom => "a client that did nothing was sent away: another one needed its place".to_owned(),
         Event::ConnectionFailed(text) => format!("a connection ended: {text}"),
         Event::DiskFailed { export, message } => format!("{export}: {message}"),
     }

@@ -47,12 +47,13 @@ pub struct Negotiated {
     pub agreed: Agreed,
 }
 
-/// Talks with a client until it has chosen; `None` if it only wanted to look.
+/// Talks with a client until it has chosen; `None` if it only wanted to look. `set_known` is called when it has shown a
+/// certificate that counts.
 pub fn negotiate(
     socket: &Arc<Socket>,
     exports: &Exports,
     tls: Option<&TlsSettings>,
-    deadline: Instant,
+    (deadline, set_known): (Instant, &dyn Fn()),
 ) -> Result<Option<Negotiated>, Failure> {
     let channel = Channel::Plain(Arc::clone(socket));
     let mut talk = Handshake {
@@ -61,11 +62,13 @@ pub fn negotiate(
         exports,
         tls,
         deadline,
+        set_known,
         encrypted: false,
         no_zeroes: false,
         structured: false,
         contexts_of: None,
     };
+    socket.tick()?;
     socket.limit_writes(Some(talk.left()?))?;
     let chosen = talk.greet().and_then(|()| talk.options())?;
     Ok(chosen.map(|(export, block_status)| {
@@ -80,6 +83,7 @@ struct Handshake<'a> {
     exports: &'a Exports,
     tls: Option<&'a TlsSettings>,
     deadline: Instant,
+    set_known: &'a dyn Fn(),
     encrypted: bool,
     no_zeroes: bool,
     structured: bool,
@@ -107,16 +111,9 @@ impl Handshake<'_> {
         Ok(bytes)
     }
 
-    /// Fills the buffer; each piece of it may not come later than the deadline.
-    fn read_into(&mut self, mut buffer: &mut [u8]) -> io::Result<()> {
-        while !buffer.is_empty() {
-            self.socket.limit_reads(Some(self.left()?))?;
-            match self.channel.read(buffer)? {
-                0 => return Err(io::ErrorKind::UnexpectedEof.into()),
-                read => buffer = buffer.get_mut(read..).unwrap_or_default(),
-            }
-        }
-        Ok(())
+    /// Fills the buffer before the deadline.
+    fn read_into(&mut self, buffer: &mut [u8]) -> io::Result<()> {
+        self.channel.read_exact_until(buffer, Some(self.deadline))
     }
 
     fn greet(&mut self) -> Result<(), Failure> {
@@ -224,13 +221,16 @@ impl Handshake<'_> {
             return self.refuse(option, option_reply::ERR_INVALID, "TLS has begun already, or takes no data");
         }
         self.reply(option, option_reply::ACK, &[])?;
-        let (socket, deadline) = (self.socket, self.deadline);
-        let mut before_waiting = || {
-            let left = deadline.saturating_duration_since(Instant::now());
-            if left.is_zero() { Err(io::ErrorKind::TimedOut.into()) } else { socket.limit_reads(Some(left)) }
+        let deadline = self.deadline;
+        let mut before_waiting = || match Instant::now() < deadline {
+            true => Ok(()),
+            false => Err(io::ErrorKind::TimedOut.into()),
         };
         let tls = TlsChannel::start(Arc::clone(self.socket), settings.session()?, &mut before_waiting)?;
         self.channel = Channel::Tls(Box::new(tls));
+        if settings.verifies_clients() {
+            (self.set_known)();
+        }
         // Nothing that was said before can be believed.
         (self.encrypted, self.structured, self.contexts_of) = (true, false, None);
         Ok(Step::Next)

@@ -1,11 +1,12 @@
 //! Takes the requests of a connection out of its stream of bytes, many of them with one system call.
 
 use std::io;
+use std::time::{Duration, Instant};
 
 use super::handshake::Failure;
 use super::request::Request;
 use super::transmission::Reserve;
-use crate::channel::Channel;
+use crate::channel::{Channel, deadline_for};
 use crate::nbd_protocol::REQUEST_BYTES;
 
 /// How much is read ahead: many small requests, or the begin of a large one.
@@ -43,8 +44,14 @@ impl Intake {
         self.begin == self.end
     }
 
-    /// The next request; `None` if the client hung up between two.
-    pub fn next(&mut self, channel: &Channel) -> Result<Option<Request>, Failure> {
+    /// The next request; `None` if the client hung up between two. It may be `idle` for so long, and a request that has begun
+    /// has to be here within `limit`.
+    pub fn next(
+        &mut self,
+        channel: &Channel,
+        (idle, limit): (Option<Duration>, Option<Duration>),
+    ) -> Result<Option<Request>, Failure> {
+        let (mut idle_until, mut whole_until) = (None, None);
         loop {
             let here = self.buffer.get(self.begin..self.end).unwrap_or_default();
             if let Some(header) = here.first_chunk::<REQUEST_BYTES>() {
@@ -55,7 +62,11 @@ impl Intake {
             let between = here.is_empty();
             self.buffer.copy_within(self.begin..self.end, 0);
             (self.begin, self.end) = (0, self.end - self.begin);
-            match channel.read(self.buffer.get_mut(self.end..).unwrap_or_default())? {
+            let deadline = match between {
+                true => *idle_until.get_or_insert_with(|| deadline_for(idle, 0)),
+                false => *whole_until.get_or_insert_with(|| deadline_for(limit, 0)),
+            };
+            match channel.read_until(self.buffer.get_mut(self.end..).unwrap_or_default(), deadline)? {
                 0 if between => return Ok(None),
                 0 => return Err(Failure::Io(io::ErrorKind::UnexpectedEof.into())),
                 read => self.end += read,
@@ -63,12 +74,12 @@ impl Intake {
         }
     }
 
-    /// The bytes that follow a request.
-    pub fn payload(&mut self, channel: &Channel, payload: &mut [u8]) -> io::Result<()> {
+    /// The bytes that follow a request, until a deadline.
+    pub fn payload(&mut self, channel: &Channel, payload: &mut [u8], deadline: Option<Instant>) -> io::Result<()> {
         let here = self.buffer.get(self.begin..self.end).unwrap_or_default();
         let (early, late) = payload.split_at_mut(here.len().min(payload.len()));
         early.copy_from_slice(here.get(..early.len()).unwrap_or_default());
         self.begin += early.len();
-        channel.read_exact(late)
+        channel.read_exact_until(late, deadline)
     }
 }

@@ -1,7 +1,7 @@
 //! Where clients connect: a TCP port, a Unix socket, or what systemd opened.
 
 use std::io;
-use std::net::{SocketAddr, TcpListener};
+use std::net::{IpAddr, SocketAddr, TcpListener};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::FileTypeExt;
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -102,11 +102,11 @@ impl Listener {
         }
     }
 
-    /// The next client.
-    pub(super) fn accept(&self) -> io::Result<Socket> {
+    /// The next client, and where it comes from, if that is another address than this computer's sockets.
+    pub(super) fn accept(&self) -> io::Result<(Socket, Option<IpAddr>)> {
         match &self.socket {
-            ListeningSocket::Tcp(listener) => listener.accept().map(|(stream, _)| stream.into()),
-            ListeningSocket::Unix(listener) => listener.accept().map(|(stream, _)| stream.into()),
+            ListeningSocket::Tcp(listener) => listener.accept().map(|(stream, from)| (stream.into(), Some(from.ip()))),
+            ListeningSocket::Unix(listener) => listener.accept().map(|(stream, _)| (stream.into(), None)),
         }
     }
 }

@@ -24,6 +24,7 @@ mod handshake;
 mod intake;
 mod listener;
 mod option;
+mod places;
 mod read;
 mod reply;
 mod request;

@@ -1,6 +1,6 @@
 //! The server: its listeners, its connections, and their end.
 
-use std::collections::HashMap;
+use std::net::IpAddr;
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
@@ -15,6 +15,7 @@ use super::export::Exports;
 use super::handshake::{Failure, negotiate};
 use super::listener::{Address, Listener};
 use super::lock;
+use super::places::Places;
 use super::tls::TlsSettings;
 use super::transmission::Transmission;
 use crate::channel::{Socket, is_timeout};
@@ -35,19 +36,33 @@ const ACCEPT_AGAIN: Timespec = Timespec { tv_sec: 0, tv_nsec: 100_000_000 };
 /// What one server does at most.
 #[derive(Debug, Clone, Copy)]
 pub struct Limits {
-    /// Clients at the same time.
+    /// Clients at the same time that have chosen an export.
     pub connections: usize,
+    /// Clients at the same time that have not: the oldest makes room for another one.
+    pub handshakes: usize,
     /// Requests of one connection at the same time.
     pub requests: usize,
     /// Time in which a client has to choose an export.
     pub handshake: Duration,
     /// Time after which a client that asks for nothing is sent away.
     pub idle: Option<Duration>,
+    /// Time after which a client that asks for nothing is sent away if another one needs its place.
+    pub yields_after: Duration,
+    /// Time in which a request has to come, once it has begun, and its answer has to be taken; a long one has more.
+    pub request: Option<Duration>,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Limits { connections: 64, requests: 16, handshake: Duration::from_secs(10), idle: None }
+        Limits {
+            connections: 64,
+            handshakes: 256,
+            requests: 16,
+            handshake: Duration::from_secs(10),
+            idle: None,
+            yields_after: Duration::from_secs(10),
+            request: Some(Duration::from_secs(120)),
+        }
     }
 }
 
@@ -56,6 +71,8 @@ impl Default for Limits {
 pub enum Event {
     /// A client was sent away: there are too many.
     TurnedAway,
+    /// A client was sent away: it did nothing, and another one needed its place.
+    MadeRoom,
     /// A connection ended before its client wanted.
     ConnectionFailed(String),
     /// A disk could not be read or written; the client was told.
@@ -226,8 +243,7 @@ pub struct Shared {
 
 #[derive(Default)]
 struct State {
-    open: HashMap<u64, Arc<Socket>>,
-    next_id: u64,
+    open: Places,
     clients: u64,
 }
 
@@ -261,7 +277,7 @@ impl Shared {
     fn counters(&self) -> Counters {
         let state = lock(&self.state);
         Counters {
-            connections: state.open.len(),
+            connections: state.open.count(),
             clients: state.clients,
             read_bytes: self.read_bytes.load(Ordering::Relaxed),
             written_bytes: self.written_bytes.load(Ordering::Relaxed),
@@ -278,7 +294,7 @@ impl Shared {
     }
 
     fn for_each_open(&self, act: fn(&Socket)) {
-        lock(&self.state).open.values().for_each(|socket| act(socket));
+        lock(&self.state).open.sockets().for_each(act);
     }
 
     fn wait_until_empty(&self, limit: Duration) -> bool {
@@ -287,26 +303,35 @@ impl Shared {
     }
 
     /// Notes a new connection, unless there are too many.
-    fn admit(self: &Arc<Self>, socket: &Arc<Socket>) -> Option<Place> {
+    fn admit(self: &Arc<Self>, socket: &Arc<Socket>, address: Option<IpAddr>) -> Option<Place> {
         let mut state = lock(&self.state);
-        if state.open.len() >= self.limits().connections || self.is_stopping() {
+        if self.is_stopping() {
             return None;
         }
-        let id = state.next_id;
-        state.next_id += 1;
-        state.open.insert(id, Arc::clone(socket));
+        let id = state.open.admit(socket, address, self.limits())?;
         Some(Place { shared: Arc::clone(self), id })
     }
 
-    fn serve(&self, socket: &Arc<Socket>) -> Result<(), Failure> {
+    fn serve(&self, socket: &Arc<Socket>, id: u64) -> Result<(), Failure> {
         let deadline = Instant::now() + self.limits().handshake;
-        let Some(negotiated) = negotiate(socket, &self.exports, self.settings.tls.as_ref(), deadline)? else {
+        let set_known = || lock(&self.state).open.set_known(id);
+        let tls = self.settings.tls.as_ref();
+        let Some(negotiated) = negotiate(socket, &self.exports, tls, (deadline, &set_known))? else {
             return Ok(());
         };
-        socket.limit_reads(self.limits().idle)?;
-        socket.limit_writes(self.limits().idle)?;
-        lock(&self.state).clients += 1;
-        match Transmission::new(negotiated, socket, self).run() {
+        let mut state = lock(&self.state);
+        let Some(activity) = state.open.begin_to_serve(id, self.limits()) else {
+            let is_told = state.open.was_sent_away(id);
+            drop(state);
+            if !is_told {
+                self.tell(Event::TurnedAway);
+            }
+            return Ok(());
+        };
+        state.clients += 1;
+        drop(state);
+        socket.limit_writes(self.limits().request)?;
+        match Transmission::new(negotiated, socket, activity, self).run() {
             Some(failure) => Err(failure),
             None => Ok(()),
         }
@@ -321,7 +346,7 @@ struct Place {
 
 impl Drop for Place {
     fn drop(&mut self) {
-        lock(&self.shared.state).open.remove(&self.id);
+        lock(&self.shared.state).open.remove(self.id);
         self.shared.changed.notify_all();
     }
 }
@@ -339,7 +364,7 @@ fn listen(shared: &Arc<Shared>, listener: &Listener, stop: &OwnedFd) {
             return;
         }
         match listener.accept() {
-            Ok(socket) => begin(shared, socket),
+            Ok((socket, address)) => begin(shared, socket, address),
             Err(cause) if cause.kind() == std::io::ErrorKind::WouldBlock => {}
             Err(cause) => {
                 shared.tell(Event::ConnectionFailed(format!("accept a client: {cause}")));
@@ -349,14 +374,17 @@ fn listen(shared: &Arc<Shared>, listener: &Listener, stop: &OwnedFd) {
     }
 }
 
-fn begin(shared: &Arc<Shared>, socket: Socket) {
+fn begin(shared: &Arc<Shared>, socket: Socket, address: Option<IpAddr>) {
     let socket = Arc::new(socket);
-    let Some(place) = shared.admit(&socket) else {
+    let Some(place) = shared.admit(&socket, address) else {
         shared.tell(Event::TurnedAway);
         return;
     };
     let run = move || {
-        if let Err(failure) = place.shared.serve(&socket)
+        let served = place.shared.serve(&socket, place.id);
+        if lock(&place.shared.state).open.was_sent_away(place.id) {
+            place.shared.tell(Event::MadeRoom);
+        } else if let Err(failure) = served
             && !place.shared.is_stopping()
             && !is_departure(&failure)
         {

@@ -9,7 +9,7 @@ use std::os::fd::OwnedFd;
 use rustix::pipe::{PipeFlags, SpliceFlags, fcntl_setpipe_size, pipe_with, splice};
 
 use super::budget::PIECE_BYTES;
-use crate::channel::Socket;
+use crate::channel::{Socket, check_time};
 
 /// Room for a piece that begins and ends in the middle of a page.
 const PIPE_BYTES: usize = 2 * PIECE_BYTES;
@@ -50,12 +50,14 @@ impl Pipe {
 
     /// Sends all that is in it.
     pub fn send(&mut self, socket: &Socket) -> io::Result<()> {
+        let deadline = socket.write_deadline(self.filled_bytes);
         while self.filled_bytes > 0 {
             let (want, flags) = (self.filled_bytes, SpliceFlags::empty());
             match rustix::io::retry_on_intr(|| splice(&self.reader, None, socket, None, want, flags))? {
                 0 => return Err(io::ErrorKind::WriteZero.into()),
                 moved => self.filled_bytes -= moved.min(self.filled_bytes),
             }
+            check_time(self.filled_bytes == 0, deadline)?;
         }
         Ok(())
     }

@@ -23,7 +23,10 @@ pub struct TlsFiles {
 
 /// The server's side of TLS. Clients that do not use it are refused.
 #[derive(Clone)]
-pub struct TlsSettings(Arc<ServerConfig>);
+pub struct TlsSettings {
+    config: Arc<ServerConfig>,
+    verifies_clients: bool,
+}
 
 impl TlsSettings {
     /// Reads certificates and keys.
@@ -42,12 +45,18 @@ impl TlsSettings {
         };
         let config = builder.with_single_cert(chain, key);
         let config = config.map_err(|cause| unusable("use the certificate and its key", cause));
-        Ok(TlsSettings(Arc::new(config.on_path(&files.certificate)?)))
+        let config = Arc::new(config.on_path(&files.certificate)?);
+        Ok(TlsSettings { config, verifies_clients: files.client_authority.is_some() })
+    }
+
+    /// True if clients need a certificate.
+    pub fn verifies_clients(&self) -> bool {
+        self.verifies_clients
     }
 
     /// The begin of a connection.
     pub fn session(&self) -> io::Result<ServerConnection> {
-        ServerConnection::new(Arc::clone(&self.0)).map_err(io::Error::other)
+        ServerConnection::new(Arc::clone(&self.config)).map_err(io::Error::other)
     }
 }
 

@@ -7,6 +7,7 @@ use std::io;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::{self, Scope};
+use std::time::Instant;
 
 use tintype_formats::ImageError;
 
@@ -16,11 +17,12 @@ use super::export::Export;
 use super::handshake::{Failure, Negotiated};
 use super::intake::Intake;
 use super::lock;
+use super::places::Activity;
 use super::read::LazyPipe;
 use super::request::{Agreed, Command, Request};
 use super::server::{Event, Shared};
 use super::splice::Pipe;
-use crate::channel::{Channel, Socket, is_timeout};
+use crate::channel::{Channel, Socket, deadline_for, is_timeout};
 
 /// A connection that has chosen its export.
 pub struct Transmission<'a> {
@@ -37,7 +39,7 @@ pub struct Transmission<'a> {
     /// How many workers wait for a request, or for their turn to.
     waiting: AtomicUsize,
     hired: AtomicUsize,
-    in_flight: AtomicUsize,
+    activity: Arc<Activity>,
     failure: Mutex<Option<Failure>>,
 }
 
@@ -91,7 +93,7 @@ pub enum Payload<'a> {
 
 impl<'a> Transmission<'a> {
     /// A connection after its handshake.
-    pub fn new(negotiated: Negotiated, socket: &'a Socket, shared: &'a Shared) -> Self {
+    pub fn new(negotiated: Negotiated, socket: &'a Socket, activity: Arc<Activity>, shared: &'a Shared) -> Self {
         let Negotiated { channel, export, agreed } = negotiated;
         Transmission {
             shared,
@@ -104,7 +106,7 @@ impl<'a> Transmission<'a> {
             reserve: Mutex::default(),
             waiting: AtomicUsize::new(0),
             hired: AtomicUsize::new(1),
-            in_flight: AtomicUsize::new(0),
+            activity,
             failure: Mutex::default(),
         }
     }
@@ -121,7 +123,7 @@ impl<'a> Transmission<'a> {
         while let Some((request, payload)) = self.take(&mut worker) {
             self.let_next_in(scope);
             let sent = self.carry_out(&request, payload, &mut worker);
-            self.in_flight.fetch_sub(1, Ordering::Relaxed);
+            self.activity.end();
             if let Err(cause) = sent {
                 // A reply was cut: whatever follows it would be taken for its rest.
                 self.fail(Failure::Io(cause));
@@ -158,7 +160,7 @@ impl<'a> Transmission<'a> {
         }
         match self.next(&mut intake, worker) {
             Ok(Some(taken)) => {
-                self.in_flight.fetch_add(1, Ordering::Relaxed);
+                self.activity.begin();
                 return Some(taken);
             }
             Ok(None) => {}
@@ -174,9 +176,13 @@ impl<'a> Transmission<'a> {
             if self.is_stopping() {
                 return Ok(None);
             }
-            match intake.next(&self.channel) {
-                Err(Failure::Io(cause)) if is_timeout(&cause) && self.in_flight.load(Ordering::Relaxed) > 0 => {}
-                Err(Failure::Io(cause)) if is_timeout(&cause) && intake.is_between_requests() => return Ok(None),
+            let limits = self.shared.limits();
+            match intake.next(&self.channel, (limits.idle, limits.request)) {
+                Err(Failure::Io(cause)) if is_timeout(&cause) && intake.is_between_requests() => {
+                    if !self.activity.is_busy() {
+                        return Ok(None);
+                    }
+                }
                 other => break other?,
             }
         };
@@ -187,21 +193,27 @@ impl<'a> Transmission<'a> {
 
     fn take_payload(&self, request: &Request, intake: &mut Intake, worker: &mut Worker) -> io::Result<Payload<'_>> {
         let length = request.payload_bytes() as usize;
+        let deadline = deadline_for(self.shared.limits().request, length as u64);
         if length <= WORKER_BYTES {
-            intake.payload(&self.channel, worker.buffer(length))?;
+            intake.payload(&self.channel, worker.buffer(length), deadline)?;
             return Ok(Payload::Small);
         }
         match self.share_of(length) {
             Some(mut share) => {
-                share.parts_mut().try_for_each(|part| intake.payload(&self.channel, part))?;
+                share.parts_mut().try_for_each(|part| intake.payload(&self.channel, part, deadline))?;
                 Ok(Payload::Held(share))
             }
-            None => Ok(Payload::PassedOn(self.pass_on(request, intake)?)),
+            None => Ok(Payload::PassedOn(self.pass_on(request, intake, deadline)?)),
         }
     }
 
     /// Writes what follows a request as it comes. If that fails, or is not allowed, the rest of it is read all the same.
-    fn pass_on(&self, request: &Request, intake: &mut Intake) -> io::Result<Result<(), ImageError>> {
+    fn pass_on(
+        &self,
+        request: &Request,
+        intake: &mut Intake,
+        deadline: Option<Instant>,
+    ) -> io::Result<Result<(), ImageError>> {
         let disk = self.export.writable().filter(|_| request.check(&self.export, self.agreed).is_ok());
         let (mut at, mut written) = (request.offset, Ok(()));
         let mut reserve = std::mem::take(&mut intake.reserve);
@@ -209,7 +221,7 @@ impl<'a> Transmission<'a> {
         while left > 0 {
             let length = left.min(bytes.len());
             let part = bytes.get_mut(..length).unwrap_or_default();
-            intake.payload(&self.channel, part)?;
+            intake.payload(&self.channel, part, deadline)?;
             if let Some(disk) = disk.filter(|_| written.is_ok()) {
                 written = disk.write_at(at, part);
                 at += length as u64;
