@@ -21,6 +21,12 @@ const MAX_STATUS_BYTES: u32 = 1 << 20;
 /// The longest message of an error that is read.
 const MAX_MESSAGE_BYTES: u32 = 4096 + 32;
 
+/// How many bytes have to come in the time that a server may be silent, unless a request is answered in full.
+const LEAST_BYTES: usize = 64 << 10;
+
+/// How many times as long a request may wait in all, while the server answers others.
+const MOST_PERIODS: u32 = 20;
+
 /// How many pieces the answer to a read may come in, besides one for every sector.
 const MAX_SPARE_CHUNKS: u32 = 16;
 
@@ -46,7 +52,6 @@ pub struct Connection {
     state: Mutex<State>,
 }
 
-#[derive(Default)]
 struct State {
     next_cookie: u64,
     waiting: BTreeMap<u64, Waiting>,
@@ -55,6 +60,9 @@ struct State {
     lost: Option<String>,
     /// Writes that succeeded since the last flush began.
     unflushed: u64,
+    /// When the server was last found to keep up the pace, and how many bytes came since.
+    period_began: Instant,
+    came_bytes: usize,
 }
 
 struct Waiting {
@@ -73,9 +81,8 @@ impl State {
     }
 }
 
-#[derive(Default, Clone, Copy)]
+#[derive(Clone, Copy)]
 enum Reader {
-    #[default]
     Nobody,
     Somebody,
     /// The begin of an answer was read, and the request with this cookie is to read the rest.
@@ -92,7 +99,16 @@ enum Answer<'a> {
 impl Connection {
     /// Takes a connection on which an export was agreed.
     pub fn new(channel: Channel, export: Export, patience: Duration) -> Self {
-        Connection { channel, export, patience, sending: Mutex::default(), state: Mutex::default() }
+        let state = State {
+            next_cookie: 0,
+            waiting: BTreeMap::new(),
+            reader: Reader::Nobody,
+            lost: None,
+            unflushed: 0,
+            period_began: Instant::now(),
+            came_bytes: 0,
+        };
+        Connection { channel, export, patience, sending: Mutex::default(), state: Mutex::new(state) }
     }
 
     /// What the server said of the disk.
@@ -199,6 +215,9 @@ impl Connection {
         let (cookie, wake) = (state.next_cookie, Arc::new(Condvar::new()));
         state.next_cookie += 1;
         let is_read = matches!(request.command, Command::Read | Command::BlockStatus);
+        if state.waiting.is_empty() {
+            (state.came_bytes, state.period_began) = (0, Instant::now());
+        }
         state.waiting.insert(cookie, Waiting { wake: wake.clone(), is_idle: false, since: Instant::now(), is_read });
         Ok((cookie, wake))
     }
@@ -248,6 +267,7 @@ impl Connection {
     fn leave(&self, cookie: u64) {
         let mut state = self.lock();
         state.waiting.remove(&cookie);
+        (state.came_bytes, state.period_began) = (0, Instant::now());
         state.reader = Reader::Nobody;
         if let Some(next) = state.waiting.values().find(|waiting| waiting.is_idle) {
             next.wake.notify_one();
@@ -266,7 +286,7 @@ impl Connection {
 
     fn read_reply(&self) -> io::Result<(u64, Reply)> {
         let mut begin = [0; 16];
-        read_exact(&self.channel, &mut begin, &mut |_| self.check_silence())?;
+        self.receive(&mut begin, false)?;
         let mut fields = Fields(&begin);
         match fields.u32()? {
             nbd_protocol::SIMPLE_REPLY_MAGIC => {
@@ -285,34 +305,52 @@ impl Connection {
         }
     }
 
-    /// Fails if a read has waited too long. Writes and flushes may take what time they need: the kernel tells when the
-    /// other side is gone.
-    fn check_silence(&self) -> io::Result<()> {
-        let state = self.lock();
-        let longest =
-            state.waiting.values().filter(|waiting| waiting.is_read).map(|waiting| waiting.since.elapsed()).max();
-        let is_lost = state.lost.is_some();
-        drop(state);
-        let too_long = longest.is_some_and(|longest| longest > self.patience);
-        match is_lost || too_long {
-            true => {
-                Err(io::Error::new(io::ErrorKind::TimedOut, format!("the server was silent for {:?}", self.patience)))
-            }
-            false => Ok(()),
+    /// Reads a part of an answer, and sees to it that the server keeps up the pace.
+    fn receive(&self, buffer: &mut [u8], is_within: bool) -> io::Result<()> {
+        let mut before = 0;
+        read_exact(&self.channel, buffer, &mut |filled| {
+            let came = filled - std::mem::replace(&mut before, filled);
+            self.check_pace(came, is_within || filled > 0)
+        })
+    }
+
+    /// Fails if the server was silent for too long, or only drips: within the time that the user gave, a request has to be
+    /// answered in full, or [`LEAST_BYTES`] have to come; and no request may wait for [`MOST_PERIODS`] of them. Writes and
+    /// flushes may take what time they need before their answer begins: the kernel tells when the other side is gone.
+    fn check_pace(&self, came: usize, is_within_answer: bool) -> io::Result<()> {
+        let mut state = self.lock();
+        let now = Instant::now();
+        state.came_bytes += came;
+        if state.came_bytes >= LEAST_BYTES {
+            (state.came_bytes, state.period_began) = (0, now);
         }
+        let too_slow = |text: &str| Err(io::Error::new(io::ErrorKind::TimedOut, format!("{text} {:?}", self.patience)));
+        if state.lost.is_some() {
+            return too_slow("the connection was lost within");
+        }
+        let Some(oldest) = state.waiting.values().filter(|waiting| waiting.is_read).map(|waiting| waiting.since).min()
+        else {
+            return match is_within_answer && now - state.period_began > self.patience {
+                true => too_slow("the server gave no whole answer within"),
+                false => Ok(()),
+            };
+        };
+        if now - oldest > self.patience * MOST_PERIODS {
+            return too_slow("the server left a request unanswered for a multiple of");
+        }
+        // What was sent before the request has no part in it.
+        if now - state.period_began.max(oldest) <= self.patience {
+            return Ok(());
+        }
+        too_slow(if state.came_bytes == 0 {
+            "the server was silent for"
+        } else {
+            "the server gave no whole answer within"
+        })
     }
 
     fn fill(&self, buffer: &mut [u8]) -> io::Result<()> {
-        let (mut last, mut before) = (Instant::now(), 0);
-        read_exact(&self.channel, buffer, &mut |filled| {
-            if filled > before {
-                (last, before) = (Instant::now(), filled);
-            }
-            match last.elapsed() > self.patience {
-                true => Err(io::Error::new(io::ErrorKind::TimedOut, "the server stopped in the middle of an answer")),
-                false => Ok(()),
-            }
-        })
+        self.receive(buffer, true)
     }
 
     /// A message whose length was checked.

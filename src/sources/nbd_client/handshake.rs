@@ -27,6 +27,9 @@ pub const MAX_REQUEST_BYTES: u32 = 4 << 20;
 /// The largest block that a server may insist on, in bytes: the protocol's own bound.
 const MAX_MINIMUM_BYTES: u32 = 64 << 10;
 
+/// The least that a server has to give at once, in bytes, unless the disk is smaller: with less, a disk takes for ever.
+const LEAST_MAXIMUM_BYTES: u32 = 4096;
+
 /// The size that a client may use where the server says nothing, as the protocol has it.
 const DEFAULT_MAX_BYTES: u32 = 32 << 20;
 
@@ -110,6 +113,9 @@ fn check(export: &Export) -> io::Result<()> {
     let Export { size_bytes, min_bytes, max_bytes, .. } = *export;
     if !min_bytes.is_power_of_two() || min_bytes > MAX_MINIMUM_BYTES || max_bytes < min_bytes {
         return Err(broken(format!("it wants blocks of {min_bytes} to {max_bytes} bytes")));
+    }
+    if u64::from(max_bytes) < size_bytes.min(LEAST_MAXIMUM_BYTES.into()) {
+        return Err(broken(format!("it gives {max_bytes} bytes at once, expected at least {LEAST_MAXIMUM_BYTES}")));
     }
     if !size_bytes.is_multiple_of(min_bytes.into()) {
         return Err(broken(format!("the disk has {size_bytes} bytes, but can only be read in blocks of {min_bytes}")));

@@ -11,6 +11,8 @@
 mod address;
 mod connection;
 mod handshake;
+#[cfg(test)]
+mod hostile_tests;
 mod pool;
 #[cfg(test)]
 mod tests;
@@ -212,16 +214,7 @@ impl NbdFile {
             // A server that cannot say what is allocated there may still read it.
             Err(_) => return Ok(data),
         };
-        let mut found = Known { runs: Vec::with_capacity(runs.len()), begin, changes };
-        let mut end = begin;
-        for (length_bytes, flags) in runs {
-            end = end.saturating_add(length_bytes.into()).min(self.size_bytes());
-            let hole = flags & nbd_protocol::allocation::ZERO != 0;
-            match found.runs.last_mut() {
-                Some(last) if last.1 == hole => last.0 = end,
-                _ => found.runs.push((end, hole)),
-            }
-        }
+        let found = Known { runs: joined(&runs, begin, begin + length), begin, changes };
         let extent = found.at(offset, max_bytes).unwrap_or(data);
         let mut known = self.known();
         if known.changes == changes {
@@ -229,6 +222,48 @@ impl NbdFile {
         }
         Ok(extent)
     }
+}
+
+/// The smallest hole that counts, in bytes; less is data, which is always true.
+const LEAST_HOLE_BYTES: u64 = 4096;
+
+/// How much of the disk an answer is taken to be about at least, in bytes: what a server leaves out is data.
+const LEAST_ANSWER_BYTES: u64 = 64 << 10;
+
+/// What a server says of a range, as ends of runs and whether they are holes. However small its pieces are, there are few runs,
+/// and they reach far enough.
+fn joined(pieces: &[connection::StatusRun], begin: u64, end: u64) -> Vec<(u64, bool)> {
+    let mut runs: Vec<(u64, bool)> = Vec::new();
+    let mut add = |to: u64, hole: bool| match runs.last_mut() {
+        Some(last) if last.1 == hole => last.0 = to,
+        _ => runs.push((to, hole)),
+    };
+    // Where the runs end, and where the hole after them does.
+    let (mut at, mut hole_end) = (begin, begin);
+    let mut close = |at: &mut u64, hole_end: u64, next: u64| {
+        if hole_end - *at >= LEAST_HOLE_BYTES {
+            add(hole_end, true);
+            *at = hole_end;
+        }
+        if next > *at {
+            add(next, false);
+            *at = next;
+        }
+    };
+    let mut place = begin;
+    for (length_bytes, flags) in pieces {
+        place = place.saturating_add((*length_bytes).into()).min(end);
+        match flags & nbd_protocol::allocation::ZERO != 0 {
+            true => hole_end = place,
+            false => {
+                close(&mut at, hole_end, place);
+                hole_end = place;
+            }
+        }
+    }
+    let least = end.min(begin.saturating_add(LEAST_ANSWER_BYTES));
+    close(&mut at, hole_end, hole_end.max(least));
+    runs
 }
 
 impl HostFile for NbdFile {

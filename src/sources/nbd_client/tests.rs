@@ -10,12 +10,12 @@ use tintype_formats::testing::Random;
 use super::wire::Fields;
 use super::*;
 
-const DISK_BYTES: u64 = 1 << 20;
+pub const DISK_BYTES: u64 = 1 << 20;
 
 type Streams = Arc<Mutex<Vec<UnixStream>>>;
 
 /// What a server says until the disk is agreed on: everything is granted, whatever is asked.
-fn hello(flags: u16, min_bytes: u32) -> Vec<u8> {
+pub fn hello(flags: u16, min_bytes: u32) -> Vec<u8> {
     let option = |number: u32, kind: u32, data: &[u8]| {
         let head =
             [&nbd_protocol::OPTION_REPLY_MAGIC.to_be_bytes()[..], &number.to_be_bytes(), &kind.to_be_bytes()].concat();
@@ -42,7 +42,7 @@ fn hello(flags: u16, min_bytes: u32) -> Vec<u8> {
 }
 
 /// A client whose every connection is served by this function.
-fn client(patience: Duration, serve: impl Fn(UnixStream) + Send + Sync + Clone + 'static) -> io::Result<NbdFile> {
+pub fn client(patience: Duration, serve: impl Fn(UnixStream) + Send + Sync + Clone + 'static) -> io::Result<NbdFile> {
     let connector = move |deadline: Instant| {
         let (ours, theirs) = UnixStream::pair()?;
         let serve = serve.clone();
@@ -54,7 +54,7 @@ fn client(patience: Duration, serve: impl Fn(UnixStream) + Send + Sync + Clone +
 }
 
 /// A client of a server that says this, and nothing after it.
-fn client_of(words: Vec<u8>) -> io::Result<NbdFile> {
+pub fn client_of(words: Vec<u8>) -> io::Result<NbdFile> {
     let open: Streams = Arc::default();
     client(Duration::from_millis(60), move |mut stream: UnixStream| {
         let _ = stream.write_all(&words);
@@ -154,7 +154,7 @@ impl PeekOne for UnixStream {
     }
 }
 
-fn chunk(flags: u16, kind: u16, cookie: u64, data: &[u8]) -> Vec<u8> {
+pub fn chunk(flags: u16, kind: u16, cookie: u64, data: &[u8]) -> Vec<u8> {
     let head = [&nbd_protocol::CHUNK_MAGIC.to_be_bytes()[..], &flags.to_be_bytes(), &kind.to_be_bytes()].concat();
     [&head, &cookie.to_be_bytes()[..], &(data.len() as u32).to_be_bytes(), data].concat()
 }

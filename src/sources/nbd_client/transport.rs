@@ -64,20 +64,22 @@ fn connect_tcp(host: &str, port: u16, deadline: Instant) -> io::Result<TcpStream
     Err(last)
 }
 
-/// Fills the buffer; `on_tick` decides, whenever nothing came for a moment, whether to go on: it gets how much there is.
+/// Fills the buffer; `on_step` decides, whenever something came or nothing did for a moment, whether to go on: it gets how
+/// much there is.
 pub fn read_exact(
     channel: &Channel,
     buffer: &mut [u8],
-    on_tick: &mut dyn FnMut(usize) -> io::Result<()>,
+    on_step: &mut dyn FnMut(usize) -> io::Result<()>,
 ) -> io::Result<()> {
     let mut filled = 0;
     while filled < buffer.len() {
         match channel.read(&mut buffer[filled..]) {
             Ok(0) => return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the server closed the connection")),
             Ok(length) => filled += length,
-            Err(cause) if is_timeout(&cause) => on_tick(filled)?,
+            Err(cause) if is_timeout(&cause) => {}
             Err(cause) => return Err(cause),
         }
+        on_step(filled)?;
     }
     Ok(())
 }
