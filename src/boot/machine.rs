@@ -3,23 +3,27 @@
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::Path;
 use std::process::{Child, ChildStderr, Command, ExitStatus, Stdio};
-use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
+use std::sync::mpsc::RecvTimeoutError;
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use rustix::io::{FdFlags, fcntl_setfd};
 use serde_json::{Value, json};
 
+use super::confine::{Confinement, clean_environment};
 use super::exports::{BootDisk, Exports};
 use super::firmware::Flash;
+use super::inbox::{Receiver, Sender, inbox};
+use super::kvm;
 use super::qemu::{self, Descriptors, Drive, PROGRAM};
 use super::qmp::Qmp;
 use super::screen::{Picture, Screen};
-use super::settings::{Accelerator, Plan, Serial, Settings};
+use super::settings::{Accelerator, Display, Plan, Serial, Settings};
 use super::variables;
 use crate::error::{Error, Kind, Result};
 use crate::sources::{OpenOptions, open_disk};
@@ -69,7 +73,9 @@ const MAX_STDERR_BYTES: usize = 4096;
 pub struct Machine {
     child: Child,
     qmp: Qmp,
-    events: Receiver<Event>,
+    events: Receiver,
+    /// True if something was heard that only a processor that runs can cause.
+    has_run: bool,
     /// Heard while it was not known yet whether KVM works.
     early: std::vec::IntoIter<Event>,
     stderr: Option<JoinHandle<String>>,
@@ -90,9 +96,9 @@ impl Machine {
             let message = format!("{} disks are too many for this bus, which takes {most}; choose virtio", disks.len());
             return Err(Error::new(Kind::Usage, message));
         }
-        let launch = |accelerator| Self::launch(plan, settings, accelerator, (disks, exports));
+        let launch = |accelerator| Self::launch_confined(plan, settings, accelerator, (disks, exports));
         let problem = match settings.accelerator {
-            Accelerator::Auto => match kvm_problem() {
+            Accelerator::Auto => match kvm::problem() {
                 None => match launch(Accelerator::Kvm).and_then(Machine::after_trial) {
                     Ok(machine) => return Ok(machine),
                     Err(cause) if cause.kind() == Kind::Usage => return Err(cause),
@@ -108,14 +114,37 @@ impl Machine {
         Ok(machine)
     }
 
-    fn launch(
+    /// Starts QEMU as confined as it can be here.
+    fn launch_confined(
         plan: &Plan,
         settings: &Settings,
         accelerator: Accelerator,
+        disks: (&[BootDisk], &Exports),
+    ) -> Result<Machine> {
+        let mut confinement = Confinement::of(settings, accelerator);
+        let mut remarks = Vec::new();
+        loop {
+            let cause = match Self::launch(plan, settings, (accelerator, confinement), disks) {
+                Ok(mut machine) => {
+                    machine.remarks.append(&mut remarks);
+                    return Ok(machine);
+                }
+                Err(cause) => cause,
+            };
+            let Some((less, remark)) = confinement.without_what_fails(&cause.to_string()) else { return Err(cause) };
+            remarks.push(remark.to_owned());
+            confinement = less;
+        }
+    }
+
+    fn launch(
+        plan: &Plan,
+        settings: &Settings,
+        (accelerator, confinement): (Accelerator, Confinement),
         (disks, exports): (&[BootDisk], &Exports),
     ) -> Result<Machine> {
         let doing = |cause| Error::io("prepare the machine", cause);
-        let (events_sender, events) = mpsc::channel();
+        let (events_sender, events) = inbox();
         let (qmp, their_qmp) = UnixStream::pair().map_err(doing)?;
         let (log, their_log) = UnixStream::pair().map_err(doing)?;
         let serial = matches!(settings.serial, Serial::Watched).then(UnixStream::pair).transpose().map_err(doing)?;
@@ -133,8 +162,11 @@ impl Machine {
             .iter()
             .map(|disk| Drive { geometry: disk.disk.geometry(), is_kept: disk.overlay.is_kept() })
             .collect();
-        let arguments = qemu::arguments(plan, settings, accelerator, &drives, (&descriptors, &exports.socket()));
-        let mut child = spawn(&arguments, &settings.serial)?;
+        let arguments =
+            qemu::arguments(plan, settings, (accelerator, confinement), &drives, (&descriptors, &exports.socket()));
+        confinement.lend(exports.folder())?;
+        confinement.lend(&exports.socket())?;
+        let mut child = spawn(&arguments, settings, confinement)?;
         let stderr = child.stderr.take().map(gather).transpose()?;
         let qmp = Qmp::new(qmp, events_sender.clone())?;
         let keeps = drives.iter().any(|drive| drive.is_kept);
@@ -142,6 +174,7 @@ impl Machine {
             child,
             qmp,
             events,
+            has_run: false,
             early: Vec::new().into_iter(),
             stderr,
             shutdown: None,
@@ -193,6 +226,11 @@ impl Machine {
             Err(RecvTimeoutError::Timeout) => None,
             Err(RecvTimeoutError::Disconnected) => Some(Event::Gone),
         });
+        self.has_run |= match &heard {
+            Some(Event::Qmp(name, data)) => ["SHUTDOWN", "RESET"].contains(&name.as_str()) && data["guest"] == true,
+            Some(Event::Serial(_) | Event::FirmwareLog(_)) => true,
+            Some(Event::Gone) | None => false,
+        };
         if let Some(Event::Qmp(name, data)) = &heard
             && name == "SHUTDOWN"
         {
@@ -217,11 +255,21 @@ impl Machine {
         self.end();
     }
 
+    /// True if its processor has run an instruction: something was heard of it, or it is not where it began.
+    pub fn has_run(&mut self) -> bool {
+        if self.has_run {
+            return true;
+        }
+        let command = json!({"command-line": "info registers"});
+        let registers = self.qmp.execute("human-monitor-command", command, COMMAND_LIMIT);
+        registers.is_ok_and(|text| text.as_str().and_then(instruction_pointer).is_some_and(|at| at != RESET_VECTOR))
+    }
+
     /// Looks at its screen.
     pub fn screen(&mut self, folder: &Path) -> Result<Screen> {
         let path = folder.join("screen.ppm");
         self.qmp.execute("screendump", json!({"filename": path.to_string_lossy()}), COMMAND_LIMIT)?;
-        let bytes = std::fs::read(&path).map_err(|cause| Error::io("read the picture of the screen", cause))?;
+        let bytes = read_from_qemu(&path).map_err(|cause| Error::io("read the picture of the screen", cause))?;
         let picture = Picture::parse(&bytes).ok_or_else(|| Error::new(Kind::Io, "QEMU's picture is none"))?;
         if !picture.is_text_mode() {
             return Ok(Screen::Graphics(picture));
@@ -229,7 +277,7 @@ impl Machine {
         let path = folder.join("text");
         let arguments = json!({"val": 0xb8000, "size": 4000, "filename": path.to_string_lossy()});
         self.qmp.execute("pmemsave", arguments, COMMAND_LIMIT)?;
-        let cells = std::fs::read(&path).map_err(|cause| Error::io("read the text of the screen", cause))?;
+        let cells = read_from_qemu(&path).map_err(|cause| Error::io("read the text of the screen", cause))?;
         Ok(Screen::Text(super::screen::text_of(&cells)))
     }
 
@@ -238,7 +286,7 @@ impl Machine {
         let path = folder.join("screen.png");
         let arguments = json!({"filename": path.to_string_lossy(), "format": "png"});
         self.qmp.execute("screendump", arguments, COMMAND_LIMIT)?;
-        std::fs::read(&path).map_err(|cause| Error::io("read the picture of the screen", cause))
+        read_from_qemu(&path).map_err(|cause| Error::io("read the picture of the screen", cause))
     }
 
     /// The port of its VNC server.
@@ -288,10 +336,28 @@ impl Drop for Machine {
     }
 }
 
-/// Why KVM cannot work here, if that is known beforehand.
-fn kvm_problem() -> Option<String> {
-    let opened = File::options().read(true).write(true).open("/dev/kvm");
-    opened.err().map(|cause| format!("/dev/kvm: {}", cause.kind()))
+/// Where a processor of this kind begins.
+const RESET_VECTOR: u64 = 0xfff0;
+
+/// The instruction pointer in what QEMU's monitor says of the registers: `EIP=0000fff0`, or `RIP` and twice the digits.
+fn instruction_pointer(registers: &str) -> Option<u64> {
+    let (_, rest) = registers.split_once("IP=")?;
+    u64::from_str_radix(rest.split(|letter: char| !letter.is_ascii_hexdigit()).next()?, 16).ok()
+}
+
+/// The largest file that QEMU writes for this program: a picture of its largest screen.
+const MAX_FILE_BYTES: u64 = 256 << 20;
+
+/// Reads a file that QEMU has written. What a guest has made of QEMU could have put something else in its place.
+fn read_from_qemu(path: &Path) -> std::io::Result<Vec<u8>> {
+    let flags = (rustix::fs::OFlags::NOFOLLOW | rustix::fs::OFlags::NONBLOCK).bits() as i32;
+    let file = File::options().read(true).custom_flags(flags).open(path)?;
+    if !file.metadata()?.is_file() {
+        return Err(std::io::Error::other("it is not a regular file"));
+    }
+    let mut bytes = Vec::new();
+    file.take(MAX_FILE_BYTES).read_to_end(&mut bytes)?;
+    Ok(bytes)
 }
 
 /// A copy of the firmware's variables that has no name; it knows of the disk's boot loader.
@@ -326,10 +392,12 @@ fn inheritable(descriptor: BorrowedFd<'_>) -> Result<RawFd> {
     Ok(descriptor.as_raw_fd())
 }
 
-fn spawn(arguments: &[std::ffi::OsString], serial: &Serial) -> Result<Child> {
+fn spawn(arguments: &[std::ffi::OsString], settings: &Settings, confinement: Confinement) -> Result<Child> {
     let mut command = Command::new(PROGRAM);
     command.args(arguments).stderr(Stdio::piped());
-    if *serial != Serial::Stdio {
+    clean_environment(&mut command, settings.display == Display::Gtk);
+    confinement.apply(&mut command);
+    if settings.serial != Serial::Stdio {
         // Ctrl-C at the terminal is for this program, which ends QEMU as it should be.
         command.stdin(Stdio::null()).stdout(Stdio::null()).process_group(0);
     }
@@ -361,11 +429,11 @@ fn gather(mut stderr: ChildStderr) -> Result<JoinHandle<String>> {
 }
 
 /// Passes on what comes from a port of the machine.
-fn forward(mut stream: UnixStream, events: Sender<Event>, event: fn(Vec<u8>) -> Event) -> Result<()> {
+fn forward(mut stream: UnixStream, events: Sender, event: fn(Vec<u8>) -> Event) -> Result<()> {
     let pass_on = move || {
         let mut buffer = [0; 4096];
         while let Ok(length @ 1..) = stream.read(&mut buffer) {
-            if events.send(event(buffer[..length].to_vec())).is_err() {
+            if !events.send(event(buffer[..length].to_vec())) {
                 return;
             }
         }

@@ -9,12 +9,16 @@
 //! which the firmware starts what is on the disk.
 //!
 //! Invariants: QEMU never gets to see a file that it could change, but the overlay and its own variables; an overlay that
-//! is not kept has no name, and is gone with its last process, however that ended; QEMU ends when this process does.
+//! is not kept has no name, and is gone with its last process, however that ended; QEMU ends when this process does; what a
+//! guest says takes bounded memory; QEMU gets none of this process's secrets.
 
 mod condition;
+mod confine;
 mod exports;
 mod fat;
 mod firmware;
+mod inbox;
+mod kvm;
 mod look;
 mod machine;
 mod overlay;

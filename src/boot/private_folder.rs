@@ -1,12 +1,14 @@
 //! Folders that only the same user can enter, which are gone when their process is: at once, or when the next one comes.
 
-use std::fs::File;
+use std::fs::{File, Permissions};
 use std::io;
-use std::os::unix::fs::MetadataExt as _;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::Path;
 
 use rustix::fs::{Mode, OFlags};
 use tempfile::TempDir;
+
+use super::confine::is_ours;
 
 const PREFIX: &str = "tintype-boot-";
 
@@ -23,7 +25,9 @@ impl PrivateFolder {
     pub fn create(parent: &Path) -> io::Result<PrivateFolder> {
         remove_dead(parent);
         loop {
-            let folder = tempfile::Builder::new().prefix(PREFIX).tempdir_in(parent)?;
+            // Private from the first moment, whatever the umask is.
+            let private = Permissions::from_mode(0o700);
+            let folder = tempfile::Builder::new().prefix(PREFIX).permissions(private).tempdir_in(parent)?;
             let lock = open(folder.path())?;
             lock.lock()?;
             // Somebody may have taken it for a dead one before it was locked.
@@ -53,7 +57,7 @@ fn remove_dead(parent: &Path) {
     let entries = std::fs::read_dir(parent).into_iter().flatten().flatten();
     for entry in entries.filter(|entry| entry.file_name().to_string_lossy().starts_with(PREFIX)) {
         let Ok(lock) = open(&entry.path()) else { continue };
-        let is_mine = lock.metadata().is_ok_and(|found| found.uid() == rustix::process::geteuid().as_raw());
+        let is_mine = lock.metadata().is_ok_and(|found| is_ours(found.uid()));
         if is_mine && lock.try_lock().is_ok() {
             // What cannot be removed is left to the next one.
             let _ = std::fs::remove_dir_all(entry.path());

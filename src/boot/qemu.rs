@@ -7,6 +7,7 @@ use std::path::Path;
 use serde_json::{Value, json};
 use tintype_formats::Geometry;
 
+use super::confine::{Confinement, SANDBOX, SANDBOX_OF_WINDOW};
 use super::exports::Exports;
 use super::look::System;
 use super::settings::{Accelerator, Bus, Display, Network, Plan, Serial, Settings};
@@ -42,12 +43,15 @@ pub struct Drive {
 pub fn arguments(
     plan: &Plan,
     settings: &Settings,
-    accelerator: Accelerator,
+    (accelerator, confinement): (Accelerator, Confinement),
     drives: &[Drive],
     (descriptors, socket): (&Descriptors, &Path),
 ) -> Vec<OsString> {
     let mut line = Line(Vec::new());
     line.words(&["-name", "tintype,process=tintype-boot", "-no-user-config", "-nodefaults", "-boot", "strict=on"]);
+    if confinement.sandbox {
+        line.option("-sandbox", if settings.display == Display::Gtk { SANDBOX_OF_WINDOW } else { SANDBOX });
+    }
     processor(&mut line, plan, accelerator);
     firmware(&mut line, plan, descriptors);
     for (index, (drive, descriptor)) in drives.iter().zip(&descriptors.overlays).enumerate() {

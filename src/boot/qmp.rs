@@ -9,6 +9,7 @@ use std::time::Duration;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
+use super::inbox::Sender as Events;
 use super::machine::Event;
 use crate::error::{Error, Kind, Result};
 
@@ -49,14 +50,14 @@ pub struct Qmp {
 
 impl Qmp {
     /// Takes the connection. Events go to `events`, and [`Event::Gone`] when QEMU has gone.
-    pub fn new(stream: UnixStream, events: Sender<Event>) -> Result<Qmp> {
+    pub fn new(stream: UnixStream, events: Events) -> Result<Qmp> {
         let doing = |cause| Error::io("talk to QEMU", cause);
         let reader = stream.try_clone().map_err(doing)?;
         let (sender, replies) = mpsc::channel();
         let listen = move || {
             listen(reader, &events, &sender);
             // Nobody may be interested any more.
-            let _ = events.send(Event::Gone);
+            events.send(Event::Gone);
         };
         thread::Builder::new().name("qmp".to_owned()).spawn(listen).map_err(doing)?;
         Ok(Qmp { stream, replies, last_id: 0 })
@@ -93,7 +94,7 @@ impl Qmp {
 }
 
 /// Passes on what QEMU says, until it says nothing any more.
-fn listen(stream: UnixStream, events: &Sender<Event>, replies: &Sender<Reply>) {
+fn listen(stream: UnixStream, events: &Events, replies: &Sender<Reply>) {
     let mut reader = BufReader::new(stream);
     loop {
         let mut line = Vec::new();
@@ -104,7 +105,7 @@ fn listen(stream: UnixStream, events: &Sender<Event>, replies: &Sender<Reply>) {
         // What is no message, such as the greeting, is of no use.
         let Ok(message) = serde_json::from_slice::<Message>(&line) else { continue };
         let sent = match message {
-            Message { event: Some(name), data, .. } => events.send(Event::Qmp(name, data)).is_ok(),
+            Message { event: Some(name), data, .. } => events.send(Event::Qmp(name, data)),
             Message { id: Some(id), error: Some(fault), .. } => {
                 replies.send(Reply { id, result: Err(fault.desc) }).is_ok()
             }
@@ -126,7 +127,7 @@ mod tests {
     #[test]
     fn answers_find_their_commands_and_events_go_elsewhere() {
         let (ours, mut theirs) = UnixStream::pair().unwrap();
-        let (sender, events) = mpsc::channel();
+        let (sender, events) = super::super::inbox::inbox();
         let mut qmp = Qmp::new(ours, sender).unwrap();
         let lines = "{\"QMP\": {}}\nnonsense\n{\"event\": \"RESET\", \"data\": {\"guest\": true}}\n\
                      {\"return\": 7, \"id\": 9}\n{\"return\": 5, \"id\": 1}\n\
@@ -135,9 +136,9 @@ mod tests {
         let limit = Duration::from_secs(5);
         assert_eq!(qmp.execute("one", json!({}), limit).unwrap(), json!(5));
         assert!(qmp.execute("two", json!({}), limit).unwrap_err().to_string().contains("refused two: no"));
-        assert!(matches!(events.recv().unwrap(), Event::Qmp(name, _) if name == "RESET"));
+        assert!(matches!(events.recv_timeout(limit).unwrap(), Event::Qmp(name, _) if name == "RESET"));
         drop(theirs);
-        assert!(matches!(events.recv().unwrap(), Event::Gone));
+        assert!(matches!(events.recv_timeout(limit).unwrap(), Event::Gone));
         assert!(qmp.execute("three", json!({}), limit).is_err());
     }
 }

@@ -136,6 +136,9 @@ const FAILURES: [&str; 16] = [
     "isolinux.bin missing or corrupt",
 ];
 
+/// The longest of these is shorter.
+pub const LONGEST_FAILURE_BYTES: usize = 64;
+
 /// What says, in a text, that the machine cannot start.
 pub fn failure_in(text: &str) -> Option<&'static str> {
     FAILURES.iter().copied().find(|failure| text.contains(failure))

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use super::condition::Condition;
 use super::machine::{Event, Machine};
-use super::screen::{Screen, failure_in};
+use super::screen::{LONGEST_FAILURE_BYTES, Screen, failure_in};
 use crate::error::{Error, Result};
 
 /// What came of a watch.
@@ -38,6 +38,9 @@ const MOST_RESETS: usize = 5;
 
 /// The longest line that is kept; what is longer is looked at in pieces.
 const MAX_LINE_BYTES: usize = 64 << 10;
+
+/// How much is shown of what a guest says, in letters.
+const MAX_SHOWN_LETTERS: usize = 200;
 
 /// What says, in what the firmware writes, that it hands over to the disk.
 const HANDOVERS: [&str; 2] = ["Booting from 0000:7c00", "BdsDxe: starting Boot"];
@@ -84,16 +87,16 @@ pub fn warn_of(text: &mut Vec<u8>, event: &Event) -> Option<&'static str> {
     let (Event::FirmwareLog(bytes) | Event::Serial(bytes)) = event else { return None };
     text.extend_from_slice(bytes);
     let found = failure_in(&String::from_utf8_lossy(text));
-    let keep = text.iter().rposition(|byte| *byte == b'\n').map_or(0, |end| end + 1);
-    text.drain(..keep.max(text.len().saturating_sub(MAX_LINE_BYTES)));
+    // What is kept may be the beginning of such words.
+    text.drain(..text.len().saturating_sub(LONGEST_FAILURE_BYTES));
     found
 }
 
 struct Watch<'a> {
     condition: &'a Condition,
-    serial: Vec<u8>,
+    serial: Lines,
     heard_at: Instant,
-    log: Vec<u8>,
+    log: Lines,
     last_line: String,
     resets: usize,
     /// How it ended, if it did.
@@ -110,9 +113,9 @@ impl<'a> Watch<'a> {
     fn new(condition: &'a Condition) -> Self {
         Watch {
             condition,
-            serial: Vec::new(),
+            serial: Lines::default(),
             heard_at: Instant::now(),
-            log: Vec::new(),
+            log: Lines::default(),
             last_line: String::new(),
             resets: 0,
             end: None,
@@ -127,8 +130,7 @@ impl<'a> Watch<'a> {
         match event {
             Event::Serial(bytes) => self.hear_serial(bytes),
             Event::FirmwareLog(bytes) => {
-                self.log.extend_from_slice(bytes);
-                let lines = take_lines(&mut self.log);
+                let lines = self.log.take(bytes);
                 lines.iter().find_map(|line| self.hear_firmware(line))
             }
             Event::Qmp(name, data) if name == "RESET" && data["guest"] == true => {
@@ -147,8 +149,7 @@ impl<'a> Watch<'a> {
 
     fn hear_serial(&mut self, bytes: &[u8]) -> Option<Verdict> {
         self.heard_at = Instant::now();
-        self.serial.extend_from_slice(bytes);
-        let lines = take_lines(&mut self.serial);
+        let lines = self.serial.take(bytes);
         lines.iter().find_map(|line| self.hear_line(line))
     }
 
@@ -159,16 +160,18 @@ impl<'a> Watch<'a> {
         if let Some(how) = self.end {
             return Some(self.at_the_end(how));
         }
-        if self.serial.is_empty() || self.heard_at.elapsed() < PROMPT {
+        if self.serial.rest.is_empty() || self.heard_at.elapsed() < PROMPT {
             return None;
         }
-        let line = self.serial.clone();
+        let line = self.serial.rest.clone();
+        // Once is enough, until more of it comes.
+        self.heard_at = Instant::now();
         self.hear_line(&line)
     }
 
     /// No more is coming: what waits without an end is a line.
     fn at_the_end(&mut self, how: &str) -> Verdict {
-        let line = std::mem::take(&mut self.serial);
+        let line = std::mem::take(&mut self.serial.rest);
         self.hear_line(&line).unwrap_or_else(|| failed(self.with_last_line(how)))
     }
 
@@ -179,11 +182,11 @@ impl<'a> Watch<'a> {
             && !line.is_empty()
             && pattern.is_match(&line)
         {
-            return Some(Verdict { met: true, seen: text });
+            return Some(Verdict { met: true, seen: shortened(&text) });
         }
         let verdict = self.hear_firmware(&line);
         if !text.trim().is_empty() {
-            self.last_line = text;
+            self.last_line = shortened(text.trim());
         }
         verdict
     }
@@ -251,24 +254,52 @@ fn described(screen: &Screen) -> String {
     match screen {
         Screen::Text(lines) => {
             let last = lines.iter().rev().find(|line| !line.trim().is_empty());
-            format!("text; its last line is \"{}\"", last.map_or("", |line| line.trim()))
+            format!("text; its last line is \"{}\"", shortened(last.map_or("", |line| line.trim())))
         }
         Screen::Graphics(_) => "graphics".to_owned(),
     }
 }
 
-/// Takes the lines that are complete.
-fn take_lines(bytes: &mut Vec<u8>) -> Vec<Vec<u8>> {
-    let mut lines = Vec::new();
-    while let Some(end) =
-        bytes.iter().position(|byte| *byte == b'\n').or((bytes.len() > MAX_LINE_BYTES).then_some(MAX_LINE_BYTES))
-    {
-        let rest = bytes.split_off(end + 1);
-        let mut line = std::mem::replace(bytes, rest);
-        line.retain(|byte| !b"\r\n".contains(byte));
-        lines.push(line);
+/// The beginning of a text, if it is long.
+fn shortened(text: &str) -> String {
+    match text.char_indices().nth(MAX_SHOWN_LETTERS) {
+        None => text.to_owned(),
+        Some((end, _)) => format!("{}…", &text[..end]),
     }
-    lines
+}
+
+/// Bytes that come in pieces, as lines. No byte is looked at twice, however small the pieces are.
+#[derive(Default)]
+struct Lines {
+    /// What has no end yet, at most [`MAX_LINE_BYTES`].
+    rest: Vec<u8>,
+    /// How much of it was searched for an end.
+    searched: usize,
+}
+
+impl Lines {
+    /// Adds bytes, and takes the lines that are complete. A line that is too long comes in pieces.
+    fn take(&mut self, more: &[u8]) -> Vec<Vec<u8>> {
+        self.rest.extend_from_slice(more);
+        let (mut lines, mut begin) = (Vec::new(), 0);
+        loop {
+            let from = begin + self.searched;
+            let limit = self.rest.len().min(begin + MAX_LINE_BYTES);
+            let end = match self.rest[from..limit].iter().position(|byte| *byte == b'\n') {
+                Some(at) => from + at + 1,
+                None if limit < self.rest.len() => limit,
+                None => {
+                    self.searched = limit - begin;
+                    break;
+                }
+            };
+            let line = self.rest[begin..end].iter().copied();
+            lines.push(line.filter(|byte| !b"\r\n".contains(byte)).collect());
+            (begin, self.searched) = (end, 0);
+        }
+        self.rest.drain(..begin);
+        lines
+    }
 }
 
 /// A line as a person sees it: without the sequences that colour it and move the cursor.
@@ -385,8 +416,25 @@ mod tests {
         for _ in 0..100 {
             assert_eq!(warn_of(&mut text, &serial(&"x".repeat(4096))), None);
         }
-        assert!(text.len() <= MAX_LINE_BYTES + 4096);
-        let mut bytes = vec![b'x'; 3 * MAX_LINE_BYTES];
-        assert!(take_lines(&mut bytes).len() >= 2 && bytes.len() <= MAX_LINE_BYTES + 1);
+        assert!(text.len() <= 4096);
+        let mut lines = Lines::default();
+        assert!(lines.take(&vec![b'x'; 3 * MAX_LINE_BYTES]).len() >= 2 && lines.rest.len() <= MAX_LINE_BYTES);
+        assert_eq!(lines.take(b"end\r\nnext\n\nrest").iter().map(Vec::len).sum::<usize>(), MAX_LINE_BYTES + 3 + 4);
+        assert_eq!(lines.rest, b"rest");
+    }
+
+    /// Searching a line of 64 KiB again for each byte would take minutes.
+    #[test]
+    fn single_bytes_take_no_longer_than_many_at_once() {
+        let condition: Condition = "serial:never".parse().unwrap();
+        let mut watch = Watch::new(&condition);
+        let began = Instant::now();
+        for _ in 0..4 * MAX_LINE_BYTES {
+            assert_eq!(watch.hear(&Event::Serial(vec![b'x'])), None);
+        }
+        assert_eq!(watch.hear(&Event::Serial(vec![b'\n'; 16 * MAX_LINE_BYTES])), None);
+        assert!(began.elapsed() < Duration::from_secs(20), "{:?}", began.elapsed());
+        let seen = watch.timed_out(Duration::from_secs(1)).seen;
+        assert!(seen.chars().count() < 2 * MAX_SHOWN_LETTERS, "{seen}");
     }
 }

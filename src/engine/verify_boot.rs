@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 use tintype_formats::BlockSource;
 
 use crate::boot::{
-    BootDisk, Condition, Exports, Look, Machine, Network, Overlay, Parent, Plan, Settings, Verdict, look_at,
-    watch_until,
+    Accelerator, BootDisk, Condition, Exports, Look, Machine, Network, Overlay, Parent, Plan, Settings, Verdict,
+    look_at, watch_until,
 };
 use crate::error::{Error, Kind, Result};
 use crate::repository::Repository;
@@ -82,12 +82,42 @@ fn boot(
         settings.network = Network::Forwarded(port, there);
     }
     let plan = plan_for(&sources, &settings)?;
-    let exports = Exports::start(&sources)?;
-    let disks: Vec<_> = temporary_overlays(&sources, &exports)?;
+    let attempt = |settings: &Settings| attempt(&sources, &plan, (settings, port), test, is_stopped);
+    let (report, accelerator, has_run) = attempt(&settings)?;
+    if report.verdict.met || has_run {
+        return Ok(report);
+    }
+    // That the processor does not work says nothing of the snapshot.
+    let mut seen = report.verdict.seen;
+    if accelerator == Accelerator::Kvm {
+        settings.accelerator = Accelerator::Tcg;
+        let (mut again, _, has_run) = attempt(&settings)?;
+        if again.verdict.met || has_run {
+            again
+                .remarks
+                .push(format!("under KVM the machine ran no instruction ({seen}); it was started again without"));
+            return Ok(again);
+        }
+        seen = again.verdict.seen;
+    }
+    Err(Error::new(Kind::Io, format!("start the machine: its processor ran no instruction: {seen}")))
+}
+
+/// Starts the machine once; also says what ran its processor, and whether that ran an instruction.
+fn attempt(
+    sources: &[Arc<dyn BlockSource>],
+    plan: &Plan,
+    (settings, port): (&Settings, u16),
+    test: &BootTest,
+    is_stopped: &dyn Fn() -> bool,
+) -> Result<(BootReport, Accelerator, bool)> {
+    let exports = Exports::start(sources)?;
+    let disks: Vec<_> = temporary_overlays(sources, &exports)?;
     let began = Instant::now();
-    let mut machine = Machine::start(&plan, &settings, &disks, &exports)?;
+    let mut machine = Machine::start(plan, settings, &disks, &exports)?;
     let verdict = watch_until(&mut machine, (&test.condition, port), test.limit, exports.folder(), is_stopped)?;
     let elapsed = began.elapsed();
+    let has_run = verdict.met || machine.has_run();
     let mut remarks = plan.remarks.clone();
     remarks.append(&mut machine.remarks);
     let picture = test.picture.then(|| machine.take_picture(exports.folder())).and_then(|taken| {
@@ -97,7 +127,7 @@ fn boot(
     machine.stop();
     remarks.extend(exports.take_complaints());
     let machine = format!("{}, {accelerator}", plan.summary());
-    Ok(BootReport { verdict, elapsed, machine, picture, remarks })
+    Ok((BootReport { verdict, elapsed, machine, picture, remarks }, accelerator, has_run))
 }
 
 /// The machine for these disks, as the first that can be booted wants it.

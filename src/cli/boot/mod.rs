@@ -33,6 +33,10 @@ use crate::error::{Error, Kind};
 ///
 /// Ends when the machine powers itself off or its window is closed: exit code 0. Ctrl-C pulls the plug: exit code 130. With
 /// the serial port at the terminal Ctrl-C is for the machine, and Ctrl-A X pulls the plug.
+///
+/// QEMU runs in its sandbox, without this program's environment. If root starts it, it runs as the user tintype-boot, or as
+/// user 65530 if there is none. It keeps root's rights with a window, with --serial FILE, with QEMU-ARGS, and where only root
+/// may use KVM: start it as another user then.
 #[derive(Debug, ClapArgs)]
 pub struct Args {
     /// The disks, in the order in which they are tried

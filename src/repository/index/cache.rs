@@ -6,7 +6,7 @@
 use std::collections::HashSet;
 use std::fs::{self, File};
 use std::io::{self, Read, Seek, Write};
-use std::os::unix::fs::FileExt as _;
+use std::os::unix::fs::{DirBuilderExt as _, FileExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
 use tempfile::NamedTempFile;
@@ -63,11 +63,15 @@ impl Cache {
     pub fn open(folder: Option<&Path>, repository: Id) -> Result<Cache> {
         if let Some(folder) = folder {
             let folder = folder.join(repository.to_string()).join("index");
-            if fs::create_dir_all(&folder).is_ok() && NamedTempFile::new_in(&folder).is_ok() {
+            if create_private(&folder).is_ok() && NamedTempFile::new_in(&folder).is_ok() {
                 return Ok(Cache { folder, _temporary: None });
             }
         }
-        let temporary = tempfile::tempdir().map_err(|cause| Error::io("make a folder for the index", cause))?;
+        let private = fs::Permissions::from_mode(0o700);
+        let temporary = tempfile::Builder::new()
+            .permissions(private)
+            .tempdir()
+            .map_err(|cause| Error::io("make a folder for the index", cause))?;
         Ok(Cache { folder: temporary.path().to_owned(), _temporary: Some(temporary) })
     }
 
@@ -104,9 +108,14 @@ impl Cache {
 
     fn folder_of(&self, scope: &Scope) -> Result<PathBuf> {
         let folder = self.folder.join(scope.folder());
-        let made = fs::create_dir_all(&folder).map_err(|cause| Error::io("make a folder for the index", cause));
+        let made = create_private(&folder).map_err(|cause| Error::io("make a folder for the index", cause));
         made.on_path(&folder).map(|()| folder)
     }
+}
+
+/// Creates a folder, and those above it, that only this user can enter, whatever the umask is.
+fn create_private(folder: &Path) -> io::Result<()> {
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(folder)
 }
 
 /// The whole files in a folder.
