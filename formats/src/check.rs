@@ -1,5 +1,7 @@
 //! What a check of an image found.
 
+use std::fmt::Display;
+
 use crate::limits::MAX_CHECK_FINDINGS;
 
 /// How bad a finding is.
@@ -43,17 +45,17 @@ pub struct CheckReport {
 
 impl CheckReport {
     /// Notes held but unused space.
-    pub fn leak(&mut self, host_offset: u64, text: impl Into<String>) {
-        self.add(Severity::Leak, Some(host_offset), text.into());
+    pub fn leak(&mut self, host_offset: u64, text: impl Display) {
+        self.add(Severity::Leak, Some(host_offset), text);
     }
 
     /// Notes a contradiction.
-    pub fn corruption(&mut self, host_offset: impl Into<Option<u64>>, text: impl Into<String>) {
-        self.add(Severity::Corruption, host_offset.into(), text.into());
+    pub fn corruption(&mut self, host_offset: impl Into<Option<u64>>, text: impl Display) {
+        self.add(Severity::Corruption, host_offset.into(), text);
     }
 
-    /// Counts a finding, and keeps it if there is room.
-    pub fn add(&mut self, severity: Severity, host_offset: Option<u64>, text: String) {
+    /// Counts a finding, and keeps it if there is room. It is put into words only then: a damaged table may hold millions.
+    pub fn add(&mut self, severity: Severity, host_offset: Option<u64>, text: impl Display) {
         *match severity {
             Severity::Leak => &mut self.leaks,
             Severity::Outdated => &mut self.outdated,
@@ -62,7 +64,7 @@ impl CheckReport {
         // Lesser findings leave room: damage must not go unseen behind them.
         let room = if severity == Severity::Corruption { MAX_CHECK_FINDINGS } else { MAX_CHECK_FINDINGS / 2 };
         if self.findings.len() < room {
-            self.findings.push(Finding { severity, text, host_offset });
+            self.findings.push(Finding { severity, text: text.to_string(), host_offset });
         }
     }
 

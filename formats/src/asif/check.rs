@@ -22,7 +22,7 @@ pub(super) fn check(tables: &Tables, report: &mut CheckReport) -> Result<()> {
     }
     used.sort_unstable();
     if let Some(number) = twice(&used) {
-        report.corruption(number.checked_mul(layout.chunk_bytes), format!("chunk {number:#x} is used twice"));
+        report.corruption(number.checked_mul(layout.chunk_bytes), format_args!("chunk {number:#x} is used twice"));
     }
     drop(used);
     check_entries(tables, report)
@@ -67,6 +67,6 @@ fn note(error: ImageError, report: &mut CheckReport) -> Result<()> {
     if error.kind() == ErrorKind::Io {
         return Err(error);
     }
-    report.corruption(error.host_offset(), error.to_string());
+    report.corruption(error.host_offset(), &error);
     Ok(())
 }

@@ -12,7 +12,7 @@ pub(super) fn check(file: &dyn HostFile, layout: &Layout, report: &mut CheckRepo
     report.host_end_offset = layout.data_offset;
     for (entry, index) in catalog.iter().zip(0u64..).filter(|(entry, _)| **entry != NOT_STORED) {
         match layout.locate(index, *entry) {
-            Err(error) => report.corruption(error.host_offset(), error.to_string()),
+            Err(error) => report.corruption(error.host_offset(), &error),
             Ok(start) => {
                 let needed = layout.needed_bytes(index);
                 report.allocated_bytes += needed;
@@ -38,7 +38,7 @@ fn check_order(layout: &Layout, catalog: &[u32], report: &mut CheckReport) {
         }
         if entry > expected {
             let start = layout.data_offset + expected * (layout.bitmap_space_bytes + layout.extent_bytes);
-            report.leak(start, format!("{} extents from number {expected:#x} on are not used", entry - expected));
+            report.leak(start, format_args!("{} extents from number {expected:#x} on are not used", entry - expected));
         }
         expected = entry + 1;
     }

@@ -148,7 +148,7 @@ impl Image for CloopImage {
                     report.host_end_offset = report.host_end_offset.max(end);
                 }
                 Err(error) if error.kind() == crate::ErrorKind::Io => return Err(error),
-                Err(error) => report.corruption(error.host_offset(), error.to_string()),
+                Err(error) => report.corruption(error.host_offset(), &error),
             }
         }
         Ok(())

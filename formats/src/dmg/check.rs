@@ -30,7 +30,7 @@ fn check_places(image: &DmgImage, report: &mut CheckReport) {
         report.corruption(layout.trailer_offset, text);
     }
     for gap in tables.gaps(sectors) {
-        report.corruption(None, format!("no chunk holds the sectors from {} to {}", gap.start, gap.end - 1));
+        report.corruption(None, format_args!("no chunk holds the sectors from {} to {}", gap.start, gap.end - 1));
     }
     for chunk in tables.chunks.iter().filter(|chunk| chunk.is_stored()) {
         report.allocated_bytes += chunk.length_bytes();
@@ -55,7 +55,7 @@ fn check_partitions(image: &DmgImage, report: &mut CheckReport) -> Result<()> {
                 let cause = std::error::Error::source(&error).map(|cause| format!(" ({cause})")).unwrap_or_default();
                 report.corruption(
                     chunk.host_offset,
-                    format!("the chunk of sector {}: {error}{cause}", chunk.first_sector),
+                    format_args!("the chunk of sector {}: {error}{cause}", chunk.first_sector),
                 );
             }
             Ok(()) => {}

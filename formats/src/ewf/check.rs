@@ -66,7 +66,7 @@ pub(super) fn check(layer: &EwfLayer, report: &mut CheckReport) -> Result<()> {
     let goes_on = layer.segments.last().is_some_and(|last| last.continues);
     let (stored, needed) = (layer.stored_chunks(), layer.volume.chunks());
     if stored < needed && !goes_on {
-        report.corruption(None, format!("the tables have {stored} chunks, the disk has {needed}"));
+        report.corruption(None, format_args!("the tables have {stored} chunks, the disk has {needed}"));
     }
     let whole = read_chunks(layer, stored.min(needed), report)?;
     if let (Some((md5, sha1)), true, false) = (whole, stored >= needed, goes_on) {
@@ -86,7 +86,9 @@ fn check_tables(layer: &EwfLayer, report: &mut CheckReport) -> Result<()> {
             for copy in &place.copies {
                 match place.load_copy(&segment.file, copy) {
                     Err(error) if error.kind() == ErrorKind::Io => return Err(error),
-                    Err(error) => report.corruption(copy.content.start, format!("segment {}: {error}", segment.number)),
+                    Err(error) => {
+                        report.corruption(copy.content.start, format_args!("segment {}: {error}", segment.number))
+                    }
                     Ok(table) => loaded.push((table, copy)),
                 }
             }
@@ -106,11 +108,12 @@ fn check_hashes(layer: &EwfLayer, report: &mut CheckReport) -> Result<Hashes> {
     for segment in &layer.segments {
         let Some(found) = stored_hashes(segment)? else { continue };
         if found.damaged {
-            report.corruption(None, format!("segment {}: the section with the digests is damaged", segment.number));
+            report
+                .corruption(None, format_args!("segment {}: the section with the digests is damaged", segment.number));
         }
         let differ = all.md5.is_some_and(|md5| found.md5.is_some_and(|found| found != md5));
         if differ {
-            report.corruption(None, format!("segment {} has another MD5 than the ones before it", segment.number));
+            report.corruption(None, format_args!("segment {} has another MD5 than the ones before it", segment.number));
         }
         all = Hashes { md5: found.md5.or(all.md5), sha1: found.sha1.or(all.sha1), damaged: false };
     }
@@ -133,7 +136,7 @@ fn read_chunks(layer: &EwfLayer, chunks: u64, report: &mut CheckReport) -> Resul
             Err(error) if error.kind() == ErrorKind::Io => return Err(error),
             Err(error) => {
                 digests = None;
-                report.corruption(error.host_offset(), format!("chunk {chunk}: {error}"));
+                report.corruption(error.host_offset(), format_args!("chunk {chunk}: {error}"));
             }
         }
     }

@@ -127,7 +127,7 @@ impl Image for GceImage {
                     return Err(error);
                 }
                 let cause = error.io_cause().map_or_else(|| error.to_string(), |cause| cause.to_string());
-                report.corruption(None, format!("the gzip file: {cause}"));
+                report.corruption(None, format_args!("the gzip file: {cause}"));
                 Ok(())
             }
         }
@@ -137,17 +137,18 @@ impl Image for GceImage {
 impl GceImage {
     fn check_end(&self, archive_bytes: u64, report: &mut CheckReport) -> Result<()> {
         let Some(end) = self.member.end().filter(|end| *end <= archive_bytes) else {
-            report.corruption(None, format!("the archive ends at {archive_bytes:#x}, inside of disk.raw"));
+            report.corruption(None, format_args!("the archive ends at {archive_bytes:#x}, inside of disk.raw"));
             return Ok(());
         };
         match tar::member_at(self.gzip.as_ref(), end, Some(archive_bytes)) {
             Ok(None) => {}
             Ok(Some(member)) => {
                 let name = member.name.escape_debug().to_string();
-                report.corruption(None, format!("the archive also holds \"{name}\": an image holds disk.raw alone"));
+                report
+                    .corruption(None, format_args!("the archive also holds \"{name}\": an image holds disk.raw alone"));
             }
             Err(error) if error.kind() == ErrorKind::Io => return Err(error),
-            Err(error) => report.corruption(None, format!("the archive after disk.raw: {error}")),
+            Err(error) => report.corruption(None, format_args!("the archive after disk.raw: {error}")),
         }
         Ok(())
     }

@@ -35,7 +35,7 @@ fn check_files(package: &Package, archive: &Arc<Archive>, report: &mut CheckRepo
         let Some(stored) = note(stored, &what, report)? else { continue };
         let len_bytes = stored.len_bytes;
         if let Some(said) = file.size_bytes.filter(|said| *said != len_bytes) {
-            report.corruption(None, format!("{what} has {len_bytes} bytes, the descriptor says {said}"));
+            report.corruption(None, format_args!("{what} has {len_bytes} bytes, the descriptor says {said}"));
         }
     }
     Ok(())
@@ -48,7 +48,7 @@ fn check_manifest(package: &Package, archive: &Arc<Archive>, report: &mut CheckR
         let Some(member) = member else {
             // The digest of a whole file may stand beside those of its chunks.
             if !package.descriptor.files.iter().any(|file| file.href == entry.name && file.chunk_bytes.is_some()) {
-                report.corruption(None, format!("the manifest has a digest of \"{name}\", which is not there"));
+                report.corruption(None, format_args!("the manifest has a digest of \"{name}\", which is not there"));
             }
             continue;
         };
@@ -71,7 +71,7 @@ fn note<T>(result: Result<T>, what: &str, report: &mut CheckReport) -> Result<Op
         Err(error) if error.kind() == ErrorKind::Io => Err(error),
         Err(error) => {
             let cause = std::error::Error::source(&error).map_or(String::new(), |cause| format!(": {cause}"));
-            report.corruption(error.host_offset(), format!("{what}: {error}{cause}"));
+            report.corruption(error.host_offset(), format_args!("{what}: {error}{cause}"));
             Ok(None)
         }
     }

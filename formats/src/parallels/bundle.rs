@@ -103,11 +103,11 @@ impl Image for Bundle {
         report.host_end_offset = self.descriptor_bytes;
         for shot in &self.descriptor.shots {
             if let Err(error) = self.descriptor.chain_of(shot.id) {
-                report.corruption(None, error.to_string());
+                report.corruption(None, &error);
             }
             for storage in &self.descriptor.storages {
                 if let Err(error) = image_of(storage, shot.id) {
-                    report.corruption(None, error.to_string());
+                    report.corruption(None, &error);
                 }
             }
         }
@@ -152,7 +152,7 @@ fn check_image(
     };
     match checked {
         Err(error) if error.kind() != ErrorKind::Io => {
-            report.corruption(error.host_offset(), error.to_string());
+            report.corruption(error.host_offset(), &error);
             Ok(())
         }
         checked => checked,

@@ -21,7 +21,7 @@ pub(super) fn check(image: &ExpandingImage, report: &mut CheckReport) -> Result<
         places.push(u64::from(*entry) << 32 | index as u64);
         let needed = image.layout.needed_bytes(index as u64);
         match image.layout.locate(index as u64, *entry, needed, image.file_len_bytes) {
-            Err(error) => report.corruption(error.host_offset(), error.to_string()),
+            Err(error) => report.corruption(error.host_offset(), &error),
             Ok(host_offset) => {
                 report.allocated_bytes = report.allocated_bytes.saturating_add(needed);
                 report.host_end_offset = report.host_end_offset.max(host_offset.saturating_add(needed));
@@ -76,7 +76,7 @@ fn check_extension(image: &ExpandingImage, report: &mut CheckReport) -> Result<V
     let place = sector.checked_mul(SECTOR_BYTES);
     let inside = |place: &u64| place.checked_add(cluster_bytes).is_some_and(|end| end <= image.file_len_bytes);
     let Some(place) = place.filter(inside) else {
-        report.corruption(None, format!("the format extension at sector {sector:#x} is not inside the file"));
+        report.corruption(None, format_args!("the format extension at sector {sector:#x} is not inside the file"));
         return Ok(Vec::new());
     };
     if cluster_bytes > MAX_EXTENSION_BYTES {
@@ -92,7 +92,7 @@ fn check_extension(image: &ExpandingImage, report: &mut CheckReport) -> Result<V
     let mut clusters = vec![place];
     match bitmap_clusters(&bytes) {
         Ok(bitmaps) => clusters.extend(bitmaps),
-        Err(found) => report.corruption(place, format!("the format extension {found}")),
+        Err(found) => report.corruption(place, format_args!("the format extension {found}")),
     }
     Ok(clusters)
 }
@@ -139,7 +139,7 @@ fn find_leaks(image: &ExpandingImage, places: Vec<u64>, extension: &[u64], repor
     for start in used.into_iter().filter(|start| *start < file_end).chain([file_end]) {
         if start.saturating_sub(free) >= cluster_bytes {
             let count = (start - free) / cluster_bytes;
-            report.leak(free, format!("{count} clusters from {free:#x} on are not used"));
+            report.leak(free, format_args!("{count} clusters from {free:#x} on are not used"));
         }
         free = free.max(start.saturating_add(cluster_bytes));
     }

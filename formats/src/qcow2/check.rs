@@ -34,7 +34,7 @@ pub(super) fn check(image: &Qcow2Image, report: &mut CheckReport) -> Result<()> 
     let refcounts = match StoredRefcounts::read(image)? {
         Ok(refcounts) => Some(refcounts),
         Err(problem) => {
-            report.corruption(image.header.refcount_table.host_offset, format!("the refcount table: {problem}"));
+            report.corruption(image.header.refcount_table.host_offset, format_args!("the refcount table: {problem}"));
             None
         }
     };

@@ -32,7 +32,7 @@ pub(super) fn check(file: &TinFile, disks: &[DiskRecord], report: &mut CheckRepo
                     if !header.is_ok_and(|header| there(&header)) && file.packs.find_again(id, location)?.is_empty() {
                         report.corruption(
                             None,
-                            format!("chunk {id} of disk \"{}\" is nowhere", disk.name.escape_debug()),
+                            format_args!("chunk {id} of disk \"{}\" is nowhere", disk.name.escape_debug()),
                         );
                     }
                 }
@@ -73,6 +73,6 @@ fn note(cause: ImageError, host_offset: Option<u64>, report: &mut CheckReport) -
     if cause.kind() == ErrorKind::Io {
         return Err(cause);
     }
-    report.corruption(cause.host_offset().or(host_offset), cause.to_string());
+    report.corruption(cause.host_offset().or(host_offset), &cause);
     Ok(())
 }

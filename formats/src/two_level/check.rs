@@ -51,7 +51,7 @@ impl Check<'_> {
     fn table(&mut self, index: u64, table: u64) -> Result<()> {
         let shape = *self.shape;
         if let Err(problem) = shape.check_l2(table) {
-            self.report.corruption(shape.l1_offset + index * 8, format!("L1 entry {index} {problem}"));
+            self.report.corruption(shape.l1_offset + index * 8, format_args!("L1 entry {index} {problem}"));
             return Ok(());
         }
         self.claim(table, shape.l2_bytes())?;
@@ -59,7 +59,7 @@ impl Check<'_> {
         while entry < shape.l2_entries {
             let part = match Part::read(self.file, &shape, Part::key(table, entry)) {
                 Err(error) if error.kind() != ErrorKind::Io => {
-                    self.report.corruption(table, error.to_string());
+                    self.report.corruption(table, &error);
                     return Ok(());
                 }
                 part => part?,
@@ -110,7 +110,7 @@ impl Check<'_> {
     fn unused(&mut self, begin: u64, end: u64) {
         let first = begin.next_multiple_of(self.shape.cluster_bytes);
         if end.saturating_sub(first) >= self.shape.cluster_bytes {
-            self.report.leak(begin, format!("nothing uses the {:#x} bytes from {begin:#x} on", end - begin));
+            self.report.leak(begin, format_args!("nothing uses the {:#x} bytes from {begin:#x} on", end - begin));
         }
     }
 }

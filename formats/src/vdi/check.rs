@@ -14,8 +14,8 @@ pub(super) fn check(image: &VdiImage, report: &mut CheckReport) -> Result<()> {
     check_header(header, report);
     report.host_end_offset = header.map_end();
     let mut check = MapCheck { header, file_bytes: image.file_bytes, used: Bits::new(room), count: 0, end: 0, report };
-    map::for_each_entry(image.file.file.as_ref(), header, header.block_count, &mut |block, raw| {
-        check.take(block, raw);
+    map::for_each_run(image.file.file.as_ref(), header, header.block_count, &mut |block, raw, count| {
+        check.take_run(block, raw, count);
     })?;
     check.compare_counts();
     if header.kind != Kind::Fixed {
@@ -34,7 +34,7 @@ fn check_header(header: &Header, report: &mut CheckReport) {
     }
     if header.allocated_count > header.block_count {
         let (allocated, all) = (header.allocated_count, header.block_count);
-        report.corruption(0, format!("{allocated} blocks are said to be allocated, the disk has {all}"));
+        report.corruption(0, format_args!("{allocated} blocks are said to be allocated, the disk has {all}"));
     }
 }
 
@@ -50,6 +50,20 @@ struct MapCheck<'a> {
 }
 
 impl MapCheck<'_> {
+    /// Takes the same entry for `count` blocks in a row. All but the first are corruptions, of one kind: the second and the
+    /// last are looked at, those between are counted.
+    fn take_run(&mut self, block: u64, raw: u32, count: u64) {
+        self.take(block, raw);
+        if count == 1 || matches!(raw, ENTRY_FREE | ENTRY_ZERO) {
+            return;
+        }
+        let between = count.saturating_sub(3);
+        (block + 1..block + count - between - 1).for_each(|block| self.take(block, raw));
+        self.count += between;
+        self.report.corruptions += between;
+        self.take(block + count - 1, raw);
+    }
+
     fn take(&mut self, block: u64, raw: u32) {
         if matches!(raw, ENTRY_FREE | ENTRY_ZERO) {
             return;
@@ -62,7 +76,9 @@ impl MapCheck<'_> {
         };
         self.end = self.end.max(u64::from(raw) + 1);
         if !self.used.insert(raw) {
-            return self.report.corruption(host_offset, format!("entry {block} is {raw}, and so is an earlier one"));
+            return self
+                .report
+                .corruption(host_offset, format_args!("entry {block} is {raw}, and so is an earlier one"));
         }
         let left = self.header.sectored_bytes().saturating_sub(block * self.header.block_bytes);
         self.report.allocated_bytes += left.min(self.header.block_bytes);
@@ -97,7 +113,7 @@ impl MapCheck<'_> {
             }
             if number > first {
                 let place = self.header.data_offset + first * stored_bytes;
-                self.report.leak(place, format!("nothing uses {} blocks from {place:#x} on", number - first));
+                self.report.leak(place, format_args!("nothing uses {} blocks from {place:#x} on", number - first));
             }
             number += 1;
         }

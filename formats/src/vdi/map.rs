@@ -149,20 +149,23 @@ pub(super) fn file_block_count(header: &Header, file_bytes: u64) -> Result<u64> 
 fn find_shared(file: &dyn HostFile, file_bytes: u64, header: &Header) -> Result<Option<Bits>> {
     let room = file_block_count(header, file_bytes)?;
     let (mut seen, mut shared) = (Bits::new(room), None);
-    for_each_entry(file, header, header.used_block_count(), &mut |_, raw| {
-        if !seen.insert(raw) {
+    for_each_run(file, header, header.used_block_count(), &mut |_, raw, count| {
+        let is_first = seen.insert(raw);
+        if !is_first || (count > 1 && seen.contains(raw)) {
             shared.get_or_insert_with(|| Bits::new(room)).insert(raw);
         }
     })?;
     Ok(shared)
 }
 
-/// Goes through the first `count` entries of the map, in order.
-pub(super) fn for_each_entry(
+/// Goes through the first `count` entries of the map, in order: block, entry, and how many blocks in a row have that entry.
+///
+/// Runs are those that fill a part of the map: a sparse file holds millions of zeros in no space.
+pub(super) fn for_each_run(
     file: &dyn HostFile,
     header: &Header,
     count: u64,
-    take: &mut dyn FnMut(u64, u32),
+    take: &mut dyn FnMut(u64, u32, u64),
 ) -> Result<()> {
     let (mut offset, end) = (header.map_offset, header.map_offset + count * ENTRY_BYTES);
     let mut part = vec![0; SCAN_BYTES.min(end - offset) as usize];
@@ -171,10 +174,15 @@ pub(super) fn for_each_entry(
         let length = SCAN_BYTES.min(end - offset) as usize;
         part.truncate(length);
         file.read_exact_at(offset, &mut part).map_err(|cause| ImageError::io(READ_MAP, cause).at_host(offset))?;
-        for entry in part.chunks_exact(ENTRY_BYTES as usize) {
-            take(block, LittleEndian::read_u32(entry));
-            block += 1;
+        let entries = length as u64 / ENTRY_BYTES;
+        let is_one_run = part[ENTRY_BYTES as usize..] == part[..length - ENTRY_BYTES as usize];
+        if is_one_run {
+            take(block, LittleEndian::read_u32(&part), entries);
+        } else {
+            let part = part.chunks_exact(ENTRY_BYTES as usize).map(LittleEndian::read_u32);
+            (block..).zip(part).for_each(|(block, raw)| take(block, raw, 1));
         }
+        block += entries;
         offset += length as u64;
     }
     Ok(())

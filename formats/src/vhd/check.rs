@@ -29,7 +29,7 @@ pub(super) fn check(image: &VhdImage, report: &mut CheckReport) -> Result<()> {
                 places.push(Place { host_offset, block: block as u32 });
                 report.allocated_bytes += bat.layout().used_bytes(block);
             }
-            Err(error) => report.corruption(bat.entry_offset(block), error.to_string()),
+            Err(error) => report.corruption(bat.entry_offset(block), &error),
         }
     }
     places.sort_unstable_by_key(|place| place.host_offset);
@@ -84,7 +84,7 @@ fn find_leaks(image: &VhdImage, bat: &Bat, places: &[Place], report: &mut CheckR
     let mut use_range = |range: Range<u64>| {
         let free_bytes = range.start.saturating_sub(end);
         if free_bytes >= block_bytes(bat) {
-            report.leak(end, format!("nothing uses the {free_bytes:#x} bytes from {end:#x} on"));
+            report.leak(end, format_args!("nothing uses the {free_bytes:#x} bytes from {end:#x} on"));
         }
         end = end.max(range.end);
     };
@@ -127,7 +127,7 @@ fn check_bitmaps(image: &VhdImage, bat: &Bat, places: &[Place], report: &mut Che
         if contradictions > 0 {
             report.corruption(
                 *begin,
-                format!("block {block}: {contradictions} sectors have data, though the bitmap says that they were never written; they are read, other programs may not"),
+                format_args!("block {block}: {contradictions} sectors have data, though the bitmap says that they were never written; they are read, other programs may not"),
             );
         }
     }

@@ -82,7 +82,7 @@ fn check_metadata(image: &VhdxImage, report: &mut CheckReport) -> Result<()> {
         let Some(found) = table.find(item).map(|entry| entry.flags.get()).filter(|found| *found != expected) else {
             continue;
         };
-        report.corruption(region.start, format!("the flags of the {name} are {found:#x}, expected {expected:#x}"));
+        report.corruption(region.start, format_args!("the flags of the {name} are {found:#x}, expected {expected:#x}"));
     }
     let mut places: Vec<Range<u32>> =
         (table.entries.iter().map(|entry| (entry.offset.get(), entry.length_bytes.get())))
@@ -122,7 +122,7 @@ impl BatCheck<'_> {
     }
 
     fn fault(&mut self, index: u64, text: impl std::fmt::Display) {
-        self.report.corruption(self.bat.entry_offset(index), format!("BAT entry {index}: {text}"));
+        self.report.corruption(self.bat.entry_offset(index), format_args!("BAT entry {index}: {text}"));
     }
 
     fn check_entry(&mut self, index: u64, raw: u64) {

@@ -21,13 +21,16 @@ pub(super) fn check(
     report.host_end_offset = index.end_offset.min(archive.file_len_bytes);
     report.allocated_bytes = index.stored_blocks.saturating_mul(BLOCK_BYTES);
     if let Some(reason) = &index.ended_early {
-        report.corruption(index.end_offset.min(archive.file_len_bytes), format!("the archive is not whole: {reason}"));
+        report.corruption(
+            index.end_offset.min(archive.file_len_bytes),
+            format_args!("the archive is not whole: {reason}"),
+        );
     }
     for pair in index.runs.windows(2).filter(|pair| overlap(pair)) {
         let cluster = pair.last().map_or(0, |run| run.first_cluster);
         report.corruption(
             None,
-            format!("cluster {cluster} of device {} is in it twice", pair.first().map_or(0, |run| run.device)),
+            format_args!("cluster {cluster} of device {} is in it twice", pair.first().map_or(0, |run| run.device)),
         );
     }
     for run in index.runs.iter().filter(|run| !known(run.device)) {
@@ -50,7 +53,7 @@ fn check_complete(device: &Device, runs: &[Run], report: &mut CheckReport) {
     for run in runs {
         let first = u64::from(run.first_cluster);
         if first > expected {
-            report.corruption(None, format!("clusters {expected} to {} of \"{name}\" are missing", first - 1));
+            report.corruption(None, format_args!("clusters {expected} to {} of \"{name}\" are missing", first - 1));
         }
         expected = expected.max(run.end_cluster());
     }
@@ -58,9 +61,9 @@ fn check_complete(device: &Device, runs: &[Run], report: &mut CheckReport) {
         return;
     }
     if expected < end {
-        report.corruption(None, format!("clusters {expected} to {} of \"{name}\" are missing", end - 1));
+        report.corruption(None, format_args!("clusters {expected} to {} of \"{name}\" are missing", end - 1));
     }
     if expected > end {
-        report.corruption(None, format!("cluster {} of \"{name}\" is past its end", expected - 1));
+        report.corruption(None, format_args!("cluster {} of \"{name}\" is past its end", expected - 1));
     }
 }

@@ -62,7 +62,8 @@ fn check_extent(
         Storage::Flat { file_bytes, host_offset, .. } => {
             let end = host_offset.saturating_add(extent.length_bytes);
             if end > *file_bytes {
-                report.corruption(*host_offset, format!("the extent ends at {end:#x}, the file at {file_bytes:#x}"));
+                report
+                    .corruption(*host_offset, format_args!("the extent ends at {end:#x}, the file at {file_bytes:#x}"));
             }
             report.allocated_bytes = extent.length_bytes;
             Ok(())
@@ -104,7 +105,7 @@ fn told(error: crate::ImageError, report: &mut CheckReport) -> Result<()> {
     if error.kind() == ErrorKind::Io {
         return Err(error);
     }
-    report.corruption(error.host_offset(), error.to_string());
+    report.corruption(error.host_offset(), &error);
     Ok(())
 }
 
@@ -156,10 +157,11 @@ impl GrainCheck<'_> {
             match found {
                 Grain::Absent | Grain::Zero => {}
                 Grain::Bad(raw) => {
-                    self.report.corruption(table_offset, format!("the entry of grain {grain} is {raw:#x}: no grain"));
+                    self.report
+                        .corruption(table_offset, format_args!("the entry of grain {grain} is {raw:#x}: no grain"));
                 }
                 Grain::Stored(_) if guest_offset >= self.shape.capacity_bytes => {
-                    self.report.leak(table_offset, format!("grain {grain} is past the end of the disk"));
+                    self.report.leak(table_offset, format_args!("grain {grain} is past the end of the disk"));
                 }
                 Grain::Stored(host_offset) => {
                     self.report.allocated_bytes += self.shape.grain_bytes;
@@ -220,7 +222,7 @@ impl GrainCheck<'_> {
         used.extend(tables.iter().map(|(_, offset)| ("a grain table", *offset..offset.saturating_add(table_bytes))));
         for (name, range) in used {
             if let Some(place) = first_overlap(&self.places, grain_bytes, &range) {
-                self.report.corruption(place, format!("this grain overlaps {name} at {:#x}", range.start));
+                self.report.corruption(place, format_args!("this grain overlaps {name} at {:#x}", range.start));
             }
         }
         if self.shape.kind == SparseKind::Hosted && !self.shape.compressed {
