@@ -1,9 +1,11 @@
 //! `tintype map`
 
+use std::os::unix::fs::MetadataExt as _;
+
 use clap::Args as ClapArgs;
 use serde::Serialize;
-use tintype_formats::BlockSource;
 use tintype_formats::extent::{DiskExtent, DiskKind};
+use tintype_formats::{BlockSource, OpenFile};
 
 use super::address::{self, Address};
 use super::failure::Failure;
@@ -17,6 +19,9 @@ pub struct Args {
     /// The disk
     #[arg(value_name = "IMAGE", value_parser = address::parser())]
     image: Address,
+    /// Stop after this many extents (exit code 3). Without it, only a map far longer than the image's files can hold is stopped
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    max_extents: Option<u64>,
     #[command(flatten)]
     source: SourceArgs,
 }
@@ -35,13 +40,33 @@ struct Row<'a> {
 /// How much text is gathered before it is printed: a map may be longer than memory.
 const PRINT_BYTES: usize = 1 << 16;
 
+/// Extents that any image may have.
+const MIN_MAX_EXTENTS: u64 = 1 << 16;
+
+/// Stored bytes that an extent is expected to take at least. Tables have 4 to 16 bytes for each, and mostly there is data, too;
+/// but a few tables can be named by many entries, and a hole is a table of millions of equal ones.
+const MIN_EXTENT_BYTES: u64 = 4;
+
+/// Returns how many extents the files of a disk can account for; a stored snapshot is made of checked chunks instead.
+fn believable_extents(disk: &dyn BlockSource) -> u64 {
+    let stored = |file: &OpenFile| {
+        let found = file.file.as_file().and_then(|file| file.metadata().ok());
+        let allocated = found.filter(|found| found.is_file()).map(|found| found.blocks().saturating_mul(512));
+        allocated.or_else(|| file.file.len_bytes().ok()).unwrap_or_default()
+    };
+    let all = disk.host_files().iter().map(stored);
+    let stored_bytes = if disk.host_files().is_empty() { u64::MAX } else { all.fold(0, u64::saturating_add) };
+    (stored_bytes / MIN_EXTENT_BYTES).max(MIN_MAX_EXTENTS)
+}
+
 pub fn run(args: &Args, global: Global) -> Result<Outcome, Failure> {
     let opened = args.source.open(&args.image, None, global)?;
     let disk = opened.disk.as_ref();
     let mut text = if global.json { "[".to_owned() } else { header() };
     let mut separator = "\n";
     let mut printed: Result<(), Failure> = Ok(());
-    for_each_extent(disk, &mut |offset, extent| {
+    let max_extents = args.max_extents.unwrap_or_else(|| believable_extents(disk));
+    let end = for_each_extent(disk, max_extents, &mut |offset, extent| {
         let row = row(disk, offset, extent);
         if global.json {
             text += separator;
@@ -60,6 +85,14 @@ pub fn run(args: &Args, global: Global) -> Result<Outcome, Failure> {
         text += "\n]\n";
     }
     output::print(&text)?;
+    if end < disk.geometry().size_bytes {
+        let reason =
+            if args.max_extents.is_some() { "as --max-extents says" } else { "more than its files account for" };
+        let text =
+            format!("the map ends at {end:#x}, after {max_extents} extents, {reason}; --max-extents N shows more");
+        output::warn(&text, global);
+        return Ok(Outcome::Incomplete);
+    }
     Ok(Outcome::Done)
 }
 

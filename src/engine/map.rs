@@ -5,11 +5,16 @@ use tintype_formats::{BlockSource, ImageError};
 
 use crate::error::Result;
 
-/// Visits the extents of a whole disk in order, neighbours that are alike joined into one.
-pub fn for_each_extent(source: &dyn BlockSource, visit: &mut dyn FnMut(u64, DiskExtent) -> Result<()>) -> Result<()> {
+/// Visits the extents of a disk in order, neighbours that are alike joined into one, and at most `max_extents` of them.
+/// Returns the offset that it came to: the disk's size, if that was all of them.
+pub fn for_each_extent(
+    source: &dyn BlockSource,
+    max_extents: u64,
+    visit: &mut dyn FnMut(u64, DiskExtent) -> Result<()>,
+) -> Result<u64> {
     let size_bytes = source.geometry().size_bytes;
     let mut run: Option<(u64, DiskExtent)> = None;
-    let mut offset = 0;
+    let (mut offset, mut visited) = (0, 0);
     while offset < size_bytes {
         let extent = source.extent_at(offset, size_bytes - offset)?;
         match &mut run {
@@ -17,12 +22,17 @@ pub fn for_each_extent(source: &dyn BlockSource, visit: &mut dyn FnMut(u64, Disk
             other => {
                 if let Some((begin, done)) = other.replace((offset, extent)) {
                     visit(begin, done)?;
+                    visited += 1;
+                    if visited == max_extents {
+                        return Ok(offset);
+                    }
                 }
             }
         }
         offset += extent.length_bytes;
     }
-    run.map_or(Ok(()), |(begin, last)| visit(begin, last))
+    run.map_or(Ok(()), |(begin, last)| visit(begin, last))?;
+    Ok(size_bytes)
 }
 
 fn adjoin(run: &DiskExtent, next: DiskKind) -> bool {
@@ -56,12 +66,14 @@ mod tests {
         let mut disk = ModelDisk::new(1 << 20);
         (10..20).for_each(|block| disk.write(block, 1));
         let mut found = Vec::new();
-        for_each_extent(&disk, &mut |offset, extent| {
+        let mut take = |offset: u64, extent: DiskExtent| -> Result<()> {
             found.push((offset, extent.length_bytes));
             Ok(())
-        })
-        .unwrap();
-        assert_eq!(found, [(0, 40960), (40960, 40960), (81920, (1 << 20) - 81920)]);
+        };
+        assert_eq!(for_each_extent(&disk, 3, &mut take).unwrap(), 1 << 20);
+        assert_eq!(for_each_extent(&disk, 2, &mut take).unwrap(), 81920);
+        let all = [(0, 40960), (40960, 40960), (81920, (1 << 20) - 81920)];
+        assert_eq!(found, [&all[..], &all[..2]].concat());
     }
 
     #[test]
