@@ -43,3 +43,38 @@ fn names_that_claim_nothing_or_raw_are_fine() {
     let run = sandbox.run(["digest", "f.vmdk"]).ok();
     assert!(run.stderr.starts_with("note: f.vmdk: the name says vmdk, the content is qcow2"), "{}", run.stderr);
 }
+
+#[test]
+fn characters_that_nobody_sees_or_that_reorder_others_are_shown() {
+    let sandbox = Sandbox::new();
+    let unseen =
+        ["\u{61c}", "\u{200b}", "\u{200f}", "\u{202e}", "\u{2066}", "\u{2028}", "\u{feff}", "\u{ad}", "\u{e0041}"];
+    let name = unseen.join("x") + ".raw";
+    sandbox.raw_disk(&name, 4096, 1);
+    sandbox.run(["init", "repo", "--no-encryption"]).ok();
+    sandbox.run(["backup", &name, "--repo", "repo"]).ok();
+    let gone = format!("gone{name}");
+    for args in [
+        &["info", &name][..],
+        &["info", "--json", &name],
+        &["map", &name],
+        &["digest", &name],
+        &["convert", &name, "copy.raw", "--force"],
+        &["convert", &name, "copy.raw"],
+        &["digest", &gone],
+        &["digest", "--json", &gone],
+        &["snapshots", "--repo", "repo"],
+        &["snapshots", "--json", "--repo", "repo"],
+        &["restore", "none", &name, "--repo", "repo"],
+        &["info", &gone[..4], &name],
+    ] {
+        let run = sandbox.run(args);
+        for text in [&run.stdout, &run.stderr] {
+            let shown = unseen.iter().find(|letter| text.contains(**letter));
+            assert_eq!(shown, None, "{args:?}: {}", text.escape_unicode());
+        }
+    }
+    let info: Value = serde_json::from_str(&sandbox.run(["info", "--json", &name]).ok().stdout).unwrap();
+    assert_eq!(info["path"], name.as_str(), "a program reads the same name");
+    assert!(sandbox.run(["info", &name]).ok().stdout.contains("\\u{61c}x\\u{200b}"));
+}
