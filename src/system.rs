@@ -209,6 +209,18 @@ pub fn end_with_parent(command: &mut Command) {
     unsafe { command.pre_exec(before_exec) };
 }
 
+/// Keeps what this process and those that it starts hold in memory out of core dumps: passwords, keys, what is on disks.
+///
+/// A limit of nothing is enough where the kernel writes the dump to a file. A program that takes dumps from a pipe gets them
+/// whatever the limit is; it gets one without any memory. (PR_SET_DUMPABLE would do both, but takes this process its own
+/// /proc/self/fd, by which files without a name get one.)
+pub fn forbid_core_dumps() {
+    let none = rustix::process::Rlimit { current: Some(0), maximum: Some(0) };
+    // A limit can always be lowered; a kernel without core dumps has no filter.
+    let _ = rustix::process::setrlimit(rustix::process::Resource::Core, none);
+    let _ = std::fs::write("/proc/self/coredump_filter", "0");
+}
+
 /// What this computer calls itself.
 pub fn host_name() -> String {
     rustix::system::uname().nodename().to_string_lossy().into_owned()

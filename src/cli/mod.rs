@@ -56,6 +56,7 @@ use clap::{Parser, Subcommand};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use self::failure::Failure;
+use crate::system;
 
 /// Converts virtual and physical disks between formats, and backs them up
 ///
@@ -161,6 +162,7 @@ pub fn main() -> ExitCode {
         Err(exit_code) => return exit_code,
     };
     allow_many_open_files();
+    system::forbid_core_dumps();
     match run(command, global) {
         Ok(outcome) => outcome.into(),
         Err(failure) => failure.report(global).into(),
