@@ -10,6 +10,7 @@ use super::backup::parse_tag;
 use super::failure::Failure;
 use super::repository_args::RepositoryArgs;
 use super::{Global, Outcome, output};
+use crate::repository::names;
 
 /// Change what is written on a snapshot
 ///
@@ -38,6 +39,7 @@ struct Report<'a> {
 }
 
 pub fn run(args: &Args, global: Global) -> Result<Outcome, Failure> {
+    names::check_tags(&args.set.iter().cloned().collect())?;
     let repository = args.repository.open()?;
     repository.require_admin("change the tags of a snapshot")?;
     let before = repository.resolve(&args.snapshot)?;

@@ -25,7 +25,7 @@ use super::{NamedDisk, Progress};
 use crate::error::{Error, Kind, OnPath as _, Result};
 use crate::repository::session::WriteSession;
 use crate::repository::snapshots::Snapshot;
-use crate::repository::{PROGRAM, Repository, time};
+use crate::repository::{PROGRAM, Repository, names, time};
 
 /// A disk to back up.
 pub struct BackupDisk<'a> {
@@ -106,6 +106,9 @@ pub fn backup_as(
     amend: &dyn Fn(&mut Manifest),
     progress: &Progress,
 ) -> Result<BackedUp> {
+    names::check_length("the name of a snapshot", &options.name)?;
+    disks.iter().try_for_each(|disk| names::check_length("the name of a disk", &disk.name))?;
+    names::check_tags(&options.tags)?;
     let again = can_begin_again(disks);
     for _ in 1..if again { ATTEMPTS } else { 1 } {
         match back_up_once(repository, disks, options, amend, progress) {

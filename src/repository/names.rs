@@ -1,9 +1,48 @@
 //! The names of objects (FORMAT.md §1).
 
+use std::collections::BTreeMap;
+
 use tintype_formats::tin::id::Id;
 pub use tintype_formats::tin::manifest::name as snapshot;
 pub use tintype_formats::tin::pack::name as pack;
 use tintype_formats::tin::signed::ObjectKind;
+
+use crate::error::{Error, Kind, Result};
+
+/// The longest name of a snapshot or a disk, and the longest key of a tag, in bytes of UTF-8: that of a file (FORMAT.md §10).
+pub const MAX_NAME_BYTES: usize = 255;
+
+/// The longest value of a tag, in bytes of UTF-8 (FORMAT.md §10).
+pub const MAX_TAG_VALUE_BYTES: usize = 4096;
+
+/// Most tags of a snapshot (FORMAT.md §10).
+pub const MAX_TAGS: usize = 256;
+
+/// Fails if this is too long for a name of a snapshot or a disk, or the key of a tag.
+pub fn check_length(what: &str, name: &str) -> Result<()> {
+    check(what, name, MAX_NAME_BYTES)
+}
+
+/// Fails if a snapshot cannot have these tags.
+pub fn check_tags(tags: &BTreeMap<String, String>) -> Result<()> {
+    if tags.len() > MAX_TAGS {
+        let message = format!("a snapshot has at most {MAX_TAGS} tags, these are {}", tags.len());
+        return Err(Error::new(Kind::Usage, message));
+    }
+    tags.iter().try_for_each(|(key, value)| {
+        check("the key of a tag", key, MAX_NAME_BYTES)?;
+        check("the value of a tag", value, MAX_TAG_VALUE_BYTES)
+    })
+}
+
+fn check(what: &str, text: &str, max_bytes: usize) -> Result<()> {
+    if text.len() <= max_bytes {
+        return Ok(());
+    }
+    let (begin, bytes) = (text.chars().take(20).collect::<String>(), text.len());
+    let begin = begin.escape_debug();
+    Err(Error::new(Kind::Usage, format!("{what} has at most {max_bytes} bytes, \"{begin}…\" has {bytes}")))
+}
 
 /// What the repository is.
 pub const REPOSITORY: &str = "repository";

@@ -236,6 +236,7 @@ impl Repository {
     /// Makes a snapshot of the same disks with other tags, and forgets this one; gives the new one's id.
     pub fn retag(self: &Arc<Self>, before: &Snapshot, tags: BTreeMap<String, String>) -> Result<Id> {
         self.require_admin("change the tags of a snapshot")?;
+        names::check_tags(&tags)?;
         // What is not believed must not become so by being signed again.
         let original = before.manifest.original.clone().filter(|_| is_keeper(&before.signer));
         let original = original.unwrap_or_else(|| Original::new(before.id, &before.signer));
