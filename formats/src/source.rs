@@ -120,6 +120,28 @@ impl<S: BlockSource + ?Sized> BlockSource for Box<S> {
     }
 }
 
+impl<S: BlockSource + ?Sized> BlockSource for &S {
+    fn geometry(&self) -> Geometry {
+        (**self).geometry()
+    }
+
+    fn extent_at(&self, guest_offset: u64, max_bytes: u64) -> Result<DiskExtent> {
+        (**self).extent_at(guest_offset, max_bytes)
+    }
+
+    fn read_at(&self, guest_offset: u64, buffer: &mut [u8]) -> Result<()> {
+        (**self).read_at(guest_offset, buffer)
+    }
+
+    fn host_files(&self) -> &[OpenFile] {
+        (**self).host_files()
+    }
+
+    fn storage_order(&self) -> Option<&dyn StorageOrder> {
+        (**self).storage_order()
+    }
+}
+
 impl<S: BlockSource + ?Sized> BlockSource for Arc<S> {
     fn geometry(&self) -> Geometry {
         (**self).geometry()

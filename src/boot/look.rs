@@ -3,7 +3,7 @@
 use tintype_formats::BlockSource;
 
 use super::fat;
-use crate::sources::{Partition, PartitionKind, partitions};
+use crate::sources::{Partition, PartitionKind, Volume, partitions, volume_at};
 
 /// The system on a disk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -70,18 +70,6 @@ const OF_LINUX: [PartitionKind; 8] = [
     PartitionKind::Mbr(0xfd),
 ];
 
-/// What file systems and volumes begin with: (where, what, whose).
-const SIGNATURES: [(u64, &[u8], System); 8] = [
-    (3, b"NTFS    ", System::Windows),
-    (3, b"-FVE-FS-", System::Windows),
-    (3, b"ReFS\0\0\0\0", System::Windows),
-    (1024 + 56, &[0x53, 0xef], System::Linux),
-    (0, b"XFSB", System::Linux),
-    (0x10040, b"_BHRfS_M", System::Linux),
-    (512, b"LABELONE", System::Linux),
-    (0, b"LUKS\xba\xbe", System::Linux),
-];
-
 /// Looks at a disk. What cannot be read shows nothing.
 pub fn look_at(disk: &dyn BlockSource) -> Look {
     let parts = partitions(disk).unwrap_or_default();
@@ -133,12 +121,12 @@ fn system_of(disk: &dyn BlockSource, parts: &[Partition]) -> System {
 
 /// Whose file system or volume begins here.
 fn system_at(disk: &dyn BlockSource, begin: u64) -> Option<System> {
-    SIGNATURES.iter().find_map(|(offset, signature, system)| {
-        let mut found = [0; 8];
-        let found = &mut found[..signature.len()];
-        disk.read_at(begin.checked_add(*offset)?, found).ok()?;
-        (found == *signature).then_some(*system)
-    })
+    match volume_at(disk, begin)? {
+        Volume::Ntfs | Volume::BitLocker | Volume::Refs => Some(System::Windows),
+        Volume::Ext | Volume::Xfs | Volume::Btrfs | Volume::F2fs => Some(System::Linux),
+        Volume::Lvm | Volume::Luks | Volume::Md | Volume::Swap => Some(System::Linux),
+        Volume::Fat | Volume::Exfat | Volume::Hfs | Volume::Iso9660 => None,
+    }
 }
 
 #[cfg(test)]

@@ -68,8 +68,15 @@ const SHOWN_RANGES: usize = 10;
 pub fn run(args: &Args, global: Global) -> Result<Outcome, Failure> {
     let open = |address: &Address, format: &Option<String>, overlay: Option<&PathBuf>| {
         let (references, nbd, secrets) = (args.references.clone(), args.nbd.clone(), args.secrets.clone());
-        SourceArgs { format: format.clone(), with_overlay: overlay.cloned(), references, nbd, secrets }
-            .open(address, None, global)
+        SourceArgs {
+            format: format.clone(),
+            with_overlay: overlay.cloned(),
+            sector_size: None,
+            references,
+            nbd,
+            secrets,
+        }
+        .open(address, None, global)
     };
     let a = open(&args.a, &args.format, args.with_overlay.as_ref())?;
     let b = open(&args.b, &args.format_b, None)?;

@@ -5,7 +5,7 @@ use std::os::unix::fs::MetadataExt;
 use clap::Args as ClapArgs;
 use serde::Serialize;
 use tintype_formats::layer::{Detail, DiskInfo, FileReference, SnapshotInfo};
-use tintype_formats::{Image, ImageError, OpenFile};
+use tintype_formats::{Image, ImageError, OpenFile, raw};
 
 use super::address::Address;
 use super::failure::Failure;
@@ -91,6 +91,13 @@ pub fn run(args: &Args, global: Global) -> Result<Outcome, Failure> {
             (disk.logical_sector_bytes, disk.physical_sector_bytes) = sectors;
         }
         report.allocated_bytes = None;
+    }
+    let is_file = address.disk.is_none() && sources::device_sector_bytes(&address.path).is_none();
+    let is_raw = is_file && report.format == raw::FORMAT.name;
+    if let Some(disk) = report.disk.as_mut().filter(|_| is_raw) {
+        let opened = sources::open_raw(file.clone())?.disk.geometry();
+        disk.logical_sector_bytes = opened.logical_sector_bytes;
+        disk.physical_sector_bytes = opened.physical_sector_bytes;
     }
     if let Some(name) = &address.snapshot {
         let chosen = find_snapshot(image.snapshots(), name)?;

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use clap::Args;
 use clap::builder::{PathBufValueParser, StringValueParser, TypedValueParser};
-use tintype_formats::ErrorKind;
+use tintype_formats::{ErrorKind, Geometry};
 use tintype_formats::tin::id::Id;
 use tintype_formats::tin::manifest::DiskRecord;
 
@@ -23,6 +23,7 @@ use crate::repository::lease::Lease;
 use crate::repository::snapshots::Snapshot;
 use crate::sources::{
     self, NbdOptions, OpenOptions, OpenedDisk, OpenedImage, OverlayReader, ReferencePolicy, StandardInput, Watch,
+    WithSectors,
 };
 
 /// How disks are opened.
@@ -34,12 +35,24 @@ pub struct SourceArgs {
     /// Read the disk with what was written over it while it was served or mounted: the file that --overlay named there
     #[arg(long, value_name = "FILE")]
     pub with_overlay: Option<PathBuf>,
+    /// Sector size of the disk, where its source does not say it, or says it wrongly: 512 or 4096. Raw files with a GPT are recognised
+    #[arg(long, value_name = "BYTES", value_parser = parse_sector_size)]
+    pub sector_size: Option<u32>,
     #[command(flatten)]
     pub references: ReferenceArgs,
     #[command(flatten)]
     pub nbd: NbdArgs,
     #[command(flatten)]
     pub secrets: SecretArgs,
+}
+
+/// Reads a sector size for clap.
+fn parse_sector_size(text: &str) -> Result<u32, String> {
+    match text {
+        "512" => Ok(512),
+        "4096" | "4k" | "4K" => Ok(4096),
+        _ => Err("expected 512 or 4096".to_owned()),
+    }
 }
 
 /// How NBD servers are talked to.
@@ -154,7 +167,29 @@ impl SourceArgs {
         };
         opened.warnings().for_each(|text| output::warn(&text, global));
         opened.note().iter().for_each(|text| output::note(text, global));
-        self.under_overlay(opened)
+        self.under_overlay(self.in_sectors(opened)?)
+    }
+
+    /// Gives the disk the sectors that the user says it has.
+    pub fn in_sectors(&self, opened: OpenedDisk) -> Result<OpenedDisk, Failure> {
+        match self.sector_size {
+            None => Ok(opened),
+            Some(sector_bytes) => {
+                let disk = Box::new(WithSectors::new(opened.disk, sector_bytes)?);
+                Ok(OpenedDisk { disk, ..opened })
+            }
+        }
+    }
+
+    /// The numbers that describe a disk of this size in a pipe.
+    pub fn geometry_of_pipe(&self, size_bytes: u64) -> Result<Geometry, Failure> {
+        let geometry = Geometry::of_512_byte_sectors(size_bytes, 1);
+        let Some(sector_bytes) = self.sector_size else { return Ok(geometry) };
+        if !size_bytes.is_multiple_of(u64::from(sector_bytes)) {
+            let message = format!("--size {size_bytes} is no whole number of sectors of {sector_bytes} bytes");
+            return Err(Failure::usage(message));
+        }
+        Ok(Geometry { logical_sector_bytes: sector_bytes, physical_sector_bytes: sector_bytes, ..geometry })
     }
 
     fn under_overlay(&self, opened: OpenedDisk) -> Result<OpenedDisk, Failure> {
@@ -187,7 +222,7 @@ impl SourceArgs {
         }
         let lease = take_lease(&repository, &snapshot, command, global)?;
         let open = |record: &DiskRecord| {
-            let opened = self.under_overlay(stored_disk(&repository, record, global)?)?;
+            let opened = self.under_overlay(self.in_sectors(stored_disk(&repository, record, global)?)?)?;
             Ok((Some(record.name.clone()), opened))
         };
         let disks = records.into_iter().map(open).collect::<Result<_, Failure>>()?;

@@ -3,6 +3,7 @@
 mod aligned;
 mod block_device;
 mod cached;
+mod content;
 mod device_cache;
 mod device_file;
 mod disk_identity;
@@ -17,6 +18,7 @@ mod overlay;
 mod partitions;
 mod physical_disk;
 mod qemu_lock;
+mod sectors;
 mod slice;
 mod standard_input;
 mod write_back;
@@ -24,6 +26,7 @@ mod write_back;
 pub use aligned::AlignedBuffer;
 pub use block_device::BlockDevice;
 pub use cached::{CachedDisk, DiskCache};
+pub use content::{Content, HEAD_BYTES, Head, Volume, content_of, volume_at};
 pub use device_file::DeviceFile;
 pub use disk_identity::identify;
 pub use extended::Extended;
@@ -33,12 +36,13 @@ pub use in_use::{User, Watch};
 pub use nbd_client::{NbdAddress, NbdFile, NbdOptions, is_nbd};
 pub use open::{
     OpenOptions, OpenedDisk, OpenedImage, entry_of_folder, failed_to_follow, format_named, guess_note,
-    is_device_or_export, open_disk, open_host_file, open_image,
+    is_device_or_export, open_disk, open_host_file, open_image, open_raw,
 };
 pub use overlay::{Overlay, OverlayReader, WritableDisk};
-pub use partitions::{Partition, PartitionKind, partition_of, partitions};
-pub use physical_disk::{device_sector_bytes, is_device};
+pub use partitions::{Partition, PartitionKind, gpt_sector_bytes, partition_of, partitions};
+pub use physical_disk::{device_sector_bytes, is_device, sector_bytes};
 pub use qemu_lock::is_held_for_writing;
+pub use sectors::{WithSectors, recognised_sector_bytes, with_recognised_sectors};
 pub use slice::Slice;
 pub use standard_input::{StandardInput, open_standard_input};
 pub use write_back::write_back;

@@ -19,6 +19,7 @@ use super::folder_gate::{FolderGate, ReferencePolicy};
 use super::in_use::Watch;
 use super::nbd_client::{NbdFile, NbdOptions, is_nbd};
 use super::physical_disk::{self, PhysicalDisk};
+use super::sectors::with_recognised_sectors;
 use super::write_back::write_back;
 use super::{identity, qemu_lock};
 use crate::error::{Error, Kind, OnPath as _, Result};
@@ -110,20 +111,18 @@ pub fn open_disk(path: &Path, options: &OpenOptions, parent: Option<&Path>) -> R
         disk.declare_parent(identity::of_metadata(&metadata));
     }
     let watch = Watch::begin(path, disk.host_files()).sharing(options.references.force_share);
-    Ok(OpenedDisk { remarks, watch, ..opened_image(disk) })
+    Ok(OpenedDisk { remarks, watch, ..opened_image(disk)? })
 }
 
-fn opened_image(disk: Disk) -> OpenedDisk {
-    let layers = disk.layers().map(|(name, info)| (name.to_owned(), info.clone())).collect();
-    OpenedDisk {
-        snapshots: disk.snapshot_count(),
-        guess: disk.guess().copied(),
-        disk: Box::new(disk),
-        layers,
-        is_incomplete: false,
-        remarks: Vec::new(),
-        watch: Watch::default(),
-    }
+/// A raw file says nothing of its sectors: they are those that its GPT counts.
+fn opened_image(disk: Disk) -> Result<OpenedDisk> {
+    let layers: Vec<_> = disk.layers().map(|(name, info)| (name.to_owned(), info.clone())).collect();
+    let is_raw = layers.first().is_some_and(|(_, info)| info.format == raw::FORMAT.name);
+    let (snapshots, guess) = (disk.snapshot_count(), disk.guess().copied());
+    let disk: Box<dyn BlockSource> = Box::new(disk);
+    let disk = if is_raw { with_recognised_sectors(disk)? } else { disk };
+    let (remarks, watch) = (Vec::new(), Watch::default());
+    Ok(OpenedDisk { disk, layers, snapshots, guess, is_incomplete: false, remarks, watch })
 }
 
 fn failed_to_open(cause: ImageError, file: &OpenFile, format: Option<&'static Format>) -> Error {
@@ -145,7 +144,7 @@ pub fn failed_to_follow(cause: ImageError, guess: Option<&Guess>) -> Error {
 fn open_nbd(path: &Path, options: &OpenOptions, format: &'static Format) -> Result<OpenedDisk> {
     let mut file = nbd_file(path, &options.nbd)?;
     file.secrets = options.secrets.clone();
-    Ok(opened_image(Disk::open(file, Some(format), options.choice(), Arc::new(NoReferences))?))
+    opened_image(Disk::open(file, Some(format), options.choice(), Arc::new(NoReferences))?)
 }
 
 fn nbd_file(path: &Path, options: &NbdOptions) -> Result<OpenFile> {
@@ -182,7 +181,7 @@ fn open_device(file: OpenFile, device: &Device, path: &Path, choice: Choice<'_>)
 /// Takes a file as a raw disk.
 pub fn open_raw(file: OpenFile) -> Result<OpenedDisk> {
     let watch = Watch::begin(Path::new(&file.name), std::slice::from_ref(&file));
-    let opened = opened_image(Disk::open(file, Some(&raw::FORMAT), Choice::default(), Arc::new(NoReferences))?);
+    let opened = opened_image(Disk::open(file, Some(&raw::FORMAT), Choice::default(), Arc::new(NoReferences))?)?;
     Ok(OpenedDisk { watch, ..opened })
 }
 

@@ -168,8 +168,29 @@ fn gpt(disk: &dyn BlockSource, sector_bytes: u64) -> Result<PartitionTable> {
     Err(unreadable("its MBR says that there is a GPT, and neither the table nor its backup is whole"))
 }
 
-/// The GPT with its header here; none if it is damaged.
-fn gpt_at(disk: &dyn BlockSource, sector: u64, sector_bytes: u64) -> Result<Option<PartitionTable>> {
+/// Returns the size of the sectors that the disk's GPT counts: its header is in the second or the last of them. None if there
+/// is no whole header. The first header is believed before the last, which may be left from another table.
+pub fn gpt_sector_bytes(disk: &dyn BlockSource) -> Option<u32> {
+    let has_header_at =
+        |sector, sector_bytes| gpt_header_at(disk, sector, sector_bytes).is_ok_and(|found| found.is_some());
+    let last = |sector_bytes: u64| (disk.geometry().size_bytes / sector_bytes).saturating_sub(1);
+    let of_first = SECTOR_SIZES.into_iter().find(|sector_bytes| has_header_at(1, *sector_bytes));
+    let of_last = || SECTOR_SIZES.into_iter().find(|sector_bytes| has_header_at(last(*sector_bytes), *sector_bytes));
+    of_first.or_else(of_last).and_then(|sector_bytes| u32::try_from(sector_bytes).ok())
+}
+
+/// Returns whether the first sector is an MBR with an entry in use, whatever it says of where partitions are.
+pub fn has_mbr(disk: &dyn BlockSource) -> bool {
+    let sector = read::<512>(disk, 0).ok().flatten().filter(|sector| sector[510..] == [0x55, 0xaa]);
+    sector.is_some_and(|sector| {
+        // The first byte of an entry only says which partition is started.
+        let are_entries = sector[446..510].chunks_exact(16).all(|entry| entry[0] & 0x7f == 0);
+        are_entries && MbrEntry::all(&sector).any(|entry| entry.is_used())
+    })
+}
+
+/// Returns the whole header of a GPT in this sector.
+fn gpt_header_at(disk: &dyn BlockSource, sector: u64, sector_bytes: u64) -> Result<Option<[u8; 512]>> {
     let Some(header) = read::<512>(disk, sector.saturating_mul(sector_bytes))? else { return Ok(None) };
     let length = u32_at(&header, 12) as usize;
     if header[..8] != *b"EFI PART" || !(92..=512).contains(&length) || u64_at(&header, 24) != sector {
@@ -177,9 +198,12 @@ fn gpt_at(disk: &dyn BlockSource, sector: u64, sector_bytes: u64) -> Result<Opti
     }
     let mut unsigned = header;
     unsigned[16..20].fill(0);
-    if crc32fast::hash(&unsigned[..length]) != u32_at(&header, 16) {
-        return Ok(None);
-    }
+    Ok((crc32fast::hash(&unsigned[..length]) == u32_at(&header, 16)).then_some(header))
+}
+
+/// The GPT with its header here; none if it is damaged.
+fn gpt_at(disk: &dyn BlockSource, sector: u64, sector_bytes: u64) -> Result<Option<PartitionTable>> {
+    let Some(header) = gpt_header_at(disk, sector, sector_bytes)? else { return Ok(None) };
     let (count, entry_bytes) = (u32_at(&header, 80), u32_at(&header, 84));
     if count > MAX_GPT_ENTRIES || !(128..=4096).contains(&entry_bytes) || !entry_bytes.is_power_of_two() {
         return Ok(None);
