@@ -24,6 +24,7 @@ use crate::engine::NamedDisk;
 use crate::engine::backup::{BackedUp, BackupDisk, BackupOptions, backup_as};
 use crate::engine::convert::Input;
 use crate::engine::salvage::{DEFAULT_PASSES, Tolerance};
+use crate::repository::names;
 use crate::sources::{self, OpenedDisk, StandardInput};
 use crate::system;
 
@@ -40,7 +41,7 @@ pub struct Args {
     /// The repository
     #[arg(long, short, value_name = "REPO", env = address::REPOSITORY_VARIABLE)]
     repo: std::path::PathBuf,
-    /// What it is a snapshot of; if not given, the name of the only disk, and of a device HOST-DISK
+    /// What it is a snapshot of, in at most 255 bytes; if not given, the name of the only disk, and of a device HOST-DISK
     #[arg(long, value_name = "NAME", env = "TINTYPE_NAME")]
     name: Option<String>,
     /// Name of the computer, for the record; for containers, whose own name changes with each run
@@ -153,14 +154,15 @@ struct Report<'a> {
 /// An open source.
 enum Source {
     Disk(OpenedDisk),
-    Pipe(std::fs::File, u64),
+    /// With its sector sizes.
+    Pipe(std::fs::File, u64, (u32, u32)),
 }
 
 pub fn run(args: &Args, global: Global) -> Result<Outcome, Failure> {
     let began = Instant::now();
-    let names = disk_names(&args.sources)?;
+    let disk_names = disk_names(&args.sources)?;
     let host = args.host.clone().filter(|host| !host.is_empty()).unwrap_or_else(system::host_name);
-    let name = match (&args.name, snapshot_name(&args.sources, &names, &host)) {
+    let name = match (&args.name, snapshot_name(&args.sources, &disk_names, &host)) {
         (Some(name), _) if name.is_empty() || name.contains("::") || name.contains('@') => {
             return Err(Failure::usage(format!(
                 "the name \"{}\" has \"::\" or \"@\", or nothing, in it",
@@ -171,6 +173,11 @@ pub fn run(args: &Args, global: Global) -> Result<Outcome, Failure> {
         (None, Some(name)) => name,
         (None, None) => return Err(Failure::usage("several disks were given: name the machine with --name")),
     };
+    // Before anything is opened, or a password asked for.
+    names::check_length("the name of a snapshot", &name)?;
+    disk_names.iter().try_for_each(|name| names::check_length("the name of a disk", name))?;
+    let tags: BTreeMap<_, _> = args.tag.iter().cloned().collect();
+    names::check_tags(&tags)?;
     open_store(&args.repo)?;
     let addresses = args.sources.iter().map(|source| &source.address);
     let mut sources = addresses.map(|address| open(args, address, global)).collect::<Result<Vec<_>, _>>()?;
@@ -180,13 +187,13 @@ pub fn run(args: &Args, global: Global) -> Result<Outcome, Failure> {
     let mut disks: Vec<BackupDisk<'_>> = sources
         .iter_mut()
         .zip(&args.sources)
-        .zip(&names)
+        .zip(&disk_names)
         .map(|((source, named), name)| backup_disk(source, &named.address, name))
         .collect();
     let options = BackupOptions {
         name,
         host,
-        tags: args.tag.iter().cloned().collect::<BTreeMap<_, _>>(),
+        tags,
         level: args.compression.level(),
         consistency: consistency(args, &in_use).to_owned(),
         workers: args.threads.workers(),
@@ -247,8 +254,11 @@ fn open(args: &Args, address: &Address, global: Global) -> Result<Source, Failur
     }
     args.input.check_standard_input_format()?;
     match (sources::open_standard_input(args.size.is_none())?, args.size) {
-        (StandardInput::Disk(opened), _) => Ok(Source::Disk(opened)),
-        (StandardInput::Pipe(pipe), Some(size_bytes)) => Ok(Source::Pipe(pipe, size_bytes)),
+        (StandardInput::Disk(opened), _) => Ok(Source::Disk(args.input.in_sectors(opened)?)),
+        (StandardInput::Pipe(pipe), Some(size_bytes)) => {
+            let geometry = args.input.geometry_of_pipe(size_bytes)?;
+            Ok(Source::Pipe(pipe, size_bytes, (geometry.logical_sector_bytes, geometry.physical_sector_bytes)))
+        }
         (StandardInput::Pipe(_), None) => Err(Failure::usage("how long the stream is has to be said: --size")),
     }
 }
@@ -266,10 +276,10 @@ fn backup_disk<'a>(source: &'a mut Source, address: &'a Address, name: &str) -> 
             let is_declared = opened.guess.is_none_or(|guess| guess.is_declared);
             BackupDisk { name, input, path, format, is_declared, sector_bytes, identity, is_device }
         }
-        Source::Pipe(pipe, size_bytes) => {
+        Source::Pipe(pipe, size_bytes, sector_bytes) => {
             let input = Input::Pipe(pipe, *size_bytes);
             let (format, identity) = ("raw".to_owned(), DiskIdentity::default());
-            let sector_bytes = (512, 512);
+            let sector_bytes = *sector_bytes;
             BackupDisk { name, input, path, format, is_declared: true, sector_bytes, identity, is_device: false }
         }
     }

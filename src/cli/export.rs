@@ -12,7 +12,7 @@ use super::repository_args::RepositoryArgs;
 use super::snapshots::unreadable_text;
 use super::{Global, Outcome, job, output, units};
 use crate::error::OnPath as _;
-use crate::targets::{Target, TargetOptions};
+use crate::targets::{Access, Target, TargetOptions};
 
 /// Write a snapshot into one .tin file
 ///
@@ -55,7 +55,7 @@ pub fn run(args: &Args, mut global: Global) -> Result<Outcome, Failure> {
         output::warn(&unreadable_text(disk), global);
     }
     let signals = job::catch_signals()?;
-    let options = TargetOptions { force: args.force, ..TargetOptions::default() };
+    let options = TargetOptions { force: args.force, access: Access::PRIVATE, ..TargetOptions::default() };
     let target = Target::open(&args.file, 0, &[], &options)?;
     if target.is_in_place() {
         return Err(Failure::usage("a .tin file cannot be written to a device"));

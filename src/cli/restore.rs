@@ -1,5 +1,6 @@
 //! `tintype restore`
 
+use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -14,18 +15,22 @@ use super::failure::Failure;
 use super::repository_args::RepositoryArgs;
 use super::snapshots::unreadable_text;
 use super::source_args::NbdArgs;
-use super::target_disk::{Source, TargetArgs, Writing, open, shown_rate, write};
+use super::target_disk::{Source, TargetArgs, Writing, check_sectors, open, shown_rate, write};
 use super::{Global, Outcome, job, output, units};
 use crate::engine::delta::{DeltaOptions, rewrite};
+use crate::engine::fit::DiskSectors;
 use crate::error::{Error, Kind, OnPath as _};
 use crate::repository::Repository;
 use crate::repository::disk::SnapshotDisk;
 use crate::repository::snapshots::Snapshot;
 use crate::sources::{Partition, Slice, partition_of};
-use crate::targets::TargetOptions;
+use crate::targets::{Access, TargetOptions};
 
 /// How many chunks are read at once at least: a store may be far away.
 const MIN_WORKERS: usize = 16;
+
+/// The longest name that Linux's file systems take.
+const MAX_FILE_NAME_BYTES: usize = 255;
 
 /// Restore the disks of a snapshot, to files of any format or to devices
 ///
@@ -118,7 +123,12 @@ fn targets<'a>(args: &Args, snapshot: &'a Snapshot) -> Result<Vec<(&'a DiskRecor
                 format!("the snapshot has {found} disks, and the target is no folder; choose one with --disk");
             return Err(Error::new(Kind::Usage, message).with_path(&args.target).into());
         }
-        std::fs::create_dir(&args.target).map_err(|cause| Error::io("make the folder", cause)).on_path(&args.target)?;
+        let mut folder = std::fs::DirBuilder::new();
+        folder
+            .mode(0o700)
+            .create(&args.target)
+            .map_err(|cause| Error::io("make the folder", cause))
+            .on_path(&args.target)?;
     }
     let mut taken = Vec::new();
     for record in disks {
@@ -132,14 +142,21 @@ fn targets<'a>(args: &Args, snapshot: &'a Snapshot) -> Result<Vec<(&'a DiskRecor
 fn file_name(args: &Args, record: &DiskRecord, taken: &[String]) -> Result<String, Failure> {
     let format = if args.delta { &raw::FORMAT } else { args.to.create.format(Some(Path::new("disk.raw")))? };
     let harmless = |letter: char| if letter.is_alphanumeric() || "._-".contains(letter) { letter } else { '_' };
-    let mut stem: String = record.name.chars().map(harmless).take(100).collect();
+    let mut stem: String = record.name.chars().map(harmless).collect();
     if stem.is_empty() || stem.starts_with(['.', '-']) {
         stem.insert(0, '_');
     }
     let extension = format.extensions.first().copied().unwrap_or("img");
-    let numbered = (2..).map(|number| format!("{stem}-{number}.{extension}"));
-    let mut names = std::iter::once(format!("{stem}.{extension}")).chain(numbered);
-    Ok(names.find(|name| !taken.contains(name)).unwrap_or(stem))
+    let numbered = (2..).map(|number| fitted(&stem, &format!("-{number}.{extension}")));
+    let mut names = std::iter::once(fitted(&stem, &format!(".{extension}"))).chain(numbered);
+    Ok(names.find(|name| !taken.contains(name)).unwrap_or_default())
+}
+
+/// As much of a name as fits before its end.
+fn fitted(stem: &str, end: &str) -> String {
+    let most = MAX_FILE_NAME_BYTES.saturating_sub(end.len());
+    let cut = (0..=most.min(stem.len())).rev().find(|at| stem.is_char_boundary(*at)).unwrap_or_default();
+    format!("{}{end}", &stem[..cut])
 }
 
 fn format_of(args: &Args, path: &Path) -> Result<&'static Format, Failure> {
@@ -191,7 +208,7 @@ fn write_all(
         args: &args.to,
         target: path,
         format,
-        options: args.to.options(args.nbd.options()),
+        options: args.to.options(Access::PRIVATE, args.nbd.options()),
         source_path: Path::new("the repository"),
         sources: Vec::new(),
         parent: None,
@@ -229,9 +246,12 @@ fn write_delta(
     let geometry = disk.geometry();
     let range = part.map_or(0..geometry.size_bytes, |part| part.begin..part.begin + part.size_bytes);
     let geometry = Geometry { size_bytes: range.end - range.start, ..geometry };
-    let options = TargetOptions { existing: true, ..args.to.options(args.nbd.options()) };
+    let options = TargetOptions { existing: true, ..args.to.options(Access::PRIVATE, args.nbd.options()) };
+    let slice = Slice::new(disk, range.start, Some(geometry.size_bytes))?;
+    let sectors = DiskSectors::of(&slice);
     let signals = job::catch_signals()?;
     let target = open(path, geometry, &[], &options, global)?;
+    target.sector_bytes().map_or(Ok(()), |size| check_sectors(&args.to, sectors, size, path))?;
     let options = DeltaOptions { workers: workers(args), rate_limit: args.to.rate_limit };
     let abandon = |error| job::with_aftermath(error, target.abandon());
     let done = job::run_and_abandon(global, "restoring", signals, &abandon, |progress| {

@@ -1,7 +1,9 @@
 //! How a disk fits its target: facts that a front end should tell before anything is written.
 
-use tintype_formats::{Format, Geometry};
+use tintype_formats::{BlockSource, Format, Geometry};
 
+use crate::error::{Error, Kind, Result};
+use crate::sources::{Content, content_of};
 use crate::targets::Target;
 
 /// A fact about a disk and its target that does not keep the disk from being written.
@@ -40,4 +42,45 @@ pub fn larger_target(target: &Target, disk: Geometry) -> Option<Caution> {
     let target_bytes = target.file().len_bytes().unwrap_or_default();
     let rest_bytes = target_bytes.checked_sub(disk.size_bytes).filter(|rest| *rest > 0)?;
     target.is_in_place().then_some(Caution::TargetLarger { rest_bytes })
+}
+
+/// What of a disk depends on the size of its sectors.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct DiskSectors {
+    /// The size of the sectors, in bytes: as the GPT counts, where there is one, else as the source says.
+    sector_bytes: u32,
+    content: Option<Content>,
+}
+
+impl DiskSectors {
+    /// Looks at a disk.
+    pub fn of(disk: &dyn BlockSource) -> DiskSectors {
+        Self::of_head(disk, disk.geometry())
+    }
+
+    /// Looks at the beginning of a disk of this geometry.
+    pub fn of_head(head: &dyn BlockSource, geometry: Geometry) -> DiskSectors {
+        let content = content_of(head);
+        let sector_bytes = match content {
+            Some(Content::Gpt { sector_bytes }) => sector_bytes,
+            _ => geometry.logical_sector_bytes,
+        };
+        DiskSectors { sector_bytes, content }
+    }
+
+    /// Fails if the disk would not be found, or not be mounted, where sectors have this size.
+    pub fn check(self, target_bytes: u32) -> Result<()> {
+        let own_bytes = self.sector_bytes;
+        let reason = match self.content {
+            Some(_) if own_bytes == target_bytes => return Ok(()),
+            None => return Ok(()),
+            Some(Content::Gpt { .. }) => "nothing would find the partitions of its GPT there".to_owned(),
+            Some(Content::Mbr) => "its partitions would be looked for at other places there".to_owned(),
+            Some(Content::Volume(volume)) => format!("its {} may not be usable there", volume.name()),
+        };
+        let message = format!(
+            "the disk has sectors of {own_bytes} bytes, and the target would have sectors of {target_bytes}: {reason}"
+        );
+        Err(Error::new(Kind::TargetUnfit, message))
+    }
 }

@@ -7,7 +7,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tempfile::{NamedTempFile, TempPath};
 
+use super::access::Access;
 use super::output_file::OutputFile;
+use super::temporary_name;
 use crate::error::{Error, Kind, OnPath as _, Result};
 
 /// A file that does not exist yet under its own name. Dropped without [`commit`](Self::commit), it never existed.
@@ -22,15 +24,15 @@ pub struct ImageFile {
 
 impl ImageFile {
     /// Begins the file; fails if the target exists and is not to be replaced.
-    pub fn create(target: &Path, replace: bool) -> Result<Self> {
+    pub fn create(target: &Path, replace: bool, access: Access) -> Result<Self> {
         refuse_existing(target, replace)?;
         let folder = existing_folder_of(target)?;
-        let name = target.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
         let temporary = tempfile::Builder::new()
-            .prefix(&format!(".{name}."))
-            .suffix(".partial")
-            .permissions(PermissionsExt::from_mode(0o666))
+            .prefix(&temporary_name::prefix(target))
+            .suffix(temporary_name::SUFFIX)
+            .permissions(PermissionsExt::from_mode(access.mode()))
             .tempfile_in(&folder)
+            .and_then(|file| access.settle(file.as_file()).map(|()| file))
             .map_err(|cause| Error::io("create a temporary file in its folder", without_path(cause)))
             .on_path(target)?;
         let (file, temporary) = NamedTempFile::into_parts(temporary);

@@ -10,6 +10,7 @@ use tintype_formats::reference_gate::{NoReferences, ReferenceGate, Referenced};
 use tintype_formats::secrets::Secrets;
 use tintype_formats::{ErrorKind, HostFileMut, ImageError, OpenFile};
 
+use super::access::Access;
 use super::image_file::ImageFile;
 use crate::error::{Error, Result};
 
@@ -17,12 +18,13 @@ use crate::error::{Error, Result};
 pub struct NewFiles {
     main: ImageFile,
     beside: Mutex<Vec<(String, ImageFile)>>,
+    access: Access,
 }
 
 impl NewFiles {
     /// Begins the image's own file; fails if it exists and is not to be replaced.
-    pub fn create(target: &Path, replace: bool) -> Result<Self> {
-        Ok(NewFiles { main: ImageFile::create(target, replace)?, beside: Mutex::new(Vec::new()) })
+    pub fn create(target: &Path, replace: bool, access: Access) -> Result<Self> {
+        Ok(NewFiles { main: ImageFile::create(target, replace, access)?, beside: Mutex::new(Vec::new()), access })
     }
 
     /// The image's own file.
@@ -41,7 +43,7 @@ impl NewFiles {
                 "it is not the name of a file in the same folder",
             ));
         }
-        let file = ImageFile::create(&self.main.target().with_file_name(name), false)
+        let file = ImageFile::create(&self.main.target().with_file_name(name), false, self.access)
             .map_err(|cause| ImageError::new(ErrorKind::Io, doing(), "it cannot be made").caused_by(cause))?;
         let output: Arc<dyn HostFileMut> = file.output().clone();
         self.lock().push((name.to_owned(), file));

@@ -1,21 +1,25 @@
 //! Opens targets by path.
 
 use std::fs::File;
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use rustix::fs::OFlags;
+use rustix::io::Errno;
 use tintype_formats::host_file::FileIdentity;
 use tintype_formats::local_file::LocalFile;
 use tintype_formats::reference_gate::ReferenceGate;
 use tintype_formats::sink::{SingleFile, TargetFiles};
 use tintype_formats::{HostFile, HostFileMut, ImageError};
 
+use super::access::Access;
 use super::new_files::{NewFiles, open_uncached};
 use super::output_file::OutputFile;
 use super::physical_disk;
 use super::standard_output::StandardOutput;
 use crate::error::{Aftermath, Error, Kind, OnPath as _, Result};
-use crate::sources::{NbdFile, NbdOptions, aliases, is_device, is_held_for_writing, is_nbd};
+use crate::sources::{NbdFile, NbdOptions, aliases, is_device, is_held_for_writing, is_nbd, sector_bytes};
 
 /// How a target is to be opened.
 #[derive(Debug, Clone, Default)]
@@ -26,6 +30,8 @@ pub struct TargetOptions {
     pub existing: bool,
     /// An existing target reads as zeros already.
     pub target_is_zero: bool,
+    /// Who may open new files.
+    pub access: Access,
     /// How NBD servers are talked to.
     pub nbd: NbdOptions,
 }
@@ -62,7 +68,7 @@ impl Target {
         let kind = match (is_device, options.existing) {
             (true, _) => TargetKind::Device(open_device(path, size_bytes, options.force)?),
             (false, true) => TargetKind::ExistingFile(open_existing(path, size_bytes)?),
-            (false, false) => TargetKind::NewFile(NewFiles::create(path, options.force)?),
+            (false, false) => TargetKind::NewFile(NewFiles::create(path, options.force, options.access)?),
         };
         Ok(Target { path: path.to_owned(), options: options.clone(), kind })
     }
@@ -85,6 +91,12 @@ impl Target {
     /// Whether it is written in place: its length is what it is.
     pub fn is_in_place(&self) -> bool {
         matches!(self.kind, TargetKind::ExistingFile(_) | TargetKind::Device(_) | TargetKind::Export(_))
+    }
+
+    /// The size of its logical sectors, if it is a device.
+    pub fn sector_bytes(&self) -> Option<u32> {
+        let TargetKind::Device(device) = &self.kind else { return None };
+        sector_bytes(device.file()).ok().map(|(logical, _)| logical)
     }
 
     /// Whether it can only be appended to.
@@ -240,8 +252,17 @@ fn open_existing(path: &Path, size_bytes: u64) -> Result<Arc<OutputFile>> {
         let message = "it is neither a regular file nor a block device, and cannot be written in place";
         return Err(Error::new(Kind::TargetUnfit, message).with_path(path));
     }
-    let file = File::options().read(true).write(true).open(path);
-    let file = file.map_err(|cause| Error::io("open the existing target", cause)).on_path(path)?;
+    let no_link = OFlags::NOFOLLOW.bits() as i32;
+    let file = File::options().read(true).write(true).custom_flags(no_link).open(path);
+    let file = file.map_err(|cause| match cause.raw_os_error() {
+        // Whoever may write to the link's folder chooses what is overwritten. Links to devices are names that udev makes.
+        Some(errno) if errno == Errno::LOOP.raw_os_error() => Error::new(
+            Kind::TargetUnfit,
+            "it is a symbolic link to a file, and will not be followed; name the file itself",
+        ),
+        _ => Error::io("open the existing target", cause),
+    });
+    let file = file.on_path(path)?;
     let output = OutputFile::new(file);
     check_size(&output, path, size_bytes)?;
     Ok(Arc::new(output))

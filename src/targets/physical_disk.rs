@@ -1,7 +1,7 @@
 //! A block device as a target: opened exclusively, so that nobody has it mounted.
 
 use std::fs::File;
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{FileTypeExt as _, OpenOptionsExt};
 use std::path::Path;
 
 use rustix::fs::OFlags;
@@ -22,6 +22,11 @@ pub fn open(path: &Path) -> Result<OutputFile> {
         }
         other => other.map_err(|cause| Error::io("open the device for writing", cause)).on_path(path)?,
     };
+    // The name may be a link that was turned meanwhile.
+    let is_device = file.metadata().is_ok_and(|found| found.file_type().is_block_device());
+    if !is_device {
+        return Err(Error::new(Kind::TargetUnfit, "it is no block device any more").with_path(path));
+    }
     // What the caches of its partitions hold would be written over the new content later.
     BlockDevice::of(&file).into_iter().for_each(write_back);
     OutputFile::of_device(file).map_err(|cause| Error::io("open the device for direct reads", cause)).on_path(path)

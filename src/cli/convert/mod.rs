@@ -23,12 +23,14 @@ use super::source_args::{SourceArgs, format_parser};
 use super::target_disk::{TargetArgs, Writing, host_identities, write};
 use super::{Global, Outcome};
 use crate::sources::is_nbd;
+use crate::targets::Access;
 
 /// Make another disk of a disk: an image in another format, a raw file, a device
 ///
 /// The target appears under its name when it is whole and safely on the disk; a run that fails or is stopped leaves what
 /// was there. Only a device, and with -n a file, is written in place. A target that is a symbolic link is replaced, not
-/// followed. Holes and zeros take no space. The size of the disk never changes silently.
+/// followed; with -n a link to a file is refused. Who may not read the source may not read the
+/// target. Holes and zeros take no space. The size of the disk never changes silently.
 #[derive(Debug, Clone, ClapArgs)]
 pub struct Args {
     /// The disk to read: an image, a device, or "-" for a raw stream on standard input (with -f raw)
@@ -92,9 +94,10 @@ fn convert_one(args: &Args, global: Global) -> Result<Outcome, Failure> {
     }
     let source = args.to.fit(source, global)?;
     let backing = args.backing.as_deref().map(|path| Backing::open(args, path, global)).transpose()?;
+    let access = if args.source.stored.is_some() { Access::PRIVATE } else { source.access(&args.source.path) };
     let mut sources = source.identities(&args.source.path);
     sources.extend(backing.iter().flat_map(|backing| host_identities(backing.opened.disk.as_ref())));
-    let mut options = args.to.options(args.input.nbd.options());
+    let mut options = args.to.options(access, args.input.nbd.options());
     let size_bytes = source.geometry().size_bytes;
     let salvage_map = args.salvage_map.as_deref();
     let salvage_map =

@@ -22,7 +22,7 @@ pub struct OpenedSource<'a> {
 pub fn open_source(args: &Args, global: Global) -> Result<OpenedSource<'_>, Failure> {
     let opened = if args.source.is_standard_input() {
         match open_standard_input(args)? {
-            StandardInput::Disk(opened) => opened,
+            StandardInput::Disk(opened) => args.input.in_sectors(opened)?,
             StandardInput::Pipe(pipe) => {
                 return Ok(OpenedSource { source: pipe_source(pipe, args)?, is_incomplete: false, in_use: Vec::new() });
             }
@@ -48,7 +48,7 @@ fn pipe_source(pipe: File, args: &Args) -> Result<Source, Failure> {
         Some(_) if args.offset.is_some() => {
             Err(Failure::usage("a pipe is read from its begin; --offset needs a file or a device"))
         }
-        Some(size_bytes) => Ok(Source::Pipe(pipe, size_bytes)),
+        Some(size_bytes) => Ok(Source::Pipe(Box::new(pipe), args.input.geometry_of_pipe(size_bytes)?)),
         None => Err(Failure::usage("how long the stream is has to be said: --size")),
     }
 }

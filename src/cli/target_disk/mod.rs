@@ -9,7 +9,7 @@ use clap::Args;
 use tintype_formats::{Format, raw};
 
 pub use self::source::{Source, host_identities};
-pub use self::write::{Parent, Writing, Written, open, shown_rate, write};
+pub use self::write::{Parent, Writing, Written, check_sectors, open, shown_rate, write};
 use super::create_args::{CreateArgs, parse_bytes, parse_rate};
 use super::failure::Failure;
 use super::salvage_args::SalvageArgs;
@@ -17,7 +17,7 @@ use super::source_args::ThreadArgs;
 use super::{Global, output, units, usage};
 use crate::engine::fit::Caution;
 use crate::sources::{NbdOptions, is_device_or_export};
-use crate::targets::TargetOptions;
+use crate::targets::{Access, TargetOptions};
 
 /// What to write, and how to treat what is there.
 #[derive(Debug, Clone, Args)]
@@ -36,6 +36,9 @@ pub struct TargetArgs {
     /// Trust the existing target to read as zeros, and write no zeros to it
     #[arg(long)]
     target_is_zero: bool,
+    /// Write a disk with a partition table or a file system although the target has sectors of another size
+    #[arg(long)]
+    keep_sectors: bool,
     /// Make the disk this large, with zeros after its end
     #[arg(long, value_name = "BYTES", value_parser = parse_bytes)]
     extend_to: Option<u64>,
@@ -92,8 +95,9 @@ impl TargetArgs {
     }
 
     /// As the targets understand it.
-    pub fn options(&self, nbd: NbdOptions) -> TargetOptions {
-        TargetOptions { force: self.force, existing: self.no_create, target_is_zero: self.target_is_zero, nbd }
+    pub fn options(&self, access: Access, nbd: NbdOptions) -> TargetOptions {
+        let (existing, target_is_zero) = (self.no_create, self.target_is_zero);
+        TargetOptions { force: self.force, existing, target_is_zero, access, nbd }
     }
 }
 

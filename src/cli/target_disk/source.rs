@@ -1,6 +1,6 @@
 //! The disk that is written to a target: one that can be read at any place, or a pipe.
 
-use std::fs::File;
+use std::io::{self, Read};
 use std::path::Path;
 
 use tintype_formats::host_file::FileIdentity;
@@ -9,14 +9,17 @@ use tintype_formats::{BlockSource, Geometry};
 use crate::cli::failure::Failure;
 use crate::engine::NamedDisk;
 use crate::engine::convert::Input;
-use crate::sources::{self, Extended};
+use crate::engine::fit::DiskSectors;
+use crate::error::Error;
+use crate::sources::{self, Extended, HEAD_BYTES, Head};
+use crate::targets::Access;
 
 /// An open source.
 pub enum Source {
     /// A disk, and the files it is made of.
     Disk(Box<dyn BlockSource>, Vec<FileIdentity>),
-    /// A pipe of this many bytes.
-    Pipe(File, u64),
+    /// A pipe, and the disk that comes through it.
+    Pipe(Box<dyn Read + Send>, Geometry),
 }
 
 impl Source {
@@ -38,7 +41,7 @@ impl Source {
     pub fn input<'a>(&'a mut self, path: &'a Path) -> Input<'a> {
         match self {
             Source::Disk(disk, _) => Input::Disk(NamedDisk { disk: &**disk, path }),
-            Source::Pipe(pipe, size_bytes) => Input::Pipe(pipe, *size_bytes),
+            Source::Pipe(pipe, geometry) => Input::Pipe(pipe, geometry.size_bytes),
         }
     }
 
@@ -46,8 +49,31 @@ impl Source {
     pub fn geometry(&self) -> Geometry {
         match self {
             Source::Disk(disk, _) => disk.geometry(),
-            Source::Pipe(_, size_bytes) => Geometry::of_512_byte_sectors(*size_bytes, 1),
+            Source::Pipe(_, geometry) => *geometry,
         }
+    }
+
+    /// Looks at what the disk holds. Of a pipe the beginning is read, and put before the rest.
+    pub fn sectors(&mut self) -> Result<DiskSectors, Failure> {
+        let (pipe, geometry) = match self {
+            Source::Disk(disk, _) => return Ok(DiskSectors::of(disk.as_ref())),
+            Source::Pipe(pipe, geometry) => (pipe, *geometry),
+        };
+        let mut head = Vec::new();
+        let read = pipe.by_ref().take(HEAD_BYTES.min(geometry.size_bytes)).read_to_end(&mut head);
+        read.map_err(|cause| Error::io("read standard input", cause))?;
+        let sectors = DiskSectors::of_head(&Head(head.clone()), geometry);
+        let rest = std::mem::replace(pipe, Box::new(io::empty()));
+        *pipe = Box::new(io::Cursor::new(head).chain(rest));
+        Ok(sectors)
+    }
+
+    /// Who may open a new file that is made of this disk: nobody who may not open the files of its source.
+    pub fn access(&self, path: &Path) -> Access {
+        let Source::Disk(disk, _) = self else { return Access::default() };
+        let files = disk.host_files().iter().filter_map(|file| file.file.as_file()?.metadata().ok());
+        let all = files.chain(std::fs::metadata(path).ok());
+        all.fold(Access::default(), |access, found| access.no_wider_than(&found))
     }
 
     /// The files that must not be written to: the disk's own, and what else `path` names.

@@ -14,8 +14,9 @@ use crate::cli::failure::Failure;
 use crate::cli::{Global, job, units};
 use crate::engine::convert::{ConvertOptions, Converted, convert};
 use crate::engine::digest::Algorithm;
-use crate::engine::fit;
+use crate::engine::fit::{self, DiskSectors};
 use crate::engine::salvage::SalvageMap;
+use crate::sources::is_device;
 use crate::targets::{Target, TargetOptions};
 
 /// What is written where. The disk was made to [`fit`](TargetArgs::fit) before.
@@ -84,11 +85,19 @@ pub fn write(mut source: Source, writing: Writing<'_>, global: Global) -> Result
     let Writing { args, format, parent, .. } = writing;
     let geometry = source.geometry();
     let mut create = args.create.options(format, geometry)?;
+    let explicit = create.size_option("logical_sector")?.and_then(|size| u32::try_from(size).ok());
+    let sectors = match explicit.is_some() || is_device(writing.target) {
+        // Before signals are caught: a pipe may be slow to begin.
+        true => source.sectors()?,
+        false => DiskSectors::default(),
+    };
+    explicit.map_or(Ok(()), |size| check_sectors(args, sectors, size, writing.target))?;
     let (link, parent) = parent.map(|parent| (parent.link, (parent.disk, parent.gate))).unzip();
     create.parent = link;
     warn(fit::unrecorded_sectors(format, geometry), global);
     let signals = job::catch_signals()?;
     let target = open(writing.target, geometry, &writing.sources, &writing.options, global)?;
+    target.sector_bytes().map_or(Ok(()), |size| check_sectors(args, sectors, size, writing.target))?;
     let options = ConvertOptions {
         format,
         create,
@@ -108,6 +117,17 @@ pub fn write(mut source: Source, writing: Writing<'_>, global: Global) -> Result
     })?;
     let found = std::fs::metadata(writing.target).ok().filter(std::fs::Metadata::is_file);
     Ok(Written { converted, file_bytes: found.map(|found| found.len()), elapsed: began.elapsed() })
+}
+
+/// Fails if the sectors of the target are not those of the disk, and that matters, and the user does not take the risk.
+pub fn check_sectors(args: &TargetArgs, disk: DiskSectors, target_bytes: u32, path: &Path) -> Result<(), Failure> {
+    match disk.check(target_bytes) {
+        Err(error) if !args.keep_sectors => {
+            let hint = "choose a target with the disk's sectors, or write it all the same with --keep-sectors";
+            Err(Failure::from(error.with_path(path)).hinted(hint))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Opens a target for a disk, and warns of what does not fit.
