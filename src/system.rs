@@ -2,6 +2,8 @@
 
 #![allow(unsafe_code)]
 
+pub mod durable;
+
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, FromRawFd, OwnedFd};

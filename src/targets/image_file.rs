@@ -11,6 +11,7 @@ use super::access::Access;
 use super::output_file::OutputFile;
 use super::temporary_name;
 use crate::error::{Error, Kind, OnPath as _, Result};
+use crate::system::durable;
 
 /// A file that does not exist yet under its own name. Dropped without [`commit`](Self::commit), it never existed.
 pub struct ImageFile {
@@ -61,7 +62,7 @@ impl ImageFile {
     pub fn commit(&self) -> Result<()> {
         self.rename()?;
         File::open(folder_of(&self.target))
-            .and_then(|folder| folder.sync_all())
+            .and_then(durable::sync_folder)
             .map_err(|cause| Error::io("make the file's name durable", cause))
             .on_path(&self.target)
     }

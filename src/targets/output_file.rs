@@ -16,7 +16,7 @@ use tintype_formats::host_file::{HostExtent, HostFile, HostFileMut};
 use tintype_formats::local_file::file_extent_at;
 
 use crate::sources::DeviceFile;
-use crate::system;
+use crate::system::{self, durable};
 
 /// A file or device open for writing and reading.
 pub struct OutputFile {
@@ -139,7 +139,11 @@ impl HostFileMut for OutputFile {
     }
 
     fn sync_data(&self) -> io::Result<()> {
-        self.file.sync_data()
+        // To sync all of the file system that a device's name is in would not sync the device.
+        match self.device {
+            Some(_) => self.file.sync_data(),
+            None => durable::sync_data(&self.file),
+        }
     }
 
     fn clone_range(

@@ -9,6 +9,7 @@ use std::sync::{Mutex, PoisonError};
 use tintype_formats::host_file::{HostFile, HostFileMut};
 
 use crate::error::{Error, Kind, Result};
+use crate::system::durable;
 
 /// A pipe or file behind standard output. Writes come in ascending order; what they leave out is written as zeros.
 pub struct StandardOutput {
@@ -107,6 +108,9 @@ impl HostFileMut for StandardOutput {
         self.begin();
         self.with(|state| {
             state.fill_to(state.length_bytes)?;
+            if state.file.metadata()?.is_file() {
+                return durable::sync_data(&state.file);
+            }
             match state.file.sync_data() {
                 // Pipes have nothing to sync.
                 Err(cause) if cause.kind() == io::ErrorKind::InvalidInput => Ok(()),

@@ -15,6 +15,7 @@ use tintype_formats::{OpenFile, secrets::Secrets};
 
 use crate::error::{Error, Kind, Result};
 use crate::sources::identity;
+use crate::system::durable;
 
 /// A sparse file of this machine that is written in place.
 pub struct SparseFile(File);
@@ -64,7 +65,7 @@ impl HostFileMut for SparseFile {
     }
 
     fn sync_data(&self) -> io::Result<()> {
-        self.0.sync_data()
+        durable::sync_data(&self.0)
     }
 }
 
@@ -134,13 +135,13 @@ pub fn create(path: &Path, fill: impl FnOnce(&SparseFile) -> Result<()>) -> Resu
     lock(&file, FlockOperation::NonBlockingLockExclusive)?;
     let filled = SparseFile(file.try_clone().map_err(|cause| Error::io("create the overlay", cause))?);
     fill(&filled)?;
-    filled.0.sync_all().map_err(|cause| Error::io("make the overlay durable", cause))?;
+    durable::sync_file(&filled.0).map_err(|cause| Error::io("make the overlay durable", cause))?;
     temporary.persist_noclobber(path).map_err(|failed| match failed.error.kind() {
         io::ErrorKind::AlreadyExists => exists(),
         _ => Error::io("give the overlay its name", failed.error),
     })?;
     File::open(&folder)
-        .and_then(|folder| folder.sync_all())
+        .and_then(durable::sync_folder)
         .map_err(|cause| Error::io("make the overlay's name durable", cause))?;
     LocalOverlay::of(file, path)
 }
