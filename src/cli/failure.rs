@@ -89,7 +89,7 @@ pub fn with_causes(error: &Error) -> String {
 fn exit_code(kind: Kind) -> u8 {
     match kind {
         Kind::Usage | Kind::Image(ErrorKind::InvalidOption) => 2,
-        Kind::VerificationFailed => 4,
+        Kind::VerificationFailed | Kind::RepositoryDamaged => 4,
         Kind::NoRepository => 10,
         Kind::WrongKey | Kind::Denied | Kind::Image(ErrorKind::WrongKey) => 12,
         Kind::NoSpace => 13,
@@ -154,7 +154,8 @@ fn hint(error: &Error) -> Option<&'static str> {
         }
         Kind::Image(ErrorKind::NotThisFormat) => "leave -f out to have the format detected",
         Kind::Image(ErrorKind::NotFound) => "\"tintype info\" lists what there is",
-        Kind::NoRepository => "\"tintype init\" makes one",
+        Kind::NoRepository => "check that its file system is mounted; \"tintype init\" makes a new repository",
+        Kind::RepositoryDamaged => "\"tintype repair --from COPY\" restores it from a copy of the repository",
         Kind::NoSnapshot => "\"tintype snapshots\" lists what there is",
         Kind::Unreadable => {
             "the next run finds what was stored; --max-unreadable allows more, --salvage takes whatever can be read"

@@ -161,6 +161,7 @@ pub fn main() -> ExitCode {
         Ok(cli) => cli,
         Err(exit_code) => return exit_code,
     };
+    output::remember(global);
     allow_many_open_files();
     system::forbid_core_dumps();
     match run(command, global) {

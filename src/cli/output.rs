@@ -1,6 +1,7 @@
 //! Standard output and standard error. A closed pipe ends the output, not the program.
 
 use std::io::{self, Write};
+use std::sync::OnceLock;
 
 use serde::Serialize;
 
@@ -29,6 +30,13 @@ pub fn print_json_line(event: &impl Serialize) -> Result<(), Failure> {
     print(&(escape::json(&serde_json::to_string(event).unwrap_or_default()) + "\n"))
 }
 
+/// Goes on after the report of finished work: what was done stays done, and the exit code says so, if nobody can read the report.
+pub fn reported(done: &str, printed: Result<(), Failure>, global: Global) {
+    if let Err(failure) = printed {
+        warn(&format!("{done}; the report could not be written: {}", failure.message()), global);
+    }
+}
+
 /// Says something on standard error; nobody may be listening.
 pub fn say(text: &str) {
     let _ = writeln!(io::stderr().lock(), "{text}");
@@ -50,6 +58,21 @@ pub fn warn(text: &str, global: Global) {
         say_json(&WarningEvent { r#type: "warning", message: &text });
     } else {
         say(&format!("warning: {text}"));
+    }
+}
+
+/// How this run prints, for warnings from where no command is at hand.
+static GLOBAL: OnceLock<Global> = OnceLock::new();
+
+/// Remembers how this run prints.
+pub fn remember(global: Global) {
+    _ = GLOBAL.set(global);
+}
+
+/// Warns from a place that does not know how this run prints.
+pub fn warn_always(text: &str) {
+    if let Some(global) = GLOBAL.get() {
+        warn(text, *global);
     }
 }
 

@@ -12,6 +12,7 @@ use tintype_formats::{ErrorKind, ImageError};
 
 use super::escape::printable;
 use super::failure::{Failure, with_causes};
+use super::output;
 use super::prompt::{TRIES, Terminal};
 use super::secrets::{from_environment, passphrase, read_secret};
 use crate::error::{Error, Kind, Result};
@@ -73,6 +74,7 @@ impl SecretArgs {
 
     /// Opens the repository at a path for a long reader, which waits so long for it whenever it is away.
     pub fn open_patiently(&self, path: &Path, patience: Duration) -> Result<Arc<Repository>, Failure> {
+        refuse_remote(path)?;
         let store = || match PatientStore::open(path, names::REPOSITORY, patience) {
             Ok(store) => Ok(Box::new(store) as Box<dyn Store>),
             // Nothing there to wait for: this one says what it is instead.
@@ -99,7 +101,11 @@ impl SecretArgs {
                     tries_left -= 1;
                     say_refused(&with_causes(&cause));
                 }
-                other => return Ok((other?, used)),
+                other => {
+                    let repository = other?;
+                    repository.cache().on_trouble(output::warn_always);
+                    return Ok((repository, used));
+                }
             }
         }
     }
@@ -180,8 +186,22 @@ impl SecretSource for ImageSecret {
     }
 }
 
+/// Refuses names that look like those of another computer. By the rule of scp and git, that is a colon before the first
+/// slash; a file that really has that name wins.
+pub fn refuse_remote(path: &Path) -> Result<(), Failure> {
+    let text = path.to_string_lossy();
+    let first = text.split('/').next().unwrap_or_default();
+    if !first.contains(':') || path.symlink_metadata().is_ok() {
+        return Ok(());
+    }
+    let message = format!("{}: remote repositories are not supported yet", text.escape_debug());
+    let hint = "mount the remote folder here and name that; a local name with a colon is written ./NAME";
+    Err(Failure::usage(message).hinted(hint))
+}
+
 /// The store at a path.
 pub fn open_store(path: &Path) -> Result<Box<dyn Store>, Failure> {
+    refuse_remote(path)?;
     if !path.exists() {
         let message = format!("{}: there is no such folder", path.display().to_string().escape_debug());
         return Err(Error::new(Kind::NoRepository, message).into());

@@ -21,7 +21,11 @@ pub struct Sandbox(TempDir);
 impl Sandbox {
     pub fn new() -> Self {
         // Beside the build, not in /tmp: that may be a small memory file system without direct I/O.
-        let base = Path::new(env!("CARGO_TARGET_TMPDIR"));
+        Self::in_folder(Path::new(env!("CARGO_TARGET_TMPDIR")))
+    }
+
+    /// A folder in another one, for instance where other users may be.
+    pub fn in_folder(base: &Path) -> Self {
         Sandbox(tempfile::Builder::new().prefix("t").tempdir_in(base).expect("a temporary folder"))
     }
 

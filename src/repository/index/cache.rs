@@ -6,16 +6,19 @@
 use std::collections::HashSet;
 use std::fs::{self, File};
 use std::io::{self, Read, Seek, Write};
-use std::os::unix::fs::{DirBuilderExt as _, FileExt as _, PermissionsExt as _};
+use std::os::unix::fs::{DirBuilderExt as _, FileExt as _, MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
-use tempfile::NamedTempFile;
+use rustix::process::geteuid;
+use tempfile::{NamedTempFile, TempDir};
 use tintype_formats::tin::id::Id;
 
 use super::Index;
 use super::merge::merge;
-use super::segment::SegmentFile;
-use crate::error::{Error, OnPath as _, Result};
+use super::segment::{SegmentFile, memory_file};
+use crate::error::{Error, Kind, OnPath as _, Result, in_words};
 
 const MAGIC: &[u8; 8] = b"TINIDX1\n";
 const HASH_END: usize = 40;
@@ -46,33 +49,59 @@ impl Scope {
 }
 
 /// Index segments of one repository on this computer.
+///
+/// The cache is disposable: where its folder is of no use, a temporary folder takes its place for this run, and where that is
+/// of no use either, memory. Files of other users are passed over: what they say is not to be built on.
 pub struct Cache {
-    folder: PathBuf,
-    /// Keeps the folder while it is used, if it is a temporary one.
-    _temporary: Option<tempfile::TempDir>,
+    /// The folder that all runs share.
+    folder: Option<PathBuf>,
+    /// Set when the folder turned out to be of no use for writing.
+    is_useless: AtomicBool,
+    /// The folder of this run alone; made when it is needed, `None` if that failed.
+    temporary: OnceLock<Option<TempDir>>,
+    warning: Warning,
+}
+
+/// Says once why the cache is not used.
+#[derive(Default)]
+struct Warning {
+    listener: OnceLock<Listener>,
+    is_said: AtomicBool,
+}
+
+type Listener = Box<dyn Fn(&str) + Send + Sync>;
+
+impl Warning {
+    fn say(&self, text: impl FnOnce() -> String) {
+        if let Some(listener) = self.listener.get()
+            && !self.is_said.swap(true, Relaxed)
+        {
+            listener(&text());
+        }
+    }
 }
 
 pub(super) struct Cached {
-    path: PathBuf,
+    /// Where it is; nowhere, if it is in memory only.
+    path: Option<PathBuf>,
     sources: Vec<Id>,
     segment: SegmentFile,
 }
 
+/// Writes the body of a file at an offset of it.
+type WriteBody<'a> = &'a dyn Fn(&File, u64) -> Result<()>;
+
 impl Cache {
-    /// The cache of a repository below `folder`; a temporary one where that cannot be written.
-    pub fn open(folder: Option<&Path>, repository: Id) -> Result<Cache> {
-        if let Some(folder) = folder {
-            let folder = folder.join(repository.to_string()).join("index");
-            if create_private(&folder).is_ok() && NamedTempFile::new_in(&folder).is_ok() {
-                return Ok(Cache { folder, _temporary: None });
-            }
-        }
-        let private = fs::Permissions::from_mode(0o700);
-        let temporary = tempfile::Builder::new()
-            .permissions(private)
-            .tempdir()
-            .map_err(|cause| Error::io("make a folder for the index", cause))?;
-        Ok(Cache { folder: temporary.path().to_owned(), _temporary: Some(temporary) })
+    /// The cache of a repository below `folder`.
+    pub fn open(folder: Option<&Path>, repository: Id) -> Cache {
+        let folder = folder.map(|folder| folder.join(repository.to_string()).join("index"));
+        Cache { folder, is_useless: AtomicBool::new(false), temporary: OnceLock::new(), warning: Warning::default() }
+    }
+
+    /// Has `listener` told, once at most, why the folder is not used.
+    pub fn on_trouble(&self, listener: impl Fn(&str) + Send + Sync + 'static) {
+        // Only the first one counts.
+        _ = self.warning.listener.set(Box::new(listener));
     }
 
     /// The index of exactly these segments, and perhaps of deleted ones. `fetch` gets the body of one that is not there yet;
@@ -84,16 +113,15 @@ impl Cache {
         live: Option<&HashSet<Id>>,
         mut fetch: impl FnMut(Id) -> Result<Option<Vec<u8>>>,
     ) -> Result<Index> {
-        let folder = self.folder_of(scope)?;
-        let mut files = files(&folder)?;
+        let mut files = self.files(scope);
         let known: HashSet<Id> = files.iter().flat_map(|file| file.sources.iter().copied()).collect();
         for id in segments.iter().filter(|id| !known.contains(id)) {
             if let Some(body) = fetch(*id)? {
-                files.push(write(&folder, &[*id], &body)?);
+                files.push(self.write(scope, &[*id], &body)?);
             }
         }
         if files.len() > MAX_FILES {
-            files = vec![merge_files(&folder, files, segments, live)?];
+            files = vec![self.merge_files(scope, files, segments, live)?];
         }
         let mut index = Index::default();
         files.into_iter().for_each(|file| index.add(file.segment));
@@ -102,27 +130,97 @@ impl Cache {
 
     /// Adds a segment to an index that is in use.
     pub fn add(&self, scope: &Scope, index: &mut Index, id: Id, body: &[u8]) -> Result<()> {
-        index.add(write(&self.folder_of(scope)?, &[id], body)?.segment);
+        index.add(self.write(scope, &[id], body)?.segment);
         Ok(())
     }
 
-    fn folder_of(&self, scope: &Scope) -> Result<PathBuf> {
-        let folder = self.folder.join(scope.folder());
-        let made = create_private(&folder).map_err(|cause| Error::io("make a folder for the index", cause));
-        made.on_path(&folder).map(|()| folder)
+    /// The whole files of the shared folder and of this run's own.
+    fn files(&self, scope: &Scope) -> Vec<Cached> {
+        let own = self.temporary.get().and_then(Option::as_ref).map(TempDir::path);
+        let folders = self.folder.as_deref().into_iter().chain(own);
+        let mut files: Vec<Cached> = folders.flat_map(|folder| files_in(&folder.join(scope.folder()))).collect();
+        files.sort_by(|one, other| one.path.cmp(&other.path));
+        files
+    }
+
+    fn write(&self, scope: &Scope, sources: &[Id], body: &[u8]) -> Result<Cached> {
+        self.write_by(scope, sources, &|file, offset| {
+            file.write_all_at(body, offset).map_err(|cause| Error::io("write the index", cause))
+        })
+    }
+
+    /// Writes a file in the first place that takes it.
+    fn write_by(&self, scope: &Scope, sources: &[Id], write_body: WriteBody<'_>) -> Result<Cached> {
+        let written_in = |folder: &Path| -> Result<Cached> {
+            let folder = folder.join(scope.folder());
+            private_folder(&folder)
+                .map_err(|cause| Error::io("make a folder for the index", cause))
+                .on_path(&folder)?;
+            write_with(&folder, sources, write_body)
+        };
+        if !self.is_useless.load(Relaxed) {
+            match self.shared().and_then(written_in) {
+                Ok(written) => return Ok(written),
+                Err(cause) => self.give_up_folder(&cause),
+            }
+        }
+        let temporary = self.temporary.get_or_init(private_temporary).as_ref();
+        if let Some(Ok(written)) = temporary.map(|folder| written_in(folder.path())) {
+            return Ok(written);
+        }
+        let file = memory_file()?;
+        write_body(&file, 0)?;
+        let length = file.metadata().map_err(|cause| Error::io("write the index", cause))?.len();
+        Ok(Cached { path: None, sources: sources.to_vec(), segment: SegmentFile::open(file, 0, length)? })
+    }
+
+    /// The folder that all runs share, if this user may use it.
+    fn shared(&self) -> Result<&Path> {
+        let Some(folder) = &self.folder else {
+            return Err(Error::new(Kind::Io, "there is no folder for the cache: pass --cache-dir, or set HOME"));
+        };
+        let owner = owner_of_nearest(folder);
+        // The user could tell root that chunks are stored which are not; and root's files would be in the user's way.
+        if geteuid().is_root() && owner.is_some_and(|owner| owner != 0) {
+            let message = format!("it belongs to user {}, and this run is root's", owner.unwrap_or_default());
+            return Err(Error::new(Kind::Io, message).with_path(folder));
+        }
+        Ok(folder)
+    }
+
+    fn give_up_folder(&self, cause: &Error) {
+        self.is_useless.store(true, Relaxed);
+        self.warning.say(|| format!("the cache is not used: {}", in_words(cause)));
+    }
+
+    /// Makes one file of all. What other processes have open of the old ones stays readable for them.
+    fn merge_files(
+        &self,
+        scope: &Scope,
+        files: Vec<Cached>,
+        segments: &[Id],
+        live: Option<&HashSet<Id>>,
+    ) -> Result<Cached> {
+        // A segment that is gone from the store is never asked for again.
+        let there: HashSet<&Id> = segments.iter().collect();
+        let mut sources: Vec<Id> = files.iter().flat_map(|file| file.sources.iter().copied()).collect();
+        sources.retain(|id| there.contains(id));
+        let bodies: Vec<&SegmentFile> = files.iter().map(|file| &file.segment).collect();
+        let merged = self.write_by(scope, &sources, &|out, offset| merge(&bodies, live, out, offset))?;
+        files.iter().filter_map(|file| file.path.as_ref()).for_each(|path| _ = fs::remove_file(path));
+        Ok(merged)
     }
 }
 
-/// Creates a folder, and those above it, that only this user can enter, whatever the umask is.
-fn create_private(folder: &Path) -> io::Result<()> {
-    fs::DirBuilder::new().recursive(true).mode(0o700).create(folder)
-}
-
-/// The whole files in a folder.
-fn files(folder: &Path) -> Result<Vec<Cached>> {
-    let entries = fs::read_dir(folder).map_err(|cause| Error::io("list the index", cause));
+/// The whole files in a folder, of this user or root.
+fn files_in(folder: &Path) -> Vec<Cached> {
+    let Ok(entries) = fs::read_dir(folder) else { return Vec::new() };
+    let own = geteuid().as_raw();
     let mut files = Vec::new();
-    for entry in entries.on_path(folder)?.flatten() {
+    for entry in entries.flatten() {
+        if !entry.metadata().is_ok_and(|found| [own, 0].contains(&found.uid())) {
+            continue;
+        }
         match open_file(&entry.path()) {
             Ok(file) => files.push(file),
             // Torn, or of another version: it is fetched again. A temporary file of another process keeps its name.
@@ -130,14 +228,22 @@ fn files(folder: &Path) -> Result<Vec<Cached>> {
             Err(_) => _ = fs::remove_file(entry.path()),
         }
     }
-    files.sort_by(|one, other| one.path.cmp(&other.path));
-    Ok(files)
+    files
 }
 
-fn write(folder: &Path, sources: &[Id], body: &[u8]) -> Result<Cached> {
-    write_with(folder, sources, |file, offset| {
-        file.write_all_at(body, offset).map_err(|cause| Error::io("write the index", cause))
-    })
+/// Makes a folder and those above it; only the owner may enter them.
+fn private_folder(folder: &Path) -> io::Result<()> {
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(folder)
+}
+
+/// Makes a temporary folder of this run's own, which only this user may enter.
+fn private_temporary() -> Option<TempDir> {
+    tempfile::Builder::new().permissions(fs::Permissions::from_mode(0o700)).tempdir().ok()
+}
+
+/// The user whose the folder is, or the nearest above it that is there.
+fn owner_of_nearest(folder: &Path) -> Option<u32> {
+    folder.ancestors().find_map(|folder| fs::metadata(folder).ok()).map(|found| found.uid())
 }
 
 /// Writes a file whose body `write_body` puts at an offset of it.
@@ -166,18 +272,6 @@ pub(super) fn write_with(
     open_file(&path)
 }
 
-/// Makes one file of all. What other processes have open of the old ones stays readable for them.
-fn merge_files(folder: &Path, files: Vec<Cached>, segments: &[Id], live: Option<&HashSet<Id>>) -> Result<Cached> {
-    // A segment that is gone from the store is never asked for again.
-    let there: HashSet<&Id> = segments.iter().collect();
-    let mut sources: Vec<Id> = files.iter().flat_map(|file| file.sources.iter().copied()).collect();
-    sources.retain(|id| there.contains(id));
-    let bodies: Vec<&SegmentFile> = files.iter().map(|file| &file.segment).collect();
-    let merged = write_with(folder, &sources, |out, offset| merge(&bodies, live, out, offset))?;
-    files.iter().for_each(|file| _ = fs::remove_file(&file.path));
-    Ok(merged)
-}
-
 fn open_file(path: &Path) -> Result<Cached> {
     let doing = |cause| Error::io("read the index", cause);
     let mut file = File::open(path).map_err(doing).on_path(path)?;
@@ -201,5 +295,5 @@ fn open_file(path: &Path) -> Result<Cached> {
     }
     let sources = ids.as_chunks::<16>().0.iter().map(|id| Id(*id)).collect();
     let segment = SegmentFile::open(file, body_at, length - body_at)?;
-    Ok(Cached { path: path.to_owned(), sources, segment })
+    Ok(Cached { path: Some(path.to_owned()), sources, segment })
 }

@@ -183,9 +183,15 @@ impl SegmentFile {
 
     /// Opens a segment that is no file yet.
     pub fn of_body(body: &[u8]) -> Result<SegmentFile> {
-        let doing = |cause| Error::io("write a copy of an index segment", cause);
-        let mut file = tempfile::tempfile().map_err(doing)?;
-        file.write_all(body).map_err(doing)?;
+        let in_file = tempfile::tempfile().and_then(|mut file| file.write_all(body).map(|()| file));
+        let file = match in_file {
+            Ok(file) => file,
+            Err(_) => {
+                let mut file = memory_file()?;
+                file.write_all(body).map_err(|cause| Error::io("write a copy of an index segment", cause))?;
+                file
+            }
+        };
         Self::open(file, 0, body.len() as u64)
     }
 
@@ -243,6 +249,12 @@ impl SegmentFile {
         let location = Location { pack: row.id, offset: number(entry, 36), length: number(entry, 40) };
         Some(Found { location, author: row.author, role: row.role })
     }
+}
+
+/// A file in memory, for where no folder takes one.
+pub(super) fn memory_file() -> Result<File> {
+    let made = rustix::fs::memfd_create("tintype index", rustix::fs::MemfdFlags::CLOEXEC);
+    made.map(File::from).map_err(|errno| Error::io("make a file in memory for the index", errno.into()))
 }
 
 /// The packs that a segment's body names, if it is a body at all.

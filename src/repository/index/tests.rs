@@ -65,7 +65,7 @@ proptest! {
             })
             .collect();
         let live: HashSet<Id> = (0..20).filter(|pack| !dead.contains(pack)).map(|pack| row(pack).id).collect();
-        let cache = Cache::open(None, Id([1; 16])).expect("a cache");
+        let cache = Cache::open(None, Id([1; 16]));
         for _ in 0..2 {
             let index = load(&cache, &Scope::Trusted, &bodies, Some(&live));
             prop_assert!(bodies.len() <= 8 || index.entry_counts().len() == 1);
@@ -87,7 +87,7 @@ proptest! {
 #[test]
 fn what_nobody_trusts_is_not_found_by_who_builds_on_it() {
     let folder = tempfile::tempdir().expect("a folder");
-    let cache = Cache::open(Some(folder.path()), Id([1; 16])).expect("a cache");
+    let cache = Cache::open(Some(folder.path()), Id([1; 16]));
     let (good, bad) = (body(&[(1, vec![1])]), body(&[(2, vec![1, 2])]));
     // A reader takes everything.
     let all = load(&cache, &Scope::Everybody, &[good.clone(), bad], None);
@@ -102,7 +102,7 @@ fn what_nobody_trusts_is_not_found_by_who_builds_on_it() {
 fn a_torn_file_of_the_cache_is_fetched_again() {
     let folder = tempfile::tempdir().expect("a folder");
     let bodies = [body(&[(1, (0..500).collect())])];
-    let cache = Cache::open(Some(folder.path()), Id([1; 16])).expect("a cache");
+    let cache = Cache::open(Some(folder.path()), Id([1; 16]));
     load(&cache, &Scope::Trusted, &bodies, None);
     let trusted = folder.path().join(Id([1; 16]).to_string()).join("index/trusted");
     let file = fs::read_dir(&trusted).expect("a folder").next().expect("a file").expect("a file").path();
@@ -143,7 +143,7 @@ fn counts_what_four_million_chunks_take() {
     const PACKS: u32 = (64 << 10) / SEGMENTS;
     const LIMIT_BYTES: u64 = 16 << 20;
     let folder = tempfile::tempdir().expect("a folder");
-    let cache = Cache::open(Some(folder.path()), Id([1; 16])).expect("a cache");
+    let cache = Cache::open(Some(folder.path()), Id([1; 16]));
     load(&cache, &Scope::Trusted, &[], None);
     let trusted = folder.path().join(Id([1; 16]).to_string()).join("index/trusted");
     let id_of = |number: u32| {
