@@ -10,11 +10,11 @@ use tintype_formats::tin::slot::{Cost, Secret};
 
 use super::create_args::parse_bytes;
 use super::failure::Failure;
-use super::repository_args::SecretArgs;
+use super::repository_args::{SecretArgs, refuse_remote};
 use super::secrets::typed_twice;
 use super::{Global, Outcome, output, units};
-use crate::error::Error;
-use crate::repository::store::LocalStore;
+use crate::error::{Error, Kind};
+use crate::repository::store::{CreateOptions, DEFAULT_RESERVE_BYTES, LocalStore};
 use crate::repository::{DEFAULT_CHUNK_BYTES, InitOptions, Repository};
 use crate::system;
 
@@ -35,8 +35,21 @@ pub struct Args {
     /// How long a chunk is: a power of two from 64k to 4M
     #[arg(long, value_name = "BYTES", value_parser = parse_bytes, default_value_t = DEFAULT_CHUNK_BYTES)]
     chunk_size: u64,
+    /// Let the users of the folder's group write to the repository, whatever their umask
+    #[arg(long, value_name = "WITH")]
+    shared: Option<Sharing>,
+    /// Disk space to hold for "forget" and "prune", which need a little to free some on a full disk; 0 for none
+    #[arg(long, value_name = "BYTES", value_parser = parse_bytes, default_value_t = DEFAULT_RESERVE_BYTES)]
+    reserve: u64,
     #[command(flatten)]
     secrets: SecretArgs,
+}
+
+/// Who shares a repository.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum Sharing {
+    /// The users of the folder's group: folders get mode 2770, files 0660
+    Group,
 }
 
 #[derive(Serialize)]
@@ -50,10 +63,12 @@ struct Report<'a> {
 }
 
 pub fn run(args: &Args, global: Global) -> Result<Outcome, Failure> {
+    refuse_remote(&args.repo)?;
     let secret = if args.no_encryption { None } else { Some(new_secret(&args.secrets)?) };
     let recovery = (!args.no_encryption && !args.no_recovery_key).then(RecoveryKey::generate).transpose()?;
     let recovery_secret = recovery.as_ref().map(Secret::recovery);
-    let store = LocalStore::create(&args.repo).map_err(Error::from)?;
+    let create = CreateOptions { is_shared: args.shared == Some(Sharing::Group), reserve_bytes: args.reserve };
+    let (store, folder) = LocalStore::create_with(&args.repo, create).map_err(Error::from)?;
     let options = InitOptions {
         chunk_bytes: args.chunk_size,
         secret: secret.as_ref(),
@@ -62,8 +77,20 @@ pub fn run(args: &Args, global: Global) -> Result<Outcome, Failure> {
         cost: Cost::default(),
     };
     let repository = Repository::init(Box::new(store), args.secrets.cache_folder(), &options)?;
+    folder.keep();
     let shown = recovery.as_ref().map(RecoveryKey::shown);
-    report(&repository, shown.as_ref().map(|shown| shown.as_str()), global)
+    let printed = report(&repository, shown.as_ref().map(|shown| shown.as_str()), global);
+    if recovery.is_none() {
+        output::reported("the repository is made", printed, global);
+        return Ok(Outcome::Done);
+    }
+    // Its recovery key is nowhere else.
+    printed.map_err(|failure| {
+        let message =
+            format!("the repository is made, but its recovery key could not be written: {}", failure.message());
+        Failure::from(Error::new(Kind::Io, message)).hinted("make another one: \"tintype key recovery\"")
+    })?;
+    Ok(Outcome::Done)
 }
 
 /// The password of a new repository: typed twice, unless it is said.
@@ -83,7 +110,7 @@ pub fn recovery_text(shown: &str) -> String {
     )
 }
 
-fn report(repository: &Repository, recovery: Option<&str>, global: Global) -> Result<Outcome, Failure> {
+fn report(repository: &Repository, recovery: Option<&str>, global: Global) -> Result<(), Failure> {
     let config = repository.config();
     let shown = repository.store().shown();
     if global.json {
@@ -94,8 +121,7 @@ fn report(repository: &Repository, recovery: Option<&str>, global: Global) -> Re
             chunk_bytes: config.chunk_bytes,
             recovery_key: recovery,
         };
-        output::print_json(&report)?;
-        return Ok(Outcome::Done);
+        return output::print_json(&report);
     }
     let chunks = units::size(config.chunk_bytes);
     output::note(&format!("made repository {} in {shown}, with chunks of {chunks}", config.id), global);
@@ -106,5 +132,5 @@ fn report(repository: &Repository, recovery: Option<&str>, global: Global) -> Re
         }
         None => {}
     }
-    Ok(Outcome::Done)
+    Ok(())
 }

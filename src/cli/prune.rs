@@ -78,6 +78,8 @@ pub struct Report {
     after: Option<Amounts>,
     garbage_packs: usize,
     repacked_packs: usize,
+    /// Packs that would have been copied if there had been space.
+    postponed_packs: usize,
     copied_bytes: u64,
     deleted_packs: usize,
     rescued_packs: usize,
@@ -93,9 +95,13 @@ pub fn run(args: &Args, global: Global) -> Result<Outcome, Failure> {
     let repository = args.repository.open()?;
     let (report, outcome) = run_prune(&repository, &args.how, args.dry_run, HashSet::new(), global)?;
     if global.json {
-        output::print_json_line(&report)?;
+        output::reported(&what(report.deleted_packs), output::print_json_line(&report), global);
     }
     Ok(outcome)
+}
+
+fn what(deleted: usize) -> String {
+    format!("deleted {}", units::count(deleted as u64, "pack", "packs"))
 }
 
 /// Prunes, and says to people what came of it.
@@ -119,7 +125,7 @@ pub fn run_prune(
     let pruned = job::run(global, "pruning", |progress| prune(repository, &options, progress))?;
     let outcome = warn(&pruned, global);
     if !global.json && !global.quiet {
-        output::print(&text(&pruned, dry_run))?;
+        output::reported(&what(pruned.deleted), output::print(&text(&pruned, dry_run)), global);
     }
     Ok((report(pruned, dry_run), outcome))
 }
@@ -150,7 +156,22 @@ fn warn(pruned: &Pruned, global: Global) -> Outcome {
             global,
         );
     }
-    let fine = pruned.damaged.is_empty() && unknown == 0 && pruned.waiting.is_empty();
+    let later = pruned.plan.as_ref().map_or(0, |plan| plan.later.len());
+    if later > 0 {
+        let packs = units::count(later as u64, "pack is", "packs are");
+        output::warn(
+            &format!(
+                "{packs} used in part and left for later: there is no space for the copies; \"tintype prune\" goes on when \
+                 there is more"
+            ),
+            global,
+        );
+    }
+    if let Some(cause) = &pruned.out_of_space {
+        output::warn(&format!("stopped after some space was freed: {cause}; run it again"), global);
+    }
+    let has_space = later == 0 && pruned.out_of_space.is_none();
+    let fine = pruned.damaged.is_empty() && unknown == 0 && pruned.waiting.is_empty() && has_space;
     if fine { Outcome::Done } else { Outcome::Incomplete }
 }
 
@@ -164,6 +185,7 @@ fn report(pruned: Pruned, dry_run: bool) -> Report {
         after: plan.as_ref().map(|plan| plan.after),
         garbage_packs: of(|plan| plan.garbage.len()),
         repacked_packs: of(|plan| plan.repack.len()),
+        postponed_packs: of(|plan| plan.later.len()),
         unreadable_packs: of(|plan| plan.unknown),
         copied_bytes: pruned.copied_bytes,
         deleted_packs: pruned.deleted,
@@ -200,6 +222,9 @@ fn text(pruned: &Pruned, dry_run: bool) -> String {
             let freed = before.bytes.saturating_sub(after.bytes);
             let frees = if dry_run { "would free" } else { "frees" };
             lines.push(format!("{frees} about {}", units::size(freed)));
+        }
+        if !plan.later.is_empty() {
+            lines.push(format!("no space to copy: what is used of {}", packs(plan.later.len())));
         }
     }
     if !dry_run {

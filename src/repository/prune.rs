@@ -25,10 +25,13 @@ pub use self::survey::{Assumptions, PackUse, Standing, Survey};
 use super::protocol::{Epoch, Epochs};
 use super::store::StoreErrorKind;
 use super::{Repository, names};
-use crate::error::{Error, Kind, Result};
+use crate::error::{Error, Kind, Result, in_words};
 
 /// How often a prune begins again because another one was faster.
 const ROUNDS: usize = 16;
+
+/// How many epochs one prune begins. Where space is short, each frees some for the copies of the next.
+const EPOCHS: usize = 8;
 
 /// How often a deletion whose answer was lost is repeated.
 const TRIES: usize = 4;
@@ -77,6 +80,8 @@ pub struct Pruned {
     pub fenced: Vec<Id>,
     /// Sessions that go on: the next prune goes on where this one had to stop.
     pub waiting: Vec<Id>,
+    /// What there was no space for after some was freed.
+    pub out_of_space: Option<String>,
     /// Index segments.
     pub index: Compacted,
 }
@@ -85,10 +90,19 @@ pub struct Pruned {
 pub fn prune(repository: &Arc<Repository>, options: &PruneOptions, watch: &dyn Watch) -> Result<Pruned> {
     repository.require_admin("prune the repository")?;
     repository.require_features()?;
-    let mut prune = Prune { repository, options, watch, pruned: Pruned::default() };
+    // What frees space may take a little of what is held for that.
+    repository.allow_reserve(true);
+    let mut prune = Prune { repository, options, watch, begun: 0, pruned: Pruned::default() };
     for _ in 0..ROUNDS {
-        if prune.round()? {
-            return prune.finish();
+        match prune.round() {
+            Ok(true) => return prune.finish(),
+            Ok(false) => {}
+            // Space was freed: that is the result, and the next prune goes on.
+            Err(cause) if cause.kind() == Kind::NoSpace && prune.pruned.deleted > 0 => {
+                prune.pruned.out_of_space = Some(in_words(&cause));
+                return prune.finish();
+            }
+            Err(cause) => return Err(cause),
         }
     }
     Err(Error::new(
@@ -101,7 +115,16 @@ struct Prune<'a> {
     repository: &'a Arc<Repository>,
     options: &'a PruneOptions,
     watch: &'a dyn Watch,
+    /// How many epochs this prune has begun.
+    begun: usize,
     pruned: Pruned,
+}
+
+/// What an epoch is to take away.
+struct Condemned {
+    packs: Vec<Id>,
+    /// Whether copies wait for the space that this epoch frees.
+    goes_on: bool,
 }
 
 impl Prune<'_> {
@@ -117,17 +140,30 @@ impl Prune<'_> {
             self.pruned.taken_over.extend(ended.then_some(number));
             return Ok(!ended);
         }
+        let planned = self.pruned.plan.clone();
         match self.plan_and_copy(&epochs) {
-            Ok(Some(condemned)) => self.run_epoch(epochs.next(), condemned),
+            Ok(Some(condemned)) => {
+                self.begun += 1;
+                let is_over = self.run_epoch(epochs.next(), condemned.packs)?;
+                if !is_over {
+                    self.pruned.plan = planned;
+                }
+                Ok(is_over && !(condemned.goes_on && self.begun < EPOCHS && self.pruned.waiting.is_empty()))
+            }
             Ok(None) => Ok(true),
             // Another prune may have taken away what this one was looking at.
             Err(cause) if cause.kind() == Kind::Cancelled || protocol.epochs()? == epochs => Err(cause),
-            Err(_) => Ok(false),
+            Err(_) => {
+                self.pruned.plan = planned;
+                Ok(false)
+            }
         }
     }
 
     /// P2, P3: what is to go, when what is used of it has been copied; nothing if nothing has to.
-    fn plan_and_copy(&mut self, epochs: &Epochs) -> Result<Option<Vec<Id>>> {
+    ///
+    /// Where there is no space for the copies, what needs none goes first, in an epoch of its own.
+    fn plan_and_copy(&mut self, epochs: &Epochs) -> Result<Option<Condemned>> {
         let dry_run = self.options.dry_run;
         let open = epochs.open().and_then(|(_, epoch)| epoch.condemned.clone()).unwrap_or_default();
         let assumptions = Assumptions {
@@ -137,15 +173,42 @@ impl Prune<'_> {
             publish: !dry_run,
         };
         let survey = Survey::new(self.repository, &assumptions, self.watch)?;
-        let plan = self.pruned.plan.insert(Plan::new(&survey, self.options.max_unused_permille));
-        if dry_run || (plan.garbage.is_empty() && plan.repack.is_empty()) {
+        let mut plan = Plan::new(&survey, self.options.max_unused_permille);
+        let free_bytes = self.repository.store().free_bytes().unwrap_or(u64::MAX);
+        if plan.needed_bytes(&survey.packs) > free_bytes {
+            let first = if dry_run { plan.garbage_bytes(&survey.packs) } else { 0 };
+            match plan.garbage.is_empty() || dry_run {
+                true => plan.fit(&survey.packs, free_bytes.saturating_add(first)),
+                false => plan.fit(&survey.packs, 0),
+            }
+        }
+        let condemned = match dry_run {
+            true => None,
+            false => self.copy(&survey, &mut plan)?,
+        };
+        match &mut self.pruned.plan {
+            Some(before) => before.go_on_with(plan),
+            none => *none = Some(plan),
+        }
+        Ok(condemned)
+    }
+
+    /// P3: copies what is used of the packs that are to be copied.
+    fn copy(&mut self, survey: &Survey, plan: &mut Plan) -> Result<Option<Condemned>> {
+        if plan.garbage.is_empty() && plan.repack.is_empty() {
             return Ok(None);
         }
-        let repacked = repack::repack(self.repository, &survey, &plan.repack, self.watch)?;
-        let condemned = repack::condemned(&plan.garbage, &repacked);
-        self.pruned.copied_bytes = repacked.new_bytes;
-        self.pruned.damaged = repacked.damaged;
-        Ok(Some(condemned).filter(|condemned| !condemned.is_empty()))
+        // Copies are what the reserve is not for: they would take all of it.
+        self.repository.allow_reserve(false);
+        let repacked = repack::repack(self.repository, survey, &plan.repack, self.watch);
+        self.repository.allow_reserve(true);
+        let repacked = repacked?;
+        plan.put_off_all(&survey.packs, &repacked.no_space);
+        let packs = repack::condemned(&plan.garbage, &repacked);
+        self.pruned.copied_bytes += repacked.new_bytes;
+        self.pruned.damaged.extend(repacked.damaged);
+        let goes_on = !plan.later.is_empty();
+        Ok(Some(Condemned { packs, goes_on }).filter(|condemned| !condemned.packs.is_empty()))
     }
 
     /// P4 to P8: true when all is done, or has to wait.
@@ -223,7 +286,15 @@ impl Prune<'_> {
 
     fn finish(mut self) -> Result<Pruned> {
         if !self.options.dry_run && self.pruned.waiting.is_empty() {
-            self.pruned.index = compact::compact(self.repository, self.pruned.deleted > 0, self.watch)?;
+            match compact::compact(self.repository, self.pruned.deleted > 0, self.watch) {
+                Ok(compacted) => self.pruned.index = compacted,
+                // Many segments do no harm.
+                Err(cause) if cause.kind() == Kind::NoSpace => {}
+                Err(cause) => return Err(cause),
+            }
+        }
+        if let Some(reserve) = self.repository.store().reserve().filter(|_| !self.options.dry_run) {
+            reserve.refill();
         }
         Ok(self.pruned)
     }

@@ -51,6 +51,10 @@ impl WriteSession {
     /// one if it is fenced.
     pub fn begin(repository: &Arc<Repository>, operation: &str, begins_again: bool) -> Result<WriteSession> {
         repository.require_adds(operation)?;
+        // Before this session needs the space: one that fills the disk must leave a way out.
+        if let Some(reserve) = repository.store().reserve() {
+            reserve.refill();
+        }
         let id = repository.protocol().begin_session(operation, &[], begins_again)?;
         Self::prepare(repository, Some(id))
     }

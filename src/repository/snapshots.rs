@@ -273,6 +273,7 @@ impl Repository {
             time: String,
         }
         self.require_admin("forget a snapshot")?;
+        self.allow_reserve(true);
         let body = serde_json::to_vec(&Tombstone { time: time::now() }).unwrap_or_default();
         let name = names::tombstone(id);
         let object = self.ring().sign(ObjectKind::Tombstone, &name, &body)?;

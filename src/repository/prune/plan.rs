@@ -13,6 +13,14 @@ const SMALL_BYTES: u64 = pack::TARGET_BYTES as u64 / 4;
 /// So many small packs of one author and kind are made into few: each costs a request in every listing, verify and copy.
 const MANY_SMALL: usize = 64;
 
+/// What is left free beside the copies, in bytes: index segments and the epoch's objects take some.
+const SPARED_BYTES: u64 = 1 << 20;
+
+/// The space that the copy of a pack's used chunks takes, with its table and what the file system adds.
+fn copy_bytes(pack: &PackUse) -> u64 {
+    pack.used_bytes + pack.used_bytes / 64 + (64 << 10)
+}
+
 /// What a prune means to do.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Plan {
@@ -20,6 +28,8 @@ pub struct Plan {
     pub garbage: Vec<Id>,
     /// Packs whose used chunks are copied into new ones.
     pub repack: Vec<Id>,
+    /// Packs that would be copied if there were space for the copies.
+    pub later: Vec<Id>,
     /// The length of all packs that stay or are copied, of what is used in them, and of what is not.
     pub before: Amounts,
     /// The same when all is done.
@@ -113,6 +123,60 @@ impl Plan {
         self.after.bytes = self.after.bytes.saturating_sub(pack.len_bytes).saturating_add(pack.used_bytes);
         self.after.unused_bytes = self.after.unused_bytes.saturating_sub(pack.unused_bytes());
     }
+
+    /// Leaves those packs for later whose copies do not fit in so many bytes; those that free the most for their copy come first.
+    pub fn fit(&mut self, packs: &HashMap<Id, PackUse>, free_bytes: u64) {
+        let mut wanted: Vec<(Id, PackUse)> =
+            self.repack.drain(..).filter_map(|id| Some((id, *packs.get(&id)?))).collect();
+        let share = |pack: &PackUse| u128::from(pack.used_bytes) * 1000 / u128::from(pack.len_bytes.max(1));
+        wanted.sort_by_key(|(id, pack)| (share(pack), *id));
+        let mut left_bytes = free_bytes.saturating_sub(SPARED_BYTES);
+        for (id, pack) in wanted {
+            match left_bytes.checked_sub(copy_bytes(&pack)) {
+                Some(left) => {
+                    left_bytes = left;
+                    self.repack.push(id);
+                }
+                None => self.put_off(id, &pack),
+            }
+        }
+        self.repack.sort();
+    }
+
+    /// Takes a pack out of those that are copied.
+    fn put_off(&mut self, id: Id, pack: &PackUse) {
+        self.later.push(id);
+        self.after.packs += 1;
+        self.after.bytes = self.after.bytes.saturating_add(pack.len_bytes).saturating_sub(pack.used_bytes);
+        self.after.unused_bytes = self.after.unused_bytes.saturating_add(pack.unused_bytes());
+    }
+
+    /// Leaves packs for later that could not be copied.
+    pub fn put_off_all(&mut self, packs: &HashMap<Id, PackUse>, ids: &[Id]) {
+        self.repack.retain(|id| !ids.contains(id));
+        for id in ids {
+            let pack = packs.get(id).copied();
+            pack.into_iter().for_each(|pack| self.put_off(*id, &pack));
+        }
+    }
+
+    /// The space that the copies take until the old packs are gone, in bytes.
+    pub fn needed_bytes(&self, packs: &HashMap<Id, PackUse>) -> u64 {
+        let copies: u64 = self.repack.iter().filter_map(|id| packs.get(id)).map(copy_bytes).sum();
+        if copies == 0 { 0 } else { copies + SPARED_BYTES }
+    }
+
+    /// The length of the packs without anything that is used, in bytes; of those that are there again nothing is known.
+    pub fn garbage_bytes(&self, packs: &HashMap<Id, PackUse>) -> u64 {
+        self.garbage.iter().filter_map(|id| packs.get(id)).map(|pack| pack.len_bytes).sum()
+    }
+
+    /// Adds what a later epoch of the same prune did.
+    pub fn go_on_with(&mut self, next: Plan) {
+        self.garbage.extend(next.garbage);
+        self.repack.extend(next.repack);
+        (self.later, self.after, self.unknown) = (next.later, next.after, next.unknown);
+    }
 }
 
 #[cfg(test)]
@@ -157,6 +221,27 @@ mod tests {
         let unused = PackUse { standing: Standing::Quarantined, ..pack(0, 16 * MIB) };
         let plan = Plan::choose(&packs(&[quarantined, unknown, unused]), 0);
         assert_eq!((plan.garbage, plan.repack, plan.unknown), (vec![Id([2; 16])], vec![], 1));
+    }
+
+    #[test]
+    fn copies_that_do_not_fit_are_left_for_later() {
+        let list = [pack(12 * MIB, 16 * MIB), pack(2 * MIB, 16 * MIB), pack(8 * MIB, 16 * MIB)];
+        let packs = packs(&list);
+        let all = Plan::choose(&packs, 0);
+        assert_eq!(all.needed_bytes(&packs) / MIB, 23);
+        let fitted = |free_bytes| {
+            let mut plan = all.clone();
+            plan.fit(&packs, free_bytes);
+            plan
+        };
+        assert_eq!(fitted(24 * MIB), all);
+        let some = fitted(12 * MIB);
+        assert_eq!((some.repack, some.later), (vec![Id([1; 16]), Id([2; 16])], vec![Id([0; 16])]));
+        assert_eq!((some.after.packs, some.after.unused_bytes), (1, 4 * MIB));
+        assert_eq!(fitted(MIB).repack, []);
+        let mut none = all.clone();
+        none.put_off_all(&packs, &all.repack);
+        assert_eq!((none.after, none.repack.len()), (all.before, 0));
     }
 
     #[test]

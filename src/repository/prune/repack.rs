@@ -14,7 +14,7 @@ use tintype_formats::tin::seal::SegmentRecord;
 
 use super::Watch;
 use super::survey::Survey;
-use crate::error::{Error, Result};
+use crate::error::{Error, Kind, Result};
 use crate::repository::disk::store_to_image;
 use crate::repository::index::{PackRow, SegmentBuilder};
 use crate::repository::protocol::{ListedPack, put_own};
@@ -37,6 +37,8 @@ pub struct Repacked {
     pub replaced: Vec<Id>,
     /// The packs in which a damaged chunk was found: they stay as they are.
     pub damaged: Vec<Id>,
+    /// The packs for whose copies there was no space: they stay as they are.
+    pub no_space: Vec<Id>,
     /// The new packs.
     pub new_packs: usize,
     /// The length of the new packs.
@@ -58,17 +60,32 @@ pub fn repack(repository: &Arc<Repository>, survey: &Survey, packs: &[Id], watch
     let mut work =
         Work { repository, survey, open: None, index: SegmentBuilder::default(), repacked: Repacked::default() };
     let mut done = 0;
-    for (id, pack) in packs {
+    // Those whose last copy is in the new pack of this number, which may not be stored yet.
+    let mut pending: Vec<(Id, usize)> = Vec::new();
+    for (place, (id, pack)) in packs.iter().enumerate() {
         watch.check()?;
-        match work.copy(ListedPack { id, len_bytes: pack.len_bytes }) {
-            Ok(()) => work.repacked.replaced.push(id),
-            Err(cause) if is_damage(&cause) => work.repacked.damaged.push(id),
+        match work.copy(ListedPack { id: *id, len_bytes: pack.len_bytes }) {
+            Ok(()) => pending.push((*id, work.repacked.new_packs)),
+            Err(cause) if is_damage(&cause) => work.repacked.damaged.push(*id),
+            Err(cause) if cause.kind() == Kind::NoSpace => {
+                // What is copied already is of use.
+                work.open = None;
+                work.repacked.no_space = packs[place..].iter().map(|(id, _)| *id).collect();
+                break;
+            }
             Err(cause) => return Err(cause),
         }
         done += pack.used_bytes;
         watch.reach(done);
     }
-    work.close()?;
+    match work.close() {
+        Err(cause) if cause.kind() != Kind::NoSpace => return Err(cause),
+        _ => {}
+    }
+    for (id, last) in pending {
+        let is_stored = last < work.repacked.new_packs;
+        if is_stored { &mut work.repacked.replaced } else { &mut work.repacked.no_space }.push(id);
+    }
     work.put_index()?;
     repository.store().sync()?;
     Ok(work.repacked)
@@ -212,10 +229,14 @@ impl Work<'_> {
 
     fn put_index(&mut self) -> Result<()> {
         let segment = std::mem::take(&mut self.index);
-        if !segment.is_empty() {
-            self.repository.put_index(segment)?;
+        if segment.is_empty() {
+            return Ok(());
         }
-        Ok(())
+        match self.repository.put_index(segment) {
+            // The packs' tables say the same, and the next writer makes a segment of them.
+            Err(cause) if cause.kind() == Kind::NoSpace => Ok(()),
+            put => put.map(|_| ()),
+        }
     }
 }
 

@@ -16,7 +16,7 @@ pub mod simulated;
 mod tests;
 
 pub use error::{StoreError, StoreErrorKind};
-pub use local::LocalStore;
+pub use local::{CreateOptions, DEFAULT_RESERVE_BYTES, LocalStore, NewFolder};
 pub use patient::PatientStore;
 
 /// Keeps objects. Many threads, and many processes by stores of their own, may use one place at once.
@@ -62,6 +62,31 @@ pub trait Store: Send + Sync {
 
     /// The place, as messages name it.
     fn shown(&self) -> String;
+
+    /// How many bytes are free where the objects are, if the store knows.
+    fn free_bytes(&self) -> Option<u64> {
+        None
+    }
+
+    /// The space that the store holds for those who free some, if it can hold any.
+    fn reserve(&self) -> Option<&dyn Reserve> {
+        None
+    }
+}
+
+/// Space that a store holds, so that a full one has a way out: whoever frees space has to write a little first.
+pub trait Reserve: Send + Sync {
+    /// Has this store object's writes take space from the reserve where there is no other, or not any more.
+    fn allow(&self, allowed: bool);
+
+    /// Adds what was given up, as far as there is space again.
+    fn refill(&self);
+
+    /// Returns the name of the reserve and what is wrong with it, if anything is.
+    fn problem(&self) -> Option<(String, String)>;
+
+    /// Makes a damaged reserve again.
+    fn remake(&self) -> Result<(), StoreError>;
 }
 
 /// An object in a listing.

@@ -126,6 +126,10 @@ impl Store for PatientStore {
     fn shown(&self) -> String {
         self.path.display().to_string()
     }
+
+    fn free_bytes(&self) -> Option<u64> {
+        self.current().free_bytes()
+    }
 }
 
 #[cfg(test)]

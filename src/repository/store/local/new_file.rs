@@ -8,16 +8,12 @@ use std::sync::atomic::{AtomicU8, Ordering::Relaxed};
 use rustix::fs::{AtFlags, CWD, FlockOperation, Mode, OFlags, RenameFlags};
 use rustix::io::Errno;
 
-use super::tree::Tree;
-
-/// Readable for the owner only; see [`FOLDER_MODE`](super::tree::FOLDER_MODE).
-const FILE_MODE: Mode = Mode::RUSR.union(Mode::WUSR);
+use super::reserve::is_full;
+use super::tree::{FILE_MODE, TEMPORARY_PREFIX, Tree, temporary_name};
+use crate::system::durable;
 
 /// Where files are that have a name before they are whole.
 const TEMPORARY_FOLDER: &str = "tmp";
-
-/// How their names begin; no object's name does.
-const TEMPORARY_PREFIX: &str = ".tmp-";
 
 /// Longest single write. One of 1 MiB makes the kernel look for a page of that size, which takes longer.
 const MAX_WRITE_BYTES: usize = 256 << 10;
@@ -53,6 +49,13 @@ pub(super) enum NotPlaced {
     Failed(io::Error),
 }
 
+impl NotPlaced {
+    /// Whether there was no space. What could not be made durable for that was a new file, which is gone: it is written anew.
+    pub(super) fn is_full(&self) -> bool {
+        matches!(self, NotPlaced::Failed(cause) | NotPlaced::NotSynced(cause) if is_full(cause))
+    }
+}
+
 impl From<io::Error> for NotPlaced {
     fn from(cause: io::Error) -> Self {
         NotPlaced::Failed(cause)
@@ -82,7 +85,7 @@ impl NewFiles {
         let mut unfit = NotPlaced::Unfit(io::ErrorKind::Unsupported.into());
         for way in Way::ALL.into_iter().skip(usize::from(self.first.load(Relaxed))) {
             let placed = match way {
-                Way::Unnamed => create_unnamed(folder, leaf, bytes),
+                Way::Unnamed => create_unnamed(tree, folder, leaf, bytes),
                 Way::Linked | Way::Renamed => create_named(way, tree, folder, leaf, bytes),
             };
             match placed {
@@ -99,13 +102,14 @@ impl NewFiles {
     }
 }
 
-fn create_unnamed(folder: &OwnedFd, leaf: &str, bytes: &[u8]) -> Result<(), NotPlaced> {
+fn create_unnamed(tree: &Tree, folder: &OwnedFd, leaf: &str, bytes: &[u8]) -> Result<(), NotPlaced> {
     let flags = OFlags::WRONLY | OFlags::TMPFILE | OFlags::CLOEXEC;
     let file: File = match rustix::fs::openat(folder, ".", flags, FILE_MODE) {
         // IsDir is what kernels answer that do not know the flag.
         Err(errno @ (Errno::OPNOTSUPP | Errno::ISDIR | Errno::INVAL)) => return Err(NotPlaced::Unfit(errno.into())),
         opened => opened?.into(),
     };
+    tree.dress_file(&file)?;
     fill(&file, bytes)?;
     // To link the file itself takes a privilege, its name in /proc does not.
     let own_name = format!("/proc/self/fd/{}", file.as_raw_fd());
@@ -131,7 +135,7 @@ fn fill(mut file: &File, bytes: &[u8]) -> Result<(), NotPlaced> {
     for part in bytes.chunks(MAX_WRITE_BYTES) {
         file.write_all(part)?;
     }
-    file.sync_all().map_err(NotPlaced::NotSynced)
+    durable::sync_file(file).map_err(NotPlaced::NotSynced)
 }
 
 /// What the answer to a link or rename means.
@@ -166,6 +170,7 @@ impl Temporary {
             let name = temporary_name()?;
             let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
             let file: File = rustix::fs::openat(&folder, &name, flags, FILE_MODE)?.into();
+            tree.dress_file(&file)?;
             let temporary = Temporary { folder: folder.try_clone()?, name, file };
             if temporary.lock()? {
                 return Ok(temporary);
@@ -189,12 +194,6 @@ impl Drop for Temporary {
         // After a rename it is not there. What cannot be removed is ignored by all, and removed by the next who opens.
         _ = rustix::fs::unlinkat(&self.folder, &self.name, AtFlags::empty());
     }
-}
-
-fn temporary_name() -> io::Result<String> {
-    let mut random = [0; 16];
-    rustix::rand::getrandom(&mut random, rustix::rand::GetRandomFlags::empty())?;
-    Ok(format!("{TEMPORARY_PREFIX}{:032x}", u128::from_le_bytes(random)))
 }
 
 /// Removes the temporary files that nobody holds a lock on: those who wrote them are gone. Where that cannot be done, they
