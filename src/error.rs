@@ -40,6 +40,8 @@ pub enum Kind {
     VerificationFailed,
     /// There is no repository at the address.
     NoRepository,
+    /// The objects that open a repository are damaged.
+    RepositoryDamaged,
     /// The repository has no such snapshot.
     NoSnapshot,
     /// The password or key opens nothing.

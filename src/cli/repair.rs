@@ -1,6 +1,7 @@
 //! `tintype repair`
 
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use clap::Args as ClapArgs;
 use serde::Serialize;
@@ -9,11 +10,14 @@ use tintype_formats::tin::id::Id;
 use super::address::{self, Address};
 use super::escape::printable;
 use super::failure::Failure;
+use super::repository_args::open_store;
 use super::source_args::{SourceArgs, ThreadArgs};
 use super::verify::{DepthChoice, HitRow, findings_text, hit_text};
 use super::{Global, Outcome, job, output, units};
 use crate::engine::repair::{RepairOptions, Repaired, repair};
-use crate::repository::repair::Mended;
+use crate::error::Kind;
+use crate::repository::Repository;
+use crate::repository::repair::{Mended, mend_entrance};
 use crate::repository::verify::Finding;
 
 /// Mend what can be mended of a damaged repository
@@ -68,8 +72,11 @@ struct MendedRow<'a> {
 }
 
 pub fn run(args: &Args, global: Global) -> Result<Outcome, Failure> {
-    let repository = args.input.secrets.open(&args.repo)?;
-    let from = args.from.as_ref().map(|path| args.input.secrets.open(path)).transpose()?;
+    let (repository, from, entrance) = match open(args)? {
+        Opened::Both(repository, from) => (repository, from, Vec::new()),
+        Opened::Mended(repository, from, entrance) => (repository, Some(from), entrance),
+        Opened::Mendable(entrance) => return would_mend(&entrance, global),
+    };
     let opened =
         args.from_disk.iter().map(|address| args.input.open(address, None, global)).collect::<Result<Vec<_>, _>>()?;
     let options = RepairOptions {
@@ -79,13 +86,57 @@ pub fn run(args: &Args, global: Global) -> Result<Outcome, Failure> {
         disks: opened.iter().map(|opened| opened.disk.as_ref()).collect(),
         workers: args.threads.workers(),
     };
-    let done = job::run(global, "repairing", |progress| repair(&repository, &options, progress))?;
+    let mut done = job::run(global, "repairing", |progress| repair(&repository, &options, progress))?;
+    done.mended.splice(0..0, entrance);
     if global.json {
-        output::print_json_line(&report(&done, args.dry_run))?;
+        output::reported("the repair is over", output::print_json_line(&report(&done, args.dry_run)), global);
     } else if !global.quiet {
-        output::print(&text(&done, args.dry_run))?;
+        output::reported("the repair is over", output::print(&text(&done, args.dry_run)), global);
     }
     Ok(if done.after.is_clean() { Outcome::Done } else { Outcome::Incomplete })
+}
+
+/// What there is to work with.
+enum Opened {
+    /// The repository opens.
+    Both(Arc<Repository>, Option<Arc<Repository>>),
+    /// It opens after these objects were taken from the copy.
+    Mended(Arc<Repository>, Arc<Repository>, Vec<(String, Mended)>),
+    /// It would, if this were no dry run.
+    Mendable(Vec<(String, Mended)>),
+}
+
+/// Opens the repository and the other one; where the first does not open, what opens it is taken from the other.
+fn open(args: &Args) -> Result<Opened, Failure> {
+    let secrets = &args.input.secrets;
+    let from = || args.from.as_ref().map(|path| secrets.open(path)).transpose();
+    let failure = match secrets.open(&args.repo) {
+        Ok(repository) => return Ok(Opened::Both(repository, from()?)),
+        Err(failure) if matches!(failure.kind(), Kind::RepositoryDamaged | Kind::WrongKey | Kind::NoRepository) => {
+            failure
+        }
+        Err(failure) => return Err(failure),
+    };
+    let Some(from) = from()? else { return Err(failure) };
+    let entrance = mend_entrance(open_store(&args.repo)?.as_ref(), &from, args.dry_run)?;
+    match (entrance.is_empty(), args.dry_run) {
+        (true, _) => Err(failure),
+        (false, true) => Ok(Opened::Mendable(entrance)),
+        (false, false) => Ok(Opened::Mended(secrets.open(&args.repo)?, from, entrance)),
+    }
+}
+
+/// Says what a dry run cannot look behind.
+fn would_mend(entrance: &[(String, Mended)], global: Global) -> Result<Outcome, Failure> {
+    let done = Repaired { mended: entrance.to_vec(), ..Repaired::default() };
+    if global.json {
+        output::print_json_line(&Report { clean: false, ..report(&done, true) })?;
+    } else if !global.quiet {
+        let objects =
+            entrance.iter().map(|(object, _)| format!("would be taken from the copy: {}\n", printable(object)));
+        output::print(&(objects.collect::<String>() + "What else is damaged is not known before that.\n"))?;
+    }
+    Ok(Outcome::Incomplete)
 }
 
 fn report(done: &Repaired, dry_run: bool) -> Report<'_> {

@@ -154,12 +154,16 @@ pub fn run(args: &Args, global: Global) -> Result<Outcome, Failure> {
     };
     let found = job::run(global, "verifying", |progress| verify(&repository, &options, progress))?;
     let elapsed_s = began.elapsed().as_secs_f64();
-    if global.json {
-        output::print_json_line(&report(&found, depth, elapsed_s))?;
-    } else if !global.quiet {
-        output::print(&text(&found, depth, elapsed_s))?;
+    let printed = match (global.json, global.quiet) {
+        (true, _) => output::print_json_line(&report(&found, depth, elapsed_s)),
+        (false, false) => output::print(&text(&found, depth, elapsed_s)),
+        (false, true) => Ok(()),
+    };
+    if found.is_clean() {
+        return printed.map(|()| Outcome::Done);
     }
-    Ok(if found.is_clean() { Outcome::Done } else { Outcome::Damaged })
+    output::reported("damage was found", printed, global);
+    Ok(Outcome::Damaged)
 }
 
 fn report(found: &Verified, depth: Depth, elapsed_s: f64) -> Report<'_> {

@@ -216,6 +216,7 @@ impl Repository {
     /// Takes a slot away, or all that its holder has; never the last one of an administrator.
     pub fn remove_slot(&self, wanted: &str, whole_holder: bool) -> Result<RemovedSlot> {
         self.require_root("remove a key")?;
+        self.allow_reserve(true);
         let slot = self.key_slot(wanted)?;
         let host = slot.holder.as_ref().map(|holder| holder.host);
         let is_of_holder = |other: &KeySlot| host.is_some() && other.holder.as_ref().map(|holder| holder.host) == host;
@@ -336,6 +337,12 @@ pub(super) fn put_slot(
     }
     put_own(store, &names::key(id), &bytes)?;
     Ok(id)
+}
+
+/// Whether a store says that this slot, or all that these keys' holder has, was taken away.
+pub(super) fn is_removed(store: &dyn Store, ring: &KeyRing, slot: Id) -> Result<bool> {
+    let removals = Removals::read(&Protocol { store, ring }, &store.list("keys/")?)?;
+    Ok(removals.contain(slot, Some(ring.certificate())))
 }
 
 /// The slots of this repository that can be read, with their bytes.

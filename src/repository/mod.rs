@@ -3,6 +3,7 @@
 //! `FORMAT.md` says byte for byte what the objects hold, and by which protocol they come and go.
 
 pub mod disk;
+mod entrance;
 pub mod index;
 pub mod keys;
 pub mod lease;
@@ -29,13 +30,14 @@ use tintype_formats::ImageError;
 use tintype_formats::tin::id::Id;
 use tintype_formats::tin::keys::KeyRing;
 use tintype_formats::tin::pack::{self, PackTable, TRAILER_BYTES};
-use tintype_formats::tin::signed::{ObjectKind, SignedObject};
+use tintype_formats::tin::signed::ObjectKind;
 use tintype_formats::tin::slot::{Cost, Secret};
 
+use self::entrance::Entrance;
 use self::index::{Cache, Index, PackRow, Scope, SegmentBuilder};
 use self::protocol::{ListedPack, Protocol, put_own};
 use self::store::{Store, StoreErrorKind};
-use crate::error::{Error, Kind, Result};
+use crate::error::{Error, Kind, Result, in_words};
 
 /// The program and its version, as manifests and sessions name it.
 pub const PROGRAM: &str = concat!("tintype ", env!("CARGO_PKG_VERSION"));
@@ -144,7 +146,7 @@ impl Repository {
         let object = ring.sign(ObjectKind::Repository, names::REPOSITORY, &body)?;
         put_own(store.as_ref(), names::REPOSITORY, &object)?;
         store.sync()?;
-        let cache = Cache::open(cache.as_deref(), id)?;
+        let cache = Cache::open(cache.as_deref(), id);
         Ok(Arc::new(Repository { store, ring: Arc::new(ring), slot: None, config, cache }))
     }
 
@@ -155,22 +157,11 @@ impl Repository {
         secret_is_said: bool,
         secret: &mut dyn FnMut() -> Result<Secret>,
     ) -> Result<Arc<Repository>> {
-        let shown = store.shown();
-        let object = match store.get(names::REPOSITORY, MAX_SMALL_BYTES) {
-            Ok(object) => object,
-            Err(cause) if cause.kind() == StoreErrorKind::NotFound => {
-                let message = format!("there is no repository in {shown}");
-                return Err(Error::new(Kind::NoRepository, message));
-            }
-            Err(cause) => return Err(cause.into()),
-        };
-        let Some((ObjectKind::Repository, id)) = SignedObject::sniff(&object) else {
-            let message = format!("{shown} is not a repository: the object \"repository\" there is something else");
-            return Err(Error::new(Kind::NoRepository, message));
-        };
+        let Entrance { object, id } = Entrance::find(store.as_ref())?;
         let (ring, slot) = keys::unlock(store.as_ref(), id, secret_is_said, secret)?;
+        let object = object.ok_or_else(|| entrance::damaged(names::REPOSITORY, "it is not there"))?;
         let config = read_config(&ring, &object)?;
-        let cache = Cache::open(cache.as_deref(), id)?;
+        let cache = Cache::open(cache.as_deref(), id);
         Ok(Arc::new(Repository { store, ring: Arc::new(ring), slot: Some(slot), config, cache }))
     }
 
@@ -182,6 +173,14 @@ impl Repository {
     /// The keys that it was opened with.
     pub fn ring(&self) -> &Arc<KeyRing> {
         &self.ring
+    }
+
+    /// Has writes take space from the store's reserve where there is no other, or not any more: those that free space, and
+    /// small ones by people who look after a full disk.
+    pub fn allow_reserve(&self, allowed: bool) {
+        if let Some(reserve) = self.store.reserve() {
+            reserve.allow(allowed);
+        }
     }
 
     /// What it is.
@@ -267,8 +266,13 @@ impl Repository {
             (true, _) => {}
             (false, false) => index.add_body(&segment.encode())?,
             (false, true) => {
-                let (id, body) = self.put_index(segment)?;
-                self.cache.add(&scope, &mut index, id, &body)?;
+                let body = segment.encode();
+                match self.put_index_body(&body) {
+                    Ok(id) => self.cache.add(&scope, &mut index, id, &body)?,
+                    // The packs' tables say it too: a full disk needs no segment.
+                    Err(cause) if cause.kind() == Kind::NoSpace => index.add_body(&body)?,
+                    Err(cause) => return Err(cause),
+                }
             }
         }
         Ok(index)
@@ -281,12 +285,16 @@ impl Repository {
 
     /// Puts an index segment.
     pub fn put_index(&self, segment: SegmentBuilder) -> Result<(Id, Vec<u8>)> {
+        let body = segment.encode();
+        Ok((self.put_index_body(&body)?, body))
+    }
+
+    fn put_index_body(&self, body: &[u8]) -> Result<Id> {
         // Whoever finds a pack in an index segment may build on it: it is durable before.
         self.store.sync()?;
         let id = Id::random()?;
-        let body = segment.encode();
-        self.protocol().create(ObjectKind::Index, &names::index(id), &body)?;
-        Ok((id, body))
+        self.protocol().create(ObjectKind::Index, &names::index(id), body)?;
+        Ok(id)
     }
 
     /// Whose segments a writer with these keys builds on.
@@ -340,7 +348,8 @@ pub fn row_of(pack: ListedPack, table: &PackTable) -> PackRow {
 }
 
 fn read_config(ring: &KeyRing, object: &[u8]) -> Result<Config> {
-    let signed = ring.verify(ObjectKind::Repository, names::REPOSITORY, object)?;
+    let signed = ring.verify(ObjectKind::Repository, names::REPOSITORY, object);
+    let signed = signed.map_err(|cause| entrance::damaged(names::REPOSITORY, in_words(&cause)))?;
     let damaged = |what: String| Error::new(Kind::Io, format!("read the object \"repository\": {what}"));
     #[derive(Deserialize)]
     struct Version {

@@ -4,13 +4,13 @@ use tintype_formats::tin::id::Id;
 use tintype_formats::tin::keys::KeyRing;
 use tintype_formats::tin::signed::ObjectKind;
 use tintype_formats::tin::slot::{self, Secret, SlotInfo, SlotKind};
-use tintype_formats::{ErrorKind, ImageError};
+use tintype_formats::ErrorKind;
 
-use super::super::names;
+use super::super::{entrance, names};
 use super::super::protocol::Protocol;
 use super::super::store::{Listed, Store};
 use super::{Removals, read_slots, rotation_numbers};
-use crate::error::{Error, Kind, Result};
+use crate::error::{Error, Kind, Result, in_words};
 
 type Slots = [(Id, SlotInfo, Vec<u8>)];
 
@@ -29,9 +29,14 @@ pub(in super::super) fn unlock(
             let message = "a password was given, and the repository is not encrypted; leave it out if that is meant";
             return Err(Error::new(Kind::WrongKey, message));
         }
-        return Ok((slot::open_slot(bytes, None)?, *id));
+        let ring =
+            slot::open_slot(bytes, None).map_err(|cause| entrance::damaged(&names::key(*id), in_words(&cause)))?;
+        return Ok((ring, *id));
     }
     if slots.is_empty() {
+        if let Some((id, detail)) = entrance::damaged_slot(store, repository)? {
+            return Err(entrance::damaged(&names::key(id), detail));
+        }
         return Err(Error::new(Kind::WrongKey, format!("{} has no key slots: nobody can open it", store.shown())));
     }
     let secret = secret()?;
@@ -42,7 +47,7 @@ pub(in super::super) fn unlock(
             Err(cause) => {
                 // One slot that cannot be tried must not shut out those who have another.
                 let is_wrong = cause.kind() == ErrorKind::WrongKey;
-                untried = untried.or((!is_wrong).then_some((*id, cause)));
+                untried = untried.or((!is_wrong).then(|| (*id, in_words(&cause))));
                 continue;
             }
         };
@@ -53,26 +58,28 @@ pub(in super::super) fn unlock(
         take_rotations(store, &mut ring, &listed)?;
         return Ok((ring, *id));
     }
-    Err(refused(&store.shown(), &slots, &secret, was_removed, untried))
+    let broken = untried.map_or_else(|| entrance::damaged_slot(store, repository), |found| Ok(Some(found)))?;
+    Err(refused(&store.shown(), &slots, &secret, was_removed, broken))
 }
 
 /// What is wrong with a secret that opens nothing.
-fn refused(shown: &str, slots: &Slots, secret: &Secret, was_removed: bool, untried: Option<(Id, ImageError)>) -> Error {
+fn refused(shown: &str, slots: &Slots, secret: &Secret, was_removed: bool, broken: Option<(Id, String)>) -> Error {
     if was_removed {
         let message = format!("the password is that of a key slot of {shown} that was removed");
         return Error::new(Kind::WrongKey, message);
     }
+    if let Some((id, detail)) = broken {
+        let detail = format!("the password opens no other key slot, and this one is not whole: {detail}");
+        return entrance::damaged(&names::key(id), detail);
+    }
     let tried = format!("the password opens none of the {} key slots of {shown}", slots.len());
     let has_recovery = slots.iter().any(|(_, info, _)| matches!(info.kind, SlotKind::Recovery(_)));
-    let message = match untried {
-        Some((id, cause)) => format!("{tried}; key slot {id} could not be tried: {cause}"),
-        None if has_recovery && secret.is_mistyped_recovery_key() => {
-            format!("{tried}; if it is the recovery key, it has a typing error: its check letter does not match")
-        }
-        None if has_recovery && secret.is_recovery_key() => {
-            format!("{tried}; as a recovery key it is of another repository, or a newer one has replaced it")
-        }
-        None => tried,
+    let message = if has_recovery && secret.is_mistyped_recovery_key() {
+        format!("{tried}; if it is the recovery key, it has a typing error: its check letter does not match")
+    } else if has_recovery && secret.is_recovery_key() {
+        format!("{tried}; as a recovery key it is of another repository, or a newer one has replaced it")
+    } else {
+        tried
     };
     Error::new(Kind::WrongKey, message)
 }

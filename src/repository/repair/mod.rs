@@ -2,9 +2,11 @@
 //!
 //! Nothing that is whole is ever deleted, and no pack: a damaged one is marked, and what is whole in it is copied.
 
+mod entrance;
 mod objects;
 mod salvage;
 
+pub use entrance::mend_entrance;
 pub use objects::{Mended, mend_object, re_index};
 pub use salvage::{Salvaged, salvage_pack};
 

@@ -8,6 +8,7 @@ use tintype_formats::tin::signed::ObjectKind;
 
 use crate::error::Result;
 use crate::repository::index::SegmentBuilder;
+use crate::repository::ledger::Entry;
 use crate::repository::names::{self, Named};
 use crate::repository::protocol::{ListedPack, put_own};
 use crate::repository::verify::{Finding, Wrong};
@@ -42,7 +43,13 @@ pub fn mend_object(
     dry_run: bool,
 ) -> Result<Option<Mended>> {
     let name = &finding.object;
-    let Some(named) = Named::parse(name) else { return Ok(None) };
+    let Some(named) = Named::parse(name) else { return mend_reserve(repository, name, dry_run) };
+    if named == Named::Key
+        && let Some(bytes) = copy.and_then(|copy| slot_of_copy(repository, copy, name))
+    {
+        replace(repository, finding, Some(&bytes), dry_run)?;
+        return Ok(Some(Mended::Copied));
+    }
     let Some(kind) = named.kind() else { return Ok(None) };
     if let Some(bytes) = copy.and_then(|copy| copy_of(repository, copy, kind, name)) {
         replace(repository, finding, Some(&bytes), dry_run)?;
@@ -81,6 +88,28 @@ fn copy_of(repository: &Repository, copy: &Repository, kind: ObjectKind, name: &
     let bytes = copy.store().get(name, MAX_INDEX_BYTES).ok()?;
     repository.ring().verify(kind, name, &bytes).ok()?;
     Some(bytes)
+}
+
+/// The same key slot in a copy of the repository, if it is what the ledger says that it was: only who knows its password can
+/// tell otherwise whether it is the true one.
+fn slot_of_copy(repository: &Repository, copy: &Repository, name: &str) -> Option<Vec<u8>> {
+    let id = names::parse_flat("keys", name)?;
+    let bytes = copy.store().get(name, MAX_INDEX_BYTES).ok()?;
+    let hash = blake3::hash(&bytes).to_string();
+    let was = |entry: &Entry| entry.slots.get(&id) == Some(&hash);
+    repository.ledger().ok()?.iter().any(|(_, entry)| was(entry)).then_some(bytes)
+}
+
+/// Makes the store's reserve again, if it is the object that is damaged.
+fn mend_reserve(repository: &Repository, name: &str, dry_run: bool) -> Result<Option<Mended>> {
+    let Some(reserve) = repository.store().reserve() else { return Ok(None) };
+    if reserve.problem().is_none_or(|(damaged, _)| damaged != name) {
+        return Ok(None);
+    }
+    if !dry_run {
+        reserve.remake()?;
+    }
+    Ok(Some(Mended::Remade))
 }
 
 /// Takes a damaged object away, which is of no use to anybody, and puts what it should be.

@@ -13,7 +13,7 @@ use crate::error::{Result, in_words};
 use crate::repository::index::parse_rows;
 use crate::repository::names::{self, Named};
 use crate::repository::protocol::{End, ListedPack};
-use crate::repository::store::{Listed, StoreErrorKind};
+use crate::repository::store::{Listed, Reserve, StoreErrorKind};
 use crate::repository::{MAX_INDEX_BYTES, Repository, ledger};
 
 /// What the objects are.
@@ -83,6 +83,8 @@ pub fn look_at_objects(repository: &Repository, workers: usize) -> Result<Object
     }
     known.compare(repository, &mut objects)?;
     compare_slots(repository, &mut objects)?;
+    let reserve = repository.store().reserve().and_then(Reserve::problem);
+    objects.findings.extend(reserve.map(|(name, problem)| Finding::damaged(name, problem)));
     objects.findings.sort_by(|one, other| one.object.cmp(&other.object));
     Ok(objects)
 }
