@@ -307,7 +307,11 @@ fn report(done: &BackedUp, options: &BackupOptions, began: Instant, global: Glob
         disks: &done.disks,
     };
     if global.json {
-        output::print_json_line(&report)?;
+        let done = match done.snapshot {
+            Some(id) => format!("snapshot {id} of {} is stored", options.name),
+            None => "the dry run is over".to_owned(),
+        };
+        output::reported(&done, output::print_json_line(&report), global);
     } else if !global.quiet {
         let what = match done.snapshot {
             Some(id) => format!("snapshot {id} of {}", options.name),

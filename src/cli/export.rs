@@ -77,7 +77,7 @@ pub fn run(args: &Args, mut global: Global) -> Result<Outcome, Failure> {
     let name = snapshot.manifest.name;
     if global.json {
         let report = Report { r#type: "export", snapshot: snapshot.id, name, packs, pack_bytes, elapsed_s };
-        output::print_json_line(&report)?;
+        output::reported("the file is written", output::print_json_line(&report), global);
     } else {
         let (packs, size) = (units::count(packs, "pack", "packs"), units::size(pack_bytes));
         output::note(&format!("snapshot {} of {name}: {packs}, {size}, in {elapsed_s:.1} s", snapshot.id), global);

@@ -156,7 +156,8 @@ pub fn run(args: &Args, global: Global) -> Result<Outcome, Failure> {
         doomed.iter().try_for_each(|id| repository.forget(*id))?;
     }
     if !global.json && !global.quiet {
-        output::print(&text(&groups, &doomed, args.dry_run))?;
+        let printed = output::print(&text(&groups, &doomed, args.dry_run));
+        output::reported(&what(doomed.len(), args.dry_run), printed, global);
     }
     let mut report = Report { r#type: "forget", dry_run: args.dry_run, groups, forgotten: doomed, prune: None };
     let is_any_left = report.groups.iter().any(|group| group.left.is_some());
@@ -168,9 +169,15 @@ pub fn run(args: &Args, global: Global) -> Result<Outcome, Failure> {
         outcome = if how == Outcome::Done { outcome } else { how };
     }
     if global.json {
-        output::print_json_line(&report)?;
+        let what = what(report.forgotten.len(), args.dry_run);
+        output::reported(&what, output::print_json_line(&report), global);
     }
     Ok(outcome)
+}
+
+fn what(forgotten: usize, dry_run: bool) -> String {
+    let forgot = if dry_run { "would forget" } else { "forgot" };
+    format!("{forgot} {}", units::count(forgotten as u64, "snapshot", "snapshots"))
 }
 
 /// What the policy keeps and does not.

@@ -148,7 +148,8 @@ fn report(args: &Args, done: Imported, began: Instant, global: Global) -> Result
     let Imported { snapshot, copied, stored_bytes } = done;
     let file = args.file.display().to_string();
     if global.json {
-        output::print_json_line(&Report { r#type: "import", snapshot, file, copied, stored_bytes, elapsed_s })?;
+        let report = Report { r#type: "import", snapshot, file, copied, stored_bytes, elapsed_s };
+        output::reported("the snapshot is stored", output::print_json_line(&report), global);
     } else {
         let id = snapshot.map(|id| id.to_string()).unwrap_or_default();
         let (how, size) = (if copied { "packs copied" } else { "stored anew" }, units::size(stored_bytes));

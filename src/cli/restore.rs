@@ -185,7 +185,7 @@ fn restore(
         false => write_all(args, disk, part.as_ref(), path, global)?,
     };
     let report = Report { disk: record.name.clone(), ..report };
-    say(&report, global)?;
+    output::reported("the disk is restored", say(&report, global), global);
     let range = part.as_ref().map_or(0..record.size_bytes, |part| part.begin..part.begin + part.size_bytes);
     let is_missing = |(at, length): &(u64, u64)| *at < range.end && at.saturating_add(*length) > range.start;
     Ok(report.unreadable.is_empty() && !record.unreadable.iter().any(is_missing))

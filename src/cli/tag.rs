@@ -65,7 +65,8 @@ pub fn run(args: &Args, global: Global) -> Result<Outcome, Failure> {
 
 fn report(args: &Args, report: &Report<'_>, global: Global) -> Result<Outcome, Failure> {
     if global.json {
-        output::print_json(report)?;
+        let done = format!("snapshot {} is stored", report.snapshot);
+        output::reported(&done, output::print_json(report), global);
     } else if report.snapshot != report.replaces {
         let (new, old) = (report.snapshot, report.replaces);
         output::note(&format!("{}: snapshot {new} takes the place of {old}", args.snapshot), global);
