@@ -9,7 +9,9 @@ use common::{Run, Sandbox};
 
 fn on(sandbox: &Sandbox, args: &[&str]) -> Run {
     let mut command = sandbox.command(args);
-    command.env("TINTYPE_PASSWORD", "pw");
+    if !sandbox.path("plain").exists() {
+        command.env("TINTYPE_PASSWORD", "pw");
+    }
     Run::of(&command.output().expect("tintype runs"))
 }
 
@@ -34,6 +36,9 @@ fn prepare(sandbox: &Sandbox, init: &[&str]) -> Vec<u8> {
         blake3::Hasher::new().update(&seed.to_le_bytes()).finalize_xof().fill(&mut bytes);
         bytes
     };
+    if init.contains(&"--no-encryption") {
+        fs::write(sandbox.path("plain"), "").unwrap();
+    }
     on(sandbox, &[&["init", "repo", "--reserve", "1M"][..], init].concat()).ok();
     fs::write(sandbox.path("d.raw"), noise(1, 1 << 20)).unwrap();
     on(sandbox, &["backup", "d.raw", "--name", "vm", "-r", "repo"]).ok();

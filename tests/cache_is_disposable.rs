@@ -73,6 +73,7 @@ fn a_cache_on_a_full_disk_is_done_without() {
     assert!(mounted.expect("mount runs").success());
     let mut filler = fs::File::create(full.join("filler")).expect("a file");
     while filler.write_all(&[0; 4096]).is_ok() {}
+    drop(filler);
     let result = std::panic::catch_unwind(|| works(&sandbox, &[("TINTYPE_CACHE_DIR", "full/t")]));
     _ = Command::new("umount").arg(&full).status();
     result.expect("it works");
