@@ -48,7 +48,7 @@ pub struct LocalStore {
     /// One sync at a time: the second must not return while the first still syncs what both have found.
     syncing: Mutex<()>,
     /// The first failed fsync.
-    failure: OnceLock<String>,
+    failure: OnceLock<(StoreErrorKind, String)>,
 }
 
 impl LocalStore {
@@ -78,9 +78,9 @@ impl LocalStore {
     fn check_usable(&self, doing: &'static str, name: &str) -> Result<(), StoreError> {
         match self.failure.get() {
             None => Ok(()),
-            Some(failure) => {
+            Some((kind, failure)) => {
                 let detail = format!("not tried, because what was stored before could not be made durable: {failure}");
-                Err(StoreError::new(StoreErrorKind::Io, doing, name, detail))
+                Err(StoreError::new(*kind, doing, name, detail))
             }
         }
     }
@@ -88,8 +88,10 @@ impl LocalStore {
     /// Notes that something was not made durable, and can never be.
     fn give_up(&self, doing: &'static str, name: &str, cause: io::Error) -> StoreError {
         // Only the first counts.
-        _ = self.failure.set(cause.to_string());
-        StoreError::not_durable(doing, name, cause)
+        let text = cause.to_string();
+        let error = StoreError::not_durable(doing, name, cause);
+        _ = self.failure.set((error.kind(), text));
+        error
     }
 
     fn not_placed(&self, name: &str, why: NotPlaced) -> StoreError {
