@@ -44,6 +44,10 @@ pub enum Kind {
     RepositoryDamaged,
     /// The repository has no such snapshot.
     NoSnapshot,
+    /// A name stands for several snapshots, and it cannot be told which one is meant.
+    SeveralSnapshots,
+    /// A snapshot is there, or a newer one than the one that would be taken, and cannot be read.
+    SnapshotDamaged,
     /// The password or key opens nothing.
     WrongKey,
     /// The key's role does not allow it.

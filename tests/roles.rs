@@ -10,6 +10,7 @@ use common::{Run, Sandbox, assert_holds};
 use keys::Keys;
 use tintype::error::Kind;
 use tintype::repository::protocol::End;
+use tintype::repository::resolve::Wishes;
 use tintype::repository::session::WriteSession;
 use tintype::repository::{Repository, names};
 use tintype_formats::tin::chunk::{ChunkKind, Packed};
@@ -42,7 +43,7 @@ fn a_host_that_may_only_write_backs_up_and_reads_nothing_back() {
     keys.run("write", &["key", "rotate"]).fails(12, "role admin");
     keys.run("write", &["tag", "own", "--set", "a=b"]).fails(12, "admin or maintain");
     let writer = keys.open("write");
-    let own = writer.resolve("own").unwrap();
+    let own = writer.resolve("own", &Wishes::default()).unwrap().snapshot;
     assert_eq!(writer.forget(own.id).unwrap_err().kind(), Kind::Denied);
     keys.assert_restores("admin", "own", &disk);
 }
@@ -68,7 +69,7 @@ fn a_key_to_read_restores_everything_and_adds_nothing() {
     keys.assert_restores("read", "of the writer", &disk);
     keys.assert_restores("read", "of the admin", &disk);
     let reader = keys.open("read");
-    let id = reader.resolve("of the admin").unwrap().id;
+    let id = reader.resolve("of the admin", &Wishes::default()).unwrap().snapshot.id;
     assert_eq!(reader.forget(id).unwrap_err().kind(), Kind::Denied);
     keys.run("read", &["tag", "of the admin", "--set", "a=b"]).fails(12, "admin or maintain");
     keys.run("read", &["backup", "a.raw"]).fails(12, "write, use, maintain or admin");

@@ -33,6 +33,8 @@ use crate::system;
 /// Every snapshot is a full one; only what is not stored yet is stored. A backup that is stopped loses nothing: the next
 /// one finds what it stored.
 #[derive(Debug, ClapArgs)]
+// --host is the one that the snapshot is made of.
+#[command(mut_arg("snapshot_host", |arg| arg.long("source-host")))]
 pub struct Args {
     /// The disks: images, devices, stored snapshots, or "-" for a raw stream on standard input (with -f raw and --size);
     /// NAME=SOURCE names the disk, which otherwise has the name of its file or device

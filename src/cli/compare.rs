@@ -6,6 +6,7 @@ use clap::Args as ClapArgs;
 use serde::Serialize;
 
 use super::address::{self, Address};
+use super::choice::ChoiceArgs;
 use super::failure::Failure;
 use super::repository_args::SecretArgs;
 use super::source_args::{NbdArgs, ReferenceArgs, SourceArgs, ThreadArgs, format_parser};
@@ -42,6 +43,8 @@ pub struct Args {
     #[command(flatten)]
     nbd: NbdArgs,
     #[command(flatten)]
+    choice: ChoiceArgs,
+    #[command(flatten)]
     secrets: SecretArgs,
     #[command(flatten)]
     threads: ThreadArgs,
@@ -68,15 +71,9 @@ const SHOWN_RANGES: usize = 10;
 pub fn run(args: &Args, global: Global) -> Result<Outcome, Failure> {
     let open = |address: &Address, format: &Option<String>, overlay: Option<&PathBuf>| {
         let (references, nbd, secrets) = (args.references.clone(), args.nbd.clone(), args.secrets.clone());
-        SourceArgs {
-            format: format.clone(),
-            with_overlay: overlay.cloned(),
-            sector_size: None,
-            references,
-            nbd,
-            secrets,
-        }
-        .open(address, None, global)
+        let (format, with_overlay, choice) = (format.clone(), overlay.cloned(), args.choice.clone());
+        let source = SourceArgs { format, with_overlay, sector_size: None, references, nbd, choice, secrets };
+        source.open(address, None, global)
     };
     let a = open(&args.a, &args.format, args.with_overlay.as_ref())?;
     let b = open(&args.b, &args.format_b, None)?;

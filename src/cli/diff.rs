@@ -7,6 +7,7 @@ use serde::Serialize;
 use tintype_formats::tin::id::Id;
 use tintype_formats::tin::manifest::DiskRecord;
 
+use super::choice::ChoiceArgs;
 use super::escape::printable;
 use super::failure::Failure;
 use super::repository_args::RepositoryArgs;
@@ -24,12 +25,14 @@ const SHOWN_RANGES: usize = 20;
 /// if nothing changed, 3 if something did.
 #[derive(Debug, ClapArgs)]
 pub struct Args {
-    /// One snapshot (NAME, NAME@ID or ID)
+    /// One snapshot (NAME, NAME@ID, NAME@2026-11-22, NAME@-7d or ID)
     #[arg(value_name = "A")]
     a: String,
     /// The other snapshot
     #[arg(value_name = "B")]
     b: String,
+    #[command(flatten)]
+    choice: ChoiceArgs,
     #[command(flatten)]
     repository: RepositoryArgs,
 }
@@ -63,7 +66,8 @@ struct RangeRow {
 pub fn run(args: &Args, global: Global) -> Result<Outcome, Failure> {
     let ((a, a_disk), (b, b_disk)) = (address(&args.a)?, address(&args.b)?);
     let repository = args.repository.open()?;
-    let snapshots = [repository.resolve(a)?, repository.resolve(b)?];
+    let snapshots = args.choice.choose_all(&repository, &[a, b], global)?;
+    let snapshots: [Snapshot; 2] = snapshots.try_into().map_err(|_| Failure::usage("expected two snapshots"))?;
     let pairs = pairs(&snapshots, [a_disk, b_disk])?;
     let differences = job::run(global, "comparing", |progress| {
         pairs.iter().map(|pair| diff(&repository, *pair, progress)).collect::<Result<Vec<_>, _>>()

@@ -7,6 +7,7 @@ use clap::Args as ClapArgs;
 use serde::Serialize;
 use tintype_formats::tin::id::Id;
 
+use super::choice::ChoiceArgs;
 use super::failure::Failure;
 use super::repository_args::RepositoryArgs;
 use super::snapshots::unreadable_text;
@@ -20,7 +21,7 @@ use crate::targets::{Access, Target, TargetOptions};
 /// opens with the passwords of the repository that can read. Packs are copied whole, so it may be larger than what it holds.
 #[derive(Debug, ClapArgs)]
 pub struct Args {
-    /// The snapshot: NAME for the newest of that name, NAME@ID, or ID
+    /// The snapshot: NAME (its newest), NAME@ID, NAME@2026-11-22 (the newest by the end of that day), NAME@-7d, or an id
     #[arg(value_name = "SNAPSHOT")]
     snapshot: String,
     /// The new file, or "-" for standard output
@@ -29,6 +30,8 @@ pub struct Args {
     /// Replace the file if it exists
     #[arg(long)]
     force: bool,
+    #[command(flatten)]
+    choice: ChoiceArgs,
     #[command(flatten)]
     repository: RepositoryArgs,
 }
@@ -49,7 +52,7 @@ pub fn run(args: &Args, mut global: Global) -> Result<Outcome, Failure> {
         global = global.without_json("with the file on standard output there is no --json")?;
     }
     let repository = args.repository.open()?;
-    let snapshot = repository.resolve(&args.snapshot)?;
+    let snapshot = args.choice.choose(&repository, &args.snapshot, global)?;
     let is_incomplete = snapshot.is_incomplete();
     for disk in snapshot.manifest.disks.iter().filter(|disk| disk.is_incomplete()) {
         output::warn(&unreadable_text(disk), global);

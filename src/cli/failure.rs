@@ -99,6 +99,8 @@ fn exit_code(kind: Kind) -> u8 {
         | Kind::UndeclaredFormat
         | Kind::Io
         | Kind::NoSnapshot
+        | Kind::SeveralSnapshots
+        | Kind::SnapshotDamaged
         | Kind::Unreadable
         | Kind::ShrankToNothing
         | Kind::Fenced
@@ -161,6 +163,10 @@ fn hint(error: &Error) -> Option<&'static str> {
             "the next run finds what was stored; --max-unreadable allows more, --salvage takes whatever can be read"
         }
         Kind::ShrankToNothing => "check the source; if it is meant to be empty, pass --allow-empty",
+        Kind::SeveralSnapshots => "name one by its id (NAME@ID), or say whose: HOLDER/NAME or --holder, --host",
+        Kind::SnapshotDamaged => {
+            "\"tintype repair\" may mend it; name another one by its id (NAME@ID), or pass --ignore-damaged"
+        }
         Kind::Fenced => "run it again: what is stored already is not stored twice",
         Kind::Denied => "use a key of another role; \"tintype key list\" shows the keys and their roles",
         Kind::WrongKey | Kind::Image(ErrorKind::WrongKey) => {

@@ -1,6 +1,7 @@
 //! `tintype forget`
 
 use std::collections::HashSet;
+use std::sync::Arc;
 
 use clap::Args as ClapArgs;
 use jiff::Timestamp;
@@ -9,16 +10,17 @@ use serde::Serialize;
 use tintype_formats::tin::id::Id;
 
 use super::backup::parse_tag;
+use super::choice::{ChoiceArgs, tell_remarks};
 use super::escape::printable;
 use super::failure::Failure;
 use super::prune::{PruneArgs, Report as PruneReport, run_prune};
 use super::repository_args::RepositoryArgs;
-use super::snapshots::{SHOWN_DIGITS, table};
+use super::short_ids::ShortIds;
+use super::snapshots::{short_ids, table};
 use super::{Global, Outcome, output, units};
-use crate::error::{Error, Kind};
-use crate::repository::Repository;
 use crate::repository::policy::{self, Candidate, Count, GroupBy, GroupKey, Policy, Reason, Times, Within};
 use crate::repository::snapshots::Snapshot;
+use crate::repository::{Repository, time};
 
 /// Forget snapshots: those named, or those that no rule keeps
 ///
@@ -55,6 +57,8 @@ pub struct Args {
     prune: bool,
     #[command(flatten)]
     how: PruneArgs,
+    #[command(flatten)]
+    choice: ChoiceArgs,
     #[command(flatten)]
     repository: RepositoryArgs,
 }
@@ -134,6 +138,9 @@ struct Group {
 #[derive(Serialize)]
 struct Row {
     id: Id,
+    /// The id, cut short for people.
+    #[serde(skip)]
+    shown: String,
     time: String,
     incomplete: bool,
     reasons: Vec<Reason>,
@@ -150,7 +157,7 @@ pub fn run(args: &Args, global: Global) -> Result<Outcome, Failure> {
             ));
         }
         [] => by_policy(args, &policy, &repository, global)?,
-        wanted => (Vec::new(), named(&repository, wanted)?),
+        _ => (Vec::new(), named(args, &repository, global)?),
     };
     if !args.dry_run {
         doomed.iter().try_for_each(|id| repository.forget(*id))?;
@@ -188,11 +195,12 @@ fn by_policy(
     global: Global,
 ) -> Result<(Vec<Group>, Vec<Id>), Failure> {
     let mut listing = repository.snapshots()?;
-    for (id, cause) in &listing.damaged {
-        output::warn(&format!("snapshot {id} is left as it is: {cause}"), global);
+    let ids = short_ids(&listing);
+    for damage in &listing.damaged {
+        output::warn(&format!("snapshot {} is left as it is: {}", damage.id, damage.cause), global);
     }
     if let Some(name) = &args.name
-        && listing.snapshots.iter().all(|snapshot| snapshot.manifest.name != *name)
+        && listing.snapshots.iter().chain(&listing.uncommitted).all(|snapshot| snapshot.manifest.name != *name)
     {
         return Err(super::snapshots::no_such_name(name));
     }
@@ -202,8 +210,11 @@ fn by_policy(
         let named = args.name.as_ref().is_none_or(|name| snapshot.manifest.name == *name);
         named && args.tag.iter().all(|(key, value)| tags.get(key) == Some(value))
     };
+    // Whole snapshots without an end are judged like those that miss a part of their disks.
+    let uncommitted: HashSet<Id> = listing.uncommitted.iter().map(|snapshot| snapshot.id).collect();
+    listing.snapshots.append(&mut listing.uncommitted);
     listing.snapshots.retain(wanted);
-    let clock = Clock { zone: TimeZone::system(), now: Timestamp::now(), times };
+    let clock = Clock { zone: TimeZone::system(), now: Timestamp::now(), times, uncommitted, ids };
     let found = policy::groups(&listing.snapshots, args.group_by);
     say_what_joins(&found, args.group_by, global);
     let groups = found.iter().map(|group| judge(args, policy, group, &clock)).collect::<Result<Vec<_>, _>>()?;
@@ -216,15 +227,24 @@ fn by_policy(
     Ok((groups, doomed))
 }
 
-/// What times are compared with.
+/// What snapshots are judged by.
 struct Clock {
     zone: TimeZone,
     now: Timestamp,
     times: Times,
+    /// Those without an end of their session.
+    uncommitted: HashSet<Id>,
+    /// All ids, cut short.
+    ids: ShortIds,
 }
 
 fn judge(args: &Args, policy: &Policy, group: &policy::Group<'_>, clock: &Clock) -> Result<Group, Failure> {
-    let candidates: Vec<Candidate<'_>> = group.snapshots.iter().map(|snapshot| Candidate::of(snapshot)).collect();
+    let is_incomplete = |snapshot: &Snapshot| snapshot.is_incomplete() || clock.uncommitted.contains(&snapshot.id);
+    let candidates: Vec<Candidate<'_>> = group
+        .snapshots
+        .iter()
+        .map(|snapshot| Candidate { is_incomplete: is_incomplete(snapshot), ..Candidate::of(snapshot) })
+        .collect();
     let judged = policy::judge(policy, &candidates, &clock.zone, clock.now);
     let left = match args.force {
         true => None,
@@ -233,8 +253,8 @@ fn judge(args: &Args, policy: &Policy, group: &policy::Group<'_>, clock: &Clock)
     let row = |(id, reasons): &(Id, Vec<Reason>)| {
         let snapshot = group.snapshots.iter().find(|snapshot| snapshot.id == *id);
         let time = snapshot.map_or_else(String::new, |snapshot| snapshot.manifest.time.clone());
-        let incomplete = snapshot.is_some_and(|snapshot| snapshot.is_incomplete());
-        Row { id: *id, time, incomplete, reasons: reasons.clone() }
+        let incomplete = snapshot.is_some_and(|snapshot| is_incomplete(snapshot));
+        Row { id: *id, shown: clock.ids.show(*id), time, incomplete, reasons: reasons.clone() }
     };
     let (keep, forget) = judged.rows().map(row).partition(|row| left.is_some() || !row.reasons.is_empty());
     let GroupKey { name, holder, host } = group.key.clone();
@@ -282,46 +302,17 @@ fn title(group: &Group) -> String {
     printable(&format!("{} ({})", group.name.as_deref().unwrap_or("all names"), facts.join("; ")))
 }
 
-/// The snapshots that are named, each of which must be exactly one. A whole id names also one that cannot be read.
-fn named(repository: &Repository, wanted: &[String]) -> Result<Vec<Id>, Failure> {
-    let ids = repository.snapshot_ids()?;
-    let listing = repository.snapshots()?;
+/// The snapshots that are named, each of which must be exactly one. An id names also one that cannot be read.
+fn named(args: &Args, repository: &Arc<Repository>, global: Global) -> Result<Vec<Id>, Failure> {
+    let texts: Vec<&str> = args.snapshots.iter().map(String::as_str).collect();
     let mut doomed = Vec::new();
-    for wanted in wanted {
-        let whole = wanted.parse::<Id>().ok().filter(|id| ids.contains(id));
-        let id = whole.map_or_else(|| one_of(&listing.snapshots, wanted), Ok)?;
-        if !doomed.contains(&id) {
-            doomed.push(id);
+    for target in repository.resolve_to_forget(&texts, &args.choice.wishes())? {
+        tell_remarks(&target.remarks, global);
+        if !doomed.contains(&target.id) {
+            doomed.push(target.id);
         }
     }
     Ok(doomed)
-}
-
-fn one_of(snapshots: &[Snapshot], wanted: &str) -> Result<Id, Failure> {
-    let no_such = |what: &str| {
-        let message = format!("find the snapshot \"{}\": {what}", wanted.escape_debug());
-        Failure::from(Error::new(Kind::NoSnapshot, message))
-    };
-    let (name, id) = wanted.rsplit_once('@').map_or((None, wanted), |(name, id)| (Some(name), id));
-    let mut found: Vec<&Snapshot> =
-        snapshots.iter().filter(|snapshot| name.is_none_or(|name| snapshot.manifest.name == name)).collect();
-    if name.is_some() && id == "latest" {
-        return found.last().map(|snapshot| snapshot.id).ok_or_else(|| no_such("there is none of that name"));
-    }
-    if name.is_none() && snapshots.iter().any(|snapshot| snapshot.manifest.name == wanted) {
-        return Err(no_such(
-            "it is a name; say which of them, as NAME@ID or NAME@latest, or what to keep, with --name",
-        ));
-    }
-    if id.len() < 4 {
-        return Err(no_such("expected NAME@ID, NAME@latest, or at least 4 digits of an ID"));
-    }
-    found.retain(|snapshot| snapshot.id.to_string().starts_with(&id.to_lowercase()));
-    match found.as_slice() {
-        [] => Err(no_such("there is none of that name or id")),
-        [one] => Ok(one.id),
-        several => Err(no_such(&format!("{} ids begin so", several.len()))),
-    }
 }
 
 fn text(groups: &[Group], doomed: &[Id], dry_run: bool) -> String {
@@ -338,8 +329,8 @@ fn text(groups: &[Group], doomed: &[Id], dry_run: bool) -> String {
         for (row, what) in all {
             let mut reasons: Vec<String> = row.reasons.iter().map(Reason::to_string).collect();
             reasons.extend(row.incomplete.then(|| "incomplete".to_owned()));
-            let id = row.id.to_string()[..SHOWN_DIGITS].to_owned();
-            rows.push([what.to_owned(), id, printable(&row.time), reasons.join(", ")]);
+            let time = printable(&time::local_text(&row.time));
+            rows.push([what.to_owned(), row.shown.clone(), time, reasons.join(", ")]);
         }
         text += &table(&rows);
     }

@@ -8,6 +8,7 @@ use tintype_formats::layer::{Detail, DiskInfo, FileReference, SnapshotInfo};
 use tintype_formats::{Image, ImageError, OpenFile, raw};
 
 use super::address::Address;
+use super::choice::ChoiceArgs;
 use super::failure::Failure;
 use super::source_args::ImageArgs;
 use super::{Global, Outcome, escape::printable, info_stored, output, units};
@@ -20,6 +21,8 @@ use crate::sources::{self, OpenedImage, ReferencePolicy};
 pub struct Args {
     #[command(flatten)]
     image: ImageArgs,
+    #[command(flatten)]
+    choice: ChoiceArgs,
 }
 
 #[derive(Serialize)]
@@ -78,7 +81,7 @@ struct Snapshot {
 
 pub fn run(args: &Args, global: Global) -> Result<Outcome, Failure> {
     if let Some(wanted) = &args.image.address.stored {
-        return info_stored::run(&args.image.address, wanted, &args.image.secrets, global);
+        return info_stored::run(&args.image.address, wanted, (&args.image.secrets, &args.choice), global);
     }
     // Reading the header of an image that is in use does no harm.
     let references = ReferencePolicy { force_share: true, ..ReferencePolicy::default() };

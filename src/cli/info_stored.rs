@@ -5,11 +5,13 @@ use tintype_formats::tin::id::Id;
 use tintype_formats::tin::manifest::Manifest;
 
 use super::address::Address;
+use super::choice::ChoiceArgs;
 use super::escape::printable;
 use super::failure::Failure;
 use super::repository_args::SecretArgs;
 use super::{Global, Outcome, output, units};
 use crate::repository::snapshots::Snapshot;
+use crate::repository::time;
 
 #[derive(Serialize)]
 struct Report<'a> {
@@ -26,9 +28,14 @@ struct Report<'a> {
 }
 
 /// Prints what is known about the snapshot that `address` means; one of its disks, if it names one.
-pub fn run(address: &Address, wanted: &str, secrets: &SecretArgs, global: Global) -> Result<Outcome, Failure> {
+pub fn run(
+    address: &Address,
+    wanted: &str,
+    (secrets, choice): (&SecretArgs, &ChoiceArgs),
+    global: Global,
+) -> Result<Outcome, Failure> {
     let repository = secrets.open(&address.path)?;
-    let mut snapshot = repository.resolve(wanted)?;
+    let mut snapshot = choice.choose(&repository, wanted, global)?;
     if let Some(name) = &address.disk {
         snapshot.manifest.disks = vec![snapshot.disk(Some(name))?.clone()];
     }
@@ -58,7 +65,7 @@ fn text(repository: &str, snapshot: &Snapshot) -> String {
         ("snapshot", snapshot.id.to_string()),
         ("repository", repository.to_owned()),
         ("name", manifest.name.clone()),
-        ("time", manifest.time.clone()),
+        ("time", time::local_text(&manifest.time)),
         ("host", manifest.host.clone()),
         ("made by", format!("{}, with the key of {}", manifest.program, snapshot.signer.name)),
         ("consistency", manifest.consistency.clone()),

@@ -13,10 +13,13 @@ use super::escape::printable;
 use super::failure::Failure;
 use super::repository_args::RepositoryArgs;
 use super::secrets::NewSecretArgs;
-use super::snapshots::{SHOWN_DIGITS, table};
+use super::snapshots::table;
 use super::{Global, Outcome, output, units};
 use crate::repository::Repository;
 use crate::repository::keys::{ChangedSecret, KeySlot};
+
+/// How many digits of a key's id are shown.
+const SHOWN_DIGITS: usize = 16;
 
 /// Say who can open a repository, and what they may do
 #[derive(Debug, Subcommand)]

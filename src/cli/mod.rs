@@ -5,6 +5,7 @@ mod backup;
 mod bar;
 mod boot;
 mod check;
+mod choice;
 mod compare;
 mod completions;
 mod convert;
@@ -39,6 +40,7 @@ mod restore;
 mod salvage_args;
 mod secrets;
 mod serve;
+mod short_ids;
 mod snapshots;
 mod source_args;
 mod stats;
@@ -165,6 +167,7 @@ pub fn main() -> ExitCode {
     allow_many_open_files();
     system::forbid_core_dumps();
     match run(command, global) {
+        Ok(Outcome::Done) if output::is_incomplete() => Outcome::Incomplete.into(),
         Ok(outcome) => outcome.into(),
         Err(failure) => failure.report(global).into(),
     }

@@ -2,6 +2,7 @@
 
 use std::io::{self, Write};
 use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 use serde::Serialize;
 
@@ -40,6 +41,19 @@ pub fn reported(done: &str, printed: Result<(), Failure>, global: Global) {
 /// Says something on standard error; nobody may be listening.
 pub fn say(text: &str) {
     let _ = writeln!(io::stderr().lock(), "{text}");
+}
+
+/// True if something was found that no command that succeeds may hide.
+static IS_INCOMPLETE: AtomicBool = AtomicBool::new(false);
+
+/// Makes the command end as incomplete, if it succeeds: what it read is not all that there should be.
+pub fn mark_incomplete() {
+    IS_INCOMPLETE.store(true, Relaxed);
+}
+
+/// True if the command cannot end better than incomplete.
+pub fn is_incomplete() -> bool {
+    IS_INCOMPLETE.load(Relaxed)
 }
 
 #[derive(Serialize)]

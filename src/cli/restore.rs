@@ -10,6 +10,7 @@ use serde::Serialize;
 use tintype_formats::tin::manifest::DiskRecord;
 use tintype_formats::{BlockSource, Format, Geometry, raw};
 
+use super::choice::ChoiceArgs;
 use super::escape::printable;
 use super::failure::Failure;
 use super::repository_args::RepositoryArgs;
@@ -38,7 +39,8 @@ const MAX_FILE_NAME_BYTES: usize = 255;
 /// written in place.
 #[derive(Debug, ClapArgs)]
 pub struct Args {
-    /// The snapshot: NAME (its newest), NAME@ID, or an id
+    /// The snapshot: NAME (its newest), NAME@ID, NAME@2026-11-22 (the newest by the end of that day), NAME@2026-11-22T14:00,
+    /// NAME@-7d, or an id
     #[arg(value_name = "SNAPSHOT")]
     snapshot: String,
     /// Where to write it: a file or a device; a folder, for several disks, which get a file each
@@ -59,6 +61,8 @@ pub struct Args {
     delta: bool,
     #[command(flatten)]
     nbd: NbdArgs,
+    #[command(flatten)]
+    choice: ChoiceArgs,
     #[command(flatten)]
     repository: RepositoryArgs,
 }
@@ -99,7 +103,7 @@ pub fn run(args: &Args, global: Global) -> Result<Outcome, Failure> {
     }
     let repository = args.repository.open()?;
     repository.require_data("restore")?;
-    let snapshot = repository.resolve(&args.snapshot)?;
+    let snapshot = args.choice.choose(&repository, &args.snapshot, global)?;
     let mut complete = true;
     for (record, path) in targets(args, &snapshot)? {
         complete &= restore(args, &repository, record, &path, global)?;

@@ -12,13 +12,13 @@ use tintype_formats::tin::manifest::{DiskRecord, Manifest};
 use super::escape::printable;
 use super::failure::Failure;
 use super::repository_args::RepositoryArgs;
+use super::short_ids::ShortIds;
 use super::{Global, Outcome, output, units};
 use crate::error::{Error, Kind};
 use crate::repository::ledger::Boot;
+use crate::repository::lineup::Damaged;
 use crate::repository::snapshots::{Listing, Snapshot};
-
-/// How many digits of an id are shown: enough to name it for years.
-pub const SHOWN_DIGITS: usize = 16;
+use crate::repository::time;
 
 /// List the snapshots of a repository
 #[derive(Debug, ClapArgs)]
@@ -34,7 +34,31 @@ pub struct Args {
 struct Report<'a> {
     snapshots: Vec<Row<'a>>,
     sealed: usize,
-    damaged: Vec<String>,
+    damaged: Vec<DamagedRow<'a>>,
+    uncommitted: Vec<UncommittedRow<'a>>,
+}
+
+/// A snapshot that was committed and cannot be read.
+#[derive(Serialize)]
+struct DamagedRow<'a> {
+    id: Id,
+    /// What it says of itself, if its manifest can be read.
+    name: Option<&'a str>,
+    time: Option<&'a str>,
+    host: Option<&'a str>,
+    /// Null if it may be anybody's.
+    holder: Option<&'a str>,
+    cause: &'a str,
+}
+
+/// A whole manifest without an end of its session.
+#[derive(Serialize)]
+struct UncommittedRow<'a> {
+    id: Id,
+    name: &'a str,
+    time: &'a str,
+    host: &'a str,
+    holder: &'a str,
 }
 
 #[derive(Serialize)]
@@ -91,25 +115,29 @@ pub fn no_such_name(name: &str) -> Failure {
 pub fn run(args: &Args, global: Global) -> Result<Outcome, Failure> {
     let repository = args.repository.open()?;
     let mut listing = repository.snapshots()?;
+    let ids = short_ids(&listing);
     if let Some(name) = &args.name {
         listing.snapshots.retain(|snapshot| snapshot.manifest.name == *name);
-        if listing.snapshots.is_empty() {
+        listing.uncommitted.retain(|snapshot| snapshot.manifest.name == *name);
+        // Of whose name nothing is known, it may be of this one.
+        listing.damaged.retain(|damage| damage.fact.as_ref().is_none_or(|fact| fact.name == *name));
+        if listing.snapshots.is_empty() && listing.uncommitted.is_empty() && listing.damaged.is_empty() {
             return Err(no_such_name(name));
         }
     }
-    let damaged: Vec<String> = listing.damaged.iter().map(|(id, cause)| format!("snapshot {id}: {cause}")).collect();
-    damaged.iter().for_each(|text| output::warn(text, global));
     let boots = repository.last_boots()?;
     if global.json {
         let snapshots = listing.snapshots.iter().map(|snapshot| row(snapshot, &boots)).collect();
-        output::print_json(&Report { snapshots, sealed: listing.sealed, damaged: damaged.clone() })?;
+        let damaged = listing.damaged.iter().map(damaged_row).collect();
+        let uncommitted = listing.uncommitted.iter().map(uncommitted_row).collect();
+        output::print_json(&Report { snapshots, sealed: listing.sealed, damaged, uncommitted })?;
     } else {
-        output::print(&text(&listing, &boots))?;
+        output::print(&(text(&listing, &boots, &ids) + &unreadable_text(&listing, &ids)))?;
         if listing.sealed > 0 {
             output::note(&format!("{} of other hosts cannot be opened with this key", listing.sealed), global);
         }
     }
-    Ok(if damaged.is_empty() { Outcome::Done } else { Outcome::Incomplete })
+    Ok(if listing.damaged.is_empty() { Outcome::Done } else { Outcome::Incomplete })
 }
 
 fn row<'a>(snapshot: &'a Snapshot, boots: &Boots) -> Row<'a> {
@@ -144,7 +172,7 @@ fn row<'a>(snapshot: &'a Snapshot, boots: &Boots) -> Row<'a> {
     }
 }
 
-fn text(listing: &Listing, boots: &Boots) -> String {
+fn text(listing: &Listing, boots: &Boots, ids: &ShortIds) -> String {
     if listing.snapshots.is_empty() {
         return "no snapshots\n".to_owned();
     }
@@ -162,8 +190,8 @@ fn text(listing: &Listing, boots: &Boots) -> String {
         let sum = |of: &dyn Fn(&tintype_formats::tin::manifest::DiskRecord) -> u64| manifest.disks.iter().map(of).sum();
         let tags: Vec<_> = manifest.tags.iter().map(|(key, value)| format!("{key}={value}")).collect();
         rows.push([
-            id.to_string()[..SHOWN_DIGITS].to_owned(),
-            printable(&manifest.time),
+            ids.show(*id),
+            printable(&time::local_text(&manifest.time)),
             printable(&manifest.name),
             holder,
             if hosts.len() > 1 { printable(&manifest.host) } else { String::new() },
@@ -185,6 +213,59 @@ fn text(listing: &Listing, boots: &Boots) -> String {
         shown.iter_mut().for_each(|row| drop(row.remove(column)));
     }
     table(&shown)
+}
+
+/// All ids that a beginning may have to be told from.
+pub fn short_ids(listing: &Listing) -> ShortIds {
+    let visible = listing.snapshots.iter().chain(&listing.uncommitted).map(|snapshot| snapshot.id);
+    ShortIds::of(visible.chain(listing.damaged.iter().map(|damage| damage.id)))
+}
+
+fn damaged_row(damage: &Damaged) -> DamagedRow<'_> {
+    let fact = damage.fact.as_ref();
+    DamagedRow {
+        id: damage.id,
+        name: fact.map(|fact| fact.name.as_str()),
+        time: fact.map(|fact| fact.time.as_str()),
+        host: fact.map(|fact| fact.host.as_str()),
+        holder: damage.holder.as_deref(),
+        cause: &damage.cause,
+    }
+}
+
+fn uncommitted_row(snapshot: &Snapshot) -> UncommittedRow<'_> {
+    let manifest = &snapshot.manifest;
+    UncommittedRow {
+        id: snapshot.id,
+        name: &manifest.name,
+        time: &manifest.time,
+        host: &manifest.host,
+        holder: &snapshot.origin.name,
+    }
+}
+
+/// The snapshots that are not visible: damaged ones, and those without an end.
+fn unreadable_text(listing: &Listing, ids: &ShortIds) -> String {
+    let mut text = String::new();
+    if !listing.damaged.is_empty() {
+        text += "\ndamaged (\"tintype repair\" may mend them, \"tintype forget ID\" discards them):\n";
+        let row = |damage: &Damaged| {
+            let made = damage.made().map(time::local).unwrap_or_default();
+            let name = damage.fact.as_ref().map(|fact| printable(&fact.name)).unwrap_or_default();
+            [ids.show(damage.id), made, name, printable(&damage.cause)]
+        };
+        text += &table(&listing.damaged.iter().map(row).collect::<Vec<_>>());
+    }
+    if !listing.uncommitted.is_empty() {
+        text += "\nnot committed (a backup runs, or died; \"tintype repair\" commits them, \"tintype forget ID\" discards them):\n";
+        let row = |snapshot: &Snapshot| {
+            let manifest = &snapshot.manifest;
+            let made = printable(&time::local_text(&manifest.time));
+            [ids.show(snapshot.id), made, printable(&manifest.name)]
+        };
+        text += &table(&listing.uncommitted.iter().map(row).collect::<Vec<_>>());
+    }
+    text
 }
 
 /// The columns that are left out where nobody needs them.

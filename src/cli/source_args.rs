@@ -11,6 +11,7 @@ use tintype_formats::tin::id::Id;
 use tintype_formats::tin::manifest::DiskRecord;
 
 use super::address::{self, Address};
+use super::choice::ChoiceArgs;
 use super::failure::Failure;
 use super::in_use::warn_if_in_use;
 use super::repository_args::SecretArgs;
@@ -42,6 +43,8 @@ pub struct SourceArgs {
     pub references: ReferenceArgs,
     #[command(flatten)]
     pub nbd: NbdArgs,
+    #[command(flatten)]
+    pub choice: ChoiceArgs,
     #[command(flatten)]
     pub secrets: SecretArgs,
 }
@@ -211,7 +214,7 @@ impl SourceArgs {
                 lease: None,
             });
         };
-        let (repository, snapshot) = self.open_snapshot(address, wanted)?;
+        let (repository, snapshot) = self.open_snapshot(address, wanted, global)?;
         repository.require_data(command)?;
         let records = match &address.disk {
             Some(chosen) => vec![snapshot.disk(Some(chosen))?],
@@ -231,18 +234,23 @@ impl SourceArgs {
 
     /// A disk of a stored snapshot.
     fn open_stored(&self, address: &Address, wanted: &str, global: Global) -> Result<OpenedDisk, Failure> {
-        let (repository, snapshot) = self.open_snapshot(address, wanted)?;
+        let (repository, snapshot) = self.open_snapshot(address, wanted, global)?;
         stored_disk(&repository, snapshot.disk(address.disk.as_deref())?, global)
     }
 
-    fn open_snapshot(&self, address: &Address, wanted: &str) -> Result<(Arc<Repository>, Snapshot), Failure> {
+    fn open_snapshot(
+        &self,
+        address: &Address,
+        wanted: &str,
+        global: Global,
+    ) -> Result<(Arc<Repository>, Snapshot), Failure> {
         if address.snapshot.is_some() {
             return Err(Failure::usage(format!(
                 "{address}: a stored disk has no snapshots inside; say NAME@ID instead"
             )));
         }
         let repository = self.secrets.open(&address.path)?;
-        let snapshot = repository.resolve(wanted)?;
+        let snapshot = self.choice.choose(&repository, wanted, global)?;
         Ok((repository, snapshot))
     }
 

@@ -40,7 +40,8 @@ pub fn run(args: &Args, global: Global) -> Result<Outcome, Failure> {
     let repository = args.repository.open()?;
     let listing = repository.snapshots()?;
     let mut report = totals(&listing);
-    let mut damage: Vec<String> = listing.damaged.iter().map(|(id, cause)| format!("snapshot {id}: {cause}")).collect();
+    let mut damage: Vec<String> =
+        listing.damaged.iter().map(|damage| format!("snapshot {}: {}", damage.id, damage.cause)).collect();
     for listed in repository.store().list("index/").map_err(Error::from)? {
         report.index_segments += 1;
         report.index_bytes += listed.len_bytes;

@@ -7,6 +7,7 @@ use serde::Serialize;
 use tintype_formats::tin::id::Id;
 
 use super::backup::parse_tag;
+use super::choice::ChoiceArgs;
 use super::failure::Failure;
 use super::repository_args::RepositoryArgs;
 use super::{Global, Outcome, output};
@@ -17,7 +18,7 @@ use crate::repository::names;
 /// The snapshot gets a new id; its disks stay where they are.
 #[derive(Debug, ClapArgs)]
 pub struct Args {
-    /// The snapshot: NAME (its newest), NAME@ID, or an id
+    /// The snapshot: NAME@ID, NAME@latest or an id; ids may be cut short
     #[arg(value_name = "SNAPSHOT")]
     snapshot: String,
     /// Write this on it (can be repeated)
@@ -26,6 +27,8 @@ pub struct Args {
     /// Take the tag of this name off it (can be repeated)
     #[arg(long, value_name = "KEY")]
     remove: Vec<String>,
+    #[command(flatten)]
+    choice: ChoiceArgs,
     #[command(flatten)]
     repository: RepositoryArgs,
 }
@@ -42,7 +45,7 @@ pub fn run(args: &Args, global: Global) -> Result<Outcome, Failure> {
     names::check_tags(&args.set.iter().cloned().collect())?;
     let repository = args.repository.open()?;
     repository.require_admin("change the tags of a snapshot")?;
-    let before = repository.resolve(&args.snapshot)?;
+    let before = args.choice.choose_exactly(&repository, &args.snapshot, global)?;
     let mut tags = before.manifest.tags.clone();
     for key in &args.remove {
         if tags.remove(key).is_none() {

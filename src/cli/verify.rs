@@ -7,6 +7,7 @@ use jiff::Timestamp;
 use serde::Serialize;
 use tintype_formats::tin::id::Id;
 
+use super::choice::ChoiceArgs;
 use super::escape::printable;
 use super::failure::Failure;
 use super::repository_args::RepositoryArgs;
@@ -29,9 +30,11 @@ const SHOWN: usize = 20;
 /// anything, and watched until it comes as far as --until says. Exit code 0 if all do, 4 if not.
 #[derive(Debug, ClapArgs)]
 pub struct Args {
-    /// Only these, and the packs that they use (NAME, NAME@ID or ID)
+    /// Only these, and the packs that they use (NAME, NAME@ID, NAME@2026-11-22, NAME@-7d or ID)
     #[arg(value_name = "SNAPSHOT")]
     snapshots: Vec<String>,
+    #[command(flatten)]
+    choice: ChoiceArgs,
     #[command(flatten)]
     repository: RepositoryArgs,
     /// How deeply; plain if the key opens the disks, stored if not
@@ -141,12 +144,17 @@ pub fn run(args: &Args, global: Global) -> Result<Outcome, Failure> {
     let began = Instant::now();
     let is_boot = args.boot.is_wanted()?;
     let repository = args.repository.open()?;
+    let texts: Vec<&str> = args.snapshots.iter().map(String::as_str).collect();
+    let snapshots = match texts.as_slice() {
+        [] => Vec::new(),
+        texts => args.choice.choose_all(&repository, texts, global)?,
+    };
     if is_boot {
-        return verify_boot::run(&args.boot, &repository, &args.snapshots, global);
+        return verify_boot::run(&args.boot, &repository, &snapshots, global);
     }
     let depth = DepthChoice::or_deepest(args.depth, repository.ring().can_read_data());
     let options = VerifyOptions {
-        snapshots: args.snapshots.clone(),
+        snapshots,
         depth,
         sample: args.sample,
         verified_before: args.older_than,

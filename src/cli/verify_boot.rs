@@ -80,10 +80,10 @@ struct Report<'a> {
 pub fn run(
     args: &BootArgs,
     repository: &Arc<Repository>,
-    wanted: &[String],
+    snapshots: &[Snapshot],
     global: Global,
 ) -> Result<Outcome, Failure> {
-    if args.screenshot.is_some() && wanted.len() > 1 {
+    if args.screenshot.is_some() && snapshots.len() > 1 {
         return Err(Failure::usage("--screenshot is for one snapshot; verify them one by one"));
     }
     repository.require_data("verify --boot")?;
@@ -94,9 +94,8 @@ pub fn run(
         limit: args.timeout.unwrap_or(DEFAULT_TIMEOUT),
         picture: args.screenshot.is_some(),
     };
-    let snapshots: Vec<_> = wanted.iter().map(|wanted| repository.resolve(wanted)).collect::<Result<_, _>>()?;
     let mut outcome = Outcome::Done;
-    for snapshot in &snapshots {
+    for snapshot in snapshots {
         let name = &snapshot.manifest.name;
         output::note(&format!("booting {name}@{}, until {}", snapshot.id, test.condition), global);
         let report = verify_boot(repository, snapshot, &test, &|| stopped.is_set())?;

@@ -33,7 +33,7 @@ const ROUNDS: usize = 5;
 #[derive(Debug, Clone)]
 pub struct VerifyOptions {
     /// These snapshots (NAME, NAME@ID or ID) and the packs that they use; all of them, if there are none here.
-    pub snapshots: Vec<String>,
+    pub snapshots: Vec<Snapshot>,
     /// How deeply.
     pub depth: Depth,
     /// Only such a share (0 to 1) of the packs' bytes below their structure, those first that were not verified for the longest.
@@ -193,11 +193,12 @@ fn chosen_snapshots(
     options: &VerifyOptions,
 ) -> Result<(Vec<Snapshot>, usize, Vec<Finding>)> {
     if !options.snapshots.is_empty() {
-        let snapshots = options.snapshots.iter().map(|wanted| repository.resolve(wanted)).collect::<Result<_>>()?;
-        return Ok((snapshots, 0, Vec::new()));
+        return Ok((options.snapshots.clone(), 0, Vec::new()));
     }
     let listing = repository.snapshots()?;
-    let broken = listing.damaged.into_iter().map(|(id, cause)| Finding::damaged(names::snapshot(id), cause));
+    // Where the manifest can be read, what is wrong is another object's.
+    let unread = listing.damaged.into_iter().filter(|damage| damage.fact.is_none());
+    let broken = unread.map(|damage| Finding::damaged(names::snapshot(damage.id), damage.cause));
     Ok((listing.snapshots, listing.sealed, broken.collect()))
 }
 

@@ -9,14 +9,12 @@ use tintype_formats::tin::keys::{Certificate, KeyRing};
 use tintype_formats::tin::manifest::{self, DiskRecord, Envelope, Manifest, Original};
 use tintype_formats::tin::signed::ObjectKind;
 
+use super::lineup::Damaged;
 use super::protocol::End;
 use super::session::WriteSession;
 use super::store::StoreErrorKind;
 use super::{Repository, names, time};
 use crate::error::{Error, Kind, Result};
-
-/// The shortest begin of a snapshot's id that names it.
-const MIN_PREFIX: usize = 4;
 
 /// A visible snapshot.
 #[derive(Debug, Clone)]
@@ -64,8 +62,10 @@ pub struct Listing {
     pub snapshots: Vec<Snapshot>,
     /// How many there are of other hosts, which these keys do not open.
     pub sealed: usize,
-    /// Manifests that cannot be read, and why.
-    pub damaged: Vec<(Id, String)>,
+    /// Those that were committed and cannot be read, and why.
+    pub damaged: Vec<Damaged>,
+    /// Whole ones without an end of their session: a backup runs, or died.
+    pub uncommitted: Vec<Snapshot>,
 }
 
 /// A new id. It begins with the time, so that the newest are listed last; nothing but the order of a search hangs on it.
@@ -81,7 +81,8 @@ pub fn origin_of(ring: &KeyRing, signer: &Certificate, manifest: &Manifest) -> C
     original.and_then(|original| original.signer(ring).ok()).unwrap_or_else(|| signer.clone())
 }
 
-fn is_keeper(holder: &Certificate) -> bool {
+/// True if the holder may change what others made.
+pub fn is_keeper(holder: &Certificate) -> bool {
     holder.role.maintains()
 }
 
@@ -94,7 +95,7 @@ fn id_beside(id: Id) -> Result<Id> {
 
 impl Repository {
     /// The ids of manifests, ascending, and whether there is something by the name of a tombstone.
-    fn manifest_ids(&self) -> Result<Vec<(Id, bool)>> {
+    pub(super) fn manifest_ids(&self) -> Result<Vec<(Id, bool)>> {
         let listed = self.store().list("snapshots/")?;
         let marked: HashSet<Id> = listed.iter().filter_map(|listed| names::parse_tombstone(&listed.name)).collect();
         let ids = listed.iter().filter_map(|listed| names::parse_flat("snapshots", &listed.name));
@@ -104,7 +105,7 @@ impl Repository {
     }
 
     /// Whether a snapshot is forgotten. A tombstone of somebody who may not forget is none.
-    fn is_forgotten(&self, id: Id) -> Result<bool> {
+    pub(super) fn is_forgotten(&self, id: Id) -> Result<bool> {
         let name = names::tombstone(id);
         let is_there = self.protocol().read(ObjectKind::Tombstone, &name)?.is_some();
         if is_there {
@@ -133,12 +134,12 @@ impl Repository {
         })
     }
 
-    /// P6: like [`committed`](Self::committed), but also if there is an end of its session that does not count: it may have been
-    /// its commit, and is damaged.
+    /// P6: like [`committed`](Self::committed), but also if there is an end of its session that does not count (it may have been
+    /// its commit, and is damaged), or none at all and the manifest is whole (its writer works, or died, or the end was lost).
     pub fn kept(&self, id: Id) -> Result<Option<Result<Snapshot>>> {
         self.read_manifest(id, |commit, envelope| match self.protocol().session_end(envelope.session)? {
             Some((end, signer)) => Ok(end == commit && signer.signing == envelope.signer.signing),
-            None => self.protocol().has_ended(envelope.session),
+            None => Ok(envelope.manifest.is_ok() || self.protocol().has_ended(envelope.session)?),
         })
     }
 
@@ -170,25 +171,21 @@ impl Repository {
         Ok(Some(envelope.manifest.map(snapshot).map_err(Error::from)))
     }
 
-    /// All visible snapshots.
+    /// All visible snapshots, and what there is beside them. Every manifest is read.
     pub fn snapshots(&self) -> Result<Listing> {
-        let mut listing = Listing { snapshots: Vec::new(), sealed: 0, damaged: Vec::new() };
-        for id in self.snapshot_ids()? {
-            match self.committed(id)? {
-                None => {}
-                Some(Ok(snapshot)) => listing.snapshots.push(snapshot),
-                Some(Err(cause)) if cause.kind() == Kind::WrongKey => listing.sealed += 1,
-                Some(Err(cause)) => listing.damaged.push((id, cause.to_string())),
-            }
-        }
-        Ok(listing)
+        let mut lineup = self.lineup_anew()?;
+        let snapshots = lineup.visible.iter().filter_map(|fact| lineup.kept.remove(&fact.id)).collect();
+        Ok(Listing { snapshots, sealed: lineup.sealed.len(), damaged: lineup.damaged, uncommitted: lineup.uncommitted })
     }
 
-    /// The newest visible snapshot of a name, looked for from the newest on.
-    pub fn newest(&self, name: &str) -> Result<Option<Snapshot>> {
+    /// The newest snapshot of a name that these keys' own holder made: what its next backup builds on. It is looked for from
+    /// the newest id on, so that a backup reads few manifests.
+    pub fn newest_own(&self, name: &str) -> Result<Option<Snapshot>> {
+        let own = &self.ring().certificate().name;
         for (id, is_marked) in self.manifest_ids()?.into_iter().rev() {
             if let Some(Ok(snapshot)) = self.committed(id)?
                 && snapshot.manifest.name == name
+                && snapshot.origin.name == *own
                 && !(is_marked && self.is_forgotten(id)?)
             {
                 return Ok(Some(snapshot));
@@ -197,51 +194,25 @@ impl Repository {
         Ok(None)
     }
 
-    /// The snapshot that is meant: `NAME` (its newest), `NAME@ID`, or `ID`; ids may be cut short.
-    pub fn resolve(self: &Arc<Self>, wanted: &str) -> Result<Snapshot> {
-        self.find_meant(wanted).map_err(|cause| self.explain_missing(cause))
-    }
-
-    fn find_meant(self: &Arc<Self>, wanted: &str) -> Result<Snapshot> {
-        let (name, id) = match wanted.rsplit_once('@') {
-            Some((name, id)) => (Some(name), id),
-            None => (None, wanted),
-        };
-        if name.is_none()
-            && let Some(snapshot) = self.newest(wanted)?
-        {
-            return Ok(snapshot);
-        }
-        if name.is_some() && (id == "latest" || id.is_empty()) {
-            return self.newest(name.unwrap_or_default())?.ok_or_else(|| no_such(wanted, "there is none of that name"));
-        }
-        if id.len() < MIN_PREFIX || !id.bytes().all(|byte| byte.is_ascii_hexdigit()) {
-            return Err(no_such(wanted, "there is none of that name"));
-        }
-        let mut found = Vec::new();
-        for candidate in self.snapshot_ids()?.into_iter().filter(|own| own.to_string().starts_with(&id.to_lowercase()))
-        {
-            if let Some(snapshot) = self.committed(candidate)? {
-                found.push(snapshot?);
-            }
-        }
-        found.retain(|snapshot| name.is_none_or(|name| snapshot.manifest.name == name));
-        match found.len() {
-            0 => Err(no_such(wanted, "there is none of that name or id")),
-            1 => Ok(found.remove(0)),
-            several => Err(no_such(wanted, &format!("{several} ids begin so"))),
-        }
-    }
-
     /// Makes a snapshot of the same disks with other tags, and forgets this one; gives the new one's id.
     pub fn retag(self: &Arc<Self>, before: &Snapshot, tags: BTreeMap<String, String>) -> Result<Id> {
         self.require_admin("change the tags of a snapshot")?;
         names::check_tags(&tags)?;
+        self.commit_again(before, tags, "tag")
+    }
+
+    /// Commits a snapshot of the same disks with these tags, and forgets this one; gives the new one's id.
+    pub(super) fn commit_again(
+        self: &Arc<Self>,
+        before: &Snapshot,
+        tags: BTreeMap<String, String>,
+        operation: &str,
+    ) -> Result<Id> {
         // What is not believed must not become so by being signed again.
         let original = before.manifest.original.clone().filter(|_| is_keeper(&before.signer));
         let original = original.unwrap_or_else(|| Original::new(before.id, &before.signer));
         let manifest = Manifest { tags, original: Some(original), ..before.manifest.clone() };
-        let session = WriteSession::begin(self, "tag", false)?;
+        let session = WriteSession::begin(self, operation, false)?;
         if let Err(cause) = self.check_keeps(before.id) {
             session.abandon();
             return Err(cause);

@@ -24,6 +24,16 @@ pub fn parse(text: &str) -> Option<Timestamp> {
     text.parse().ok()
 }
 
+/// A point in time for people: in local time, to the second, with the name of the zone.
+pub fn local(at: Timestamp) -> String {
+    at.to_zoned(TimeZone::system()).strftime("%Y-%m-%d %H:%M:%S %Z").to_string()
+}
+
+/// The same of what a manifest says; its own text if that is no time.
+pub fn local_text(text: &str) -> String {
+    parse(text).map_or_else(|| text.escape_debug().to_string(), local)
+}
+
 /// Milliseconds since 1970, as a hint for the order of names.
 pub fn unix_ms() -> u64 {
     Timestamp::now().as_millisecond().max(0) as u64

@@ -133,7 +133,7 @@ fn snapshot(args: &Args, wanted: &str, shared: &Shared, global: Global) -> Resul
     }
     let repository = args.opening.secrets.open_patiently(&absolute(&source.path)?, args.retry_time)?;
     repository.require_data("mount")?;
-    let mut snapshot = repository.resolve(wanted)?;
+    let mut snapshot = args.opening.choice.choose(&repository, wanted, global)?;
     if let Some(name) = &source.disk {
         snapshot.manifest.disks = vec![snapshot.disk(Some(name))?.clone()];
     }

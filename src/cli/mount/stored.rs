@@ -9,11 +9,12 @@ use tintype_formats::tin::id::Id;
 use tintype_formats::tin::manifest::{DiskRecord, Manifest};
 use tintype_formats::tin::read::ChunkReader;
 
-use super::super::snapshots::SHOWN_DIGITS;
 use super::content::Shared;
 use crate::error::Result;
 use crate::repository::disk::SnapshotDisk;
 use crate::repository::lease::Lease;
+use crate::repository::lineup::Fact;
+use crate::repository::resolve::newest_of;
 use crate::repository::snapshots::Snapshot;
 use crate::repository::{Repository, time};
 use crate::serve::fuse::{DiskEntry, Entry, Folder, LazyDisk, OpenDisk, file_name, folder_of};
@@ -21,6 +22,9 @@ use crate::sources::{CachedDisk, DiskCache};
 
 /// For how long what was listed is good: who looks sooner sees the same.
 const FRESH: Duration = Duration::from_secs(3);
+
+/// How many digits of an id are in the name of a folder.
+const SHOWN_DIGITS: usize = 16;
 
 /// The link to the newest snapshot of a name.
 const LATEST: &str = "latest";
@@ -111,12 +115,15 @@ struct Stored {
     entry: Entry,
     changed: SystemTime,
     time: String,
+    fact: Fact,
 }
 
 /// The snapshots of one name, by the names of their folders.
 #[derive(Default)]
 struct Name {
     snapshots: BTreeMap<String, Entry>,
+    folders: BTreeMap<Id, String>,
+    /// None, if a command that reads the newest of the name would refuse: of several key owners, or with a wrong clock.
     newest: Option<(Id, String, SystemTime)>,
 }
 
@@ -172,11 +179,13 @@ impl Catalog {
             snapshots.extend(stored.map(|stored| (*id, stored)));
         }
         let mut names: BTreeMap<String, Name> = BTreeMap::new();
-        // Ids begin with the time: the newest is the last.
         for id in &ids {
             if let Some(stored) = snapshots.get(id) {
                 names.entry(stored.name.clone()).or_default().add(*id, stored);
             }
+        }
+        for name in names.values_mut() {
+            name.find_newest(&snapshots);
         }
         let names = names.into_iter().map(|(name, all)| (name, Arc::new(all))).collect();
         *self.lock() = Known { listed: Some(Instant::now()), snapshots, names: Arc::new(names) };
@@ -191,7 +200,8 @@ impl Catalog {
         let format = |time: jiff::Timestamp| time.strftime("%Y-%m-%dT%H-%M-%SZ").to_string();
         let time = time::parse(&manifest.time).map_or_else(|| "unknown".to_owned(), format);
         let entry = Entry::Folder(folder_of(disks));
-        Stored { name: file_name(&manifest.name), entry, changed: time_of(manifest), time }
+        let fact = Fact::of(snapshot);
+        Stored { name: file_name(&manifest.name), entry, changed: time_of(manifest), time, fact }
     }
 }
 
@@ -204,7 +214,14 @@ impl Name {
             false => short,
         };
         self.snapshots.insert(name.clone(), stored.entry.clone());
-        self.newest = Some((id, name, stored.changed));
+        self.folders.insert(id, name);
+    }
+
+    /// Finds the snapshot that the name alone means.
+    fn find_newest(&mut self, snapshots: &HashMap<Id, Stored>) {
+        let stored = self.folders.keys().filter_map(|id| snapshots.get(id));
+        let newest = newest_of(stored.map(|stored| &stored.fact).collect());
+        self.newest = newest.and_then(|id| Some((id, self.folders.get(&id)?.clone(), snapshots.get(&id)?.changed)));
     }
 }
 

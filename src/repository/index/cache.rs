@@ -104,6 +104,11 @@ impl Cache {
         _ = self.warning.listener.set(Box::new(listener));
     }
 
+    /// The folder of all that is kept of the repository on this computer; nothing if the cache is a temporary one.
+    pub fn kept_folder(&self) -> Option<&Path> {
+        self.folder.parent().filter(|_| self._temporary.is_none())
+    }
+
     /// The index of exactly these segments, and perhaps of deleted ones. `fetch` gets the body of one that is not there yet;
     /// it returns nothing for one that does not count. Of packs that are not in `live`, nothing needs to be kept.
     pub fn load(
