@@ -172,7 +172,8 @@ fn in_session<R>(
     }
 }
 
-/// Commits whole snapshots of this holder whose session has no end that counts. While a prune is not finished this is left
+/// Commits whole snapshots whose session has no end that counts: those of this holder as they are, those of others under
+/// another id. While a prune is not finished this is left
 /// alone: what it decides on must not change below it.
 fn commit_late(repository: &Arc<Repository>, options: &RepairOptions<'_>, done: &mut Repaired) -> Result<()> {
     if repository.protocol().epochs()?.open().is_some() {
@@ -181,18 +182,23 @@ fn commit_late(repository: &Arc<Repository>, options: &RepairOptions<'_>, done: 
     let packs: Arc<Packs> = Arc::clone(&done.before.states);
     let mut walk = MapWalk::new(repository, &packs);
     for id in &done.before.unfinished {
-        let Some(Uncommitted { session, own }) = repository.uncommitted(*id)? else { continue };
+        let Some(Uncommitted { session, snapshot, commit }) = repository.uncommitted(*id)? else { continue };
         let missing = Finding::missing(names::session_end(session), "");
         if let Some(how) = mend_object(repository, &missing, copy_of(repository, options), false)? {
             done.mended.push((missing.object, how));
         }
-        let Some((snapshot, commit)) = own else { continue };
+        let Some(snapshot) = snapshot else { continue };
         let mut whole = true;
         for record in &snapshot.manifest.disks {
             whole &= walk.walk(repository.shape_of(record.size_bytes), record.root())?.is_empty();
         }
-        if whole && repository.commit_late(session, commit)? {
-            done.committed.push(*id);
+        if !whole {
+            continue;
+        }
+        let is_own = snapshot.signer.signing == repository.ring().certificate().signing;
+        match is_own {
+            true => done.committed.extend(repository.commit_late(session, commit)?.then_some(*id)),
+            false => done.committed.push(repository.commit_for_another(&snapshot)?),
         }
     }
     Ok(())

@@ -81,6 +81,8 @@ pub struct Begun {
     pub snapshots: Vec<Id>,
     /// Whose it is.
     pub process: Option<Process>,
+    /// The signing key of who announced it.
+    pub signer: Option<[u8; 32]>,
 }
 
 /// One round of prune.
@@ -208,8 +210,9 @@ impl Protocol<'_> {
             process: Option<serde_json::Value>,
         }
         let found = self.read(ObjectKind::SessionBegin, &names::session_begin(session))?;
-        let said = found.and_then(|(body, _)| serde_json::from_slice::<Said>(&body).ok());
-        let begun = |said: Said| Begun {
+        let said = found.and_then(|(body, by)| Some((serde_json::from_slice::<Said>(&body).ok()?, by.signing)));
+        let begun = |(said, signer): (Said, [u8; 32])| Begun {
+            signer: Some(signer),
             time: time::parse(&said.time),
             snapshots: said.snapshots,
             process: said.process.and_then(|process| serde_json::from_value(process).ok()),

@@ -2,6 +2,7 @@
 //!
 //! Clocks decide when to try, never what is safe: who was fenced begins again.
 
+use std::collections::HashSet;
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
@@ -10,7 +11,7 @@ use tintype_formats::tin::id::Id;
 use super::Watch;
 use crate::error::Result;
 use crate::repository::Repository;
-use crate::repository::protocol::End;
+use crate::repository::protocol::{Begun, End};
 
 /// How long to wait between two looks.
 const PAUSES: [Duration; 3] = [Duration::from_millis(50), Duration::from_millis(250), Duration::from_secs(1)];
@@ -36,18 +37,24 @@ pub struct Waited {
 }
 
 /// Waits for every open session. Later ones need no waiting for: they do not build on what is condemned. Nor do leases, which
-/// commit nothing: what they name is marked. Nor do those whose process has died on this computer.
+/// commit nothing: what they name is marked. Nor do those whose process has died on this computer. Nor do those whose manifest
+/// is whole: it counts as visible from now on, and its end may be lost and never come.
 pub fn wait(repository: &Repository, patience: Patience, watch: &dyn Watch) -> Result<Waited> {
     let protocol = repository.protocol();
     let mut fenced = Vec::new();
     let mut waiting = Vec::new();
-    for session in protocol.open_sessions()? {
+    let open = protocol.open_sessions()?;
+    let mut manifests = if open.is_empty() { HashSet::new() } else { whole_manifests(repository)? };
+    for session in open {
         let begun = protocol.session_begun(session)?;
+        if is_whole(session, &begun, &manifests) {
+            continue;
+        }
         let is_lease = !begun.snapshots.is_empty();
         if is_old(begun.time, if is_lease { patience.lease_life } else { patience.fence_after }) {
             fenced.extend(fence(repository, session)?.then_some(session));
         } else if !is_lease {
-            waiting.push((session, begun.process));
+            waiting.push((session, begun));
         }
     }
     let began = Instant::now();
@@ -55,21 +62,36 @@ pub fn wait(repository: &Repository, patience: Patience, watch: &dyn Watch) -> R
     let mut pause = Duration::ZERO;
     loop {
         let mut open = Vec::new();
-        for (session, process) in waiting {
-            if process.as_ref().is_some_and(|process| process.has_died(repository.ring().repository())) {
+        for (session, begun) in waiting {
+            if is_whole(session, &begun, &manifests) {
+                continue;
+            }
+            if begun.process.as_ref().is_some_and(|process| process.has_died(repository.ring().repository())) {
                 fenced.extend(fence(repository, session)?.then_some(session));
             } else if !protocol.has_ended(session)? {
-                open.push((session, process));
+                open.push((session, begun));
             }
         }
         if open.is_empty() || began.elapsed() >= patience.wait {
             return Ok(Waited { fenced, open: open.into_iter().map(|(session, _)| session).collect() });
         }
         waiting = open;
+        manifests = whole_manifests(repository)?;
         watch.check()?;
         pause = pauses.next().unwrap_or(pause);
         std::thread::sleep(pause.min(patience.wait.saturating_sub(began.elapsed())));
     }
+}
+
+/// The sessions of whole manifests without an end, and who signed them. Forgotten ones are none.
+fn whole_manifests(repository: &Repository) -> Result<HashSet<(Id, [u8; 32])>> {
+    let uncommitted = repository.lineup(&|_| false)?.uncommitted;
+    Ok(uncommitted.into_iter().map(|snapshot| (snapshot.session, snapshot.signer.signing)).collect())
+}
+
+/// True if the session's own manifest is whole. Another's hand could name a session whose writer is still at work.
+fn is_whole(session: Id, begun: &Begun, manifests: &HashSet<(Id, [u8; 32])>) -> bool {
+    begun.signer.is_some_and(|signer| manifests.contains(&(session, signer)))
 }
 
 /// Whether a session began so long ago, or says something that cannot be true.

@@ -10,6 +10,8 @@ pub use entrance::mend_entrance;
 pub use objects::{Mended, mend_object, re_index};
 pub use salvage::{Salvaged, salvage_pack};
 
+use std::sync::Arc;
+
 use serde::Serialize;
 use tintype_formats::tin::id::Id;
 use tintype_formats::tin::manifest;
@@ -32,8 +34,10 @@ struct Mark<'a> {
 pub struct Uncommitted {
     /// Its session.
     pub session: Id,
-    /// What it is, and the end that commits it, if these keys wrote it.
-    pub own: Option<(Snapshot, End)>,
+    /// What it is; nothing if these keys do not open it.
+    pub snapshot: Option<Snapshot>,
+    /// The end that commits it.
+    pub commit: End,
 }
 
 impl Repository {
@@ -55,14 +59,23 @@ impl Repository {
         if self.protocol().session_end(session)?.is_some() {
             return Ok(None);
         }
-        let own = signer.signing == self.ring().certificate().signing;
         let commit = End::Commit { snapshot: id, manifest: *blake3::hash(&bytes).as_bytes() };
-        let manifest = envelope.manifest.ok().filter(|_| own);
-        let own = manifest.map(|manifest| {
+        let snapshot = envelope.manifest.ok().map(|manifest| {
             let origin = snapshots::origin_of(self.ring(), &signer, &manifest);
-            (Snapshot { id, session, signer, origin, manifest }, commit)
+            Snapshot { id, session, signer, origin, manifest }
         });
-        Ok(Some(Uncommitted { session, own }))
+        Ok(Some(Uncommitted { session, snapshot, commit }))
+    }
+
+    /// Makes another holder's snapshot visible that has no end that counts, as a change of tags does: under another id, signed
+    /// by this key. Then its session is fenced, so that a writer who lives after all begins again.
+    pub fn commit_for_another(self: &Arc<Self>, snapshot: &Snapshot) -> Result<Id> {
+        let id = self.commit_again(snapshot, snapshot.manifest.tags.clone(), "repair")?;
+        // Where an end is there that does not count, nobody can commit any more.
+        if !self.protocol().has_ended(snapshot.session)? {
+            self.protocol().end_session(snapshot.session, End::Fenced)?;
+        }
+        Ok(id)
     }
 
     /// W6 for a snapshot whose writer did not come to it, or whose end was damaged. Only the holder who wrote it can: then it is

@@ -3,7 +3,7 @@
 use crate::protocol::{Action, Protocol, Sizes};
 use crate::rules::Rule;
 use crate::set::Set;
-use crate::state::{EPOCHS, End, Pruner, PrunerStep, State};
+use crate::state::{EPOCHS, End, Pruner, PrunerStep, Session, State};
 use crate::{pruner, world};
 
 /// More steps than finishing an epoch and one of its own can take.
@@ -82,8 +82,9 @@ fn dead(state: &State) -> Set {
     verdicts.fold(Set::EMPTY, |all, verdict| all | verdict)
 }
 
-/// What snapshots need whose end marker does not count: kept until they are forgotten.
+/// What snapshots need whose end marker does not count, or is missing: kept until they are forgotten.
 fn uncertain(state: &State) -> Set {
-    let sessions = state.sessions.iter().filter(|session| session.end == End::Void && !session.forgotten);
+    let void = |session: &&Session| session.end == End::Void && !session.forgotten;
+    let sessions = state.sessions.iter().filter(|session| void(session) || session.uncommitted());
     sessions.fold(Set::EMPTY, |all, session| all | session.needs)
 }

@@ -43,6 +43,8 @@ pub struct Sizes {
     pub two_pages: bool,
     /// The reader holds a lease; otherwise it looks once, and must not be misled.
     pub leases: bool,
+    /// W5 and W6 are two steps: others see a manifest before its end.
+    pub manifests: bool,
     /// Whether [`GARBAGE_GOES`] is checked, which costs more than all others together.
     pub garbage: bool,
 }
@@ -67,6 +69,7 @@ impl Default for Sizes {
             pages: false,
             two_pages: false,
             leases: false,
+            manifests: false,
             garbage: false,
         }
     }
@@ -156,7 +159,8 @@ impl Model for Protocol {
     fn init_states(&self) -> Vec<State> {
         let mut state = State { budget: self.sizes.budget, ..State::default() };
         let needs = self.sizes.needs.first().copied().unwrap_or_default();
-        state.sessions[0] = Session { end: End::Commit, needs, acknowledged: true, ..Session::default() };
+        state.sessions[0] =
+            Session { end: End::Commit, needs, acknowledged: true, manifest: true, ..Session::default() };
         let packs: Vec<Set> = if self.sizes.pages { needs.members().map(Set::one).collect() } else { vec![needs] };
         for (pack, &chunks) in packs.iter().enumerate() {
             state.content[pack] = chunks;
@@ -215,6 +219,12 @@ fn witnesses(sizes: &Sizes) -> Vec<Property<Protocol>> {
             state.epochs.iter().any(rescued)
         }),
     ];
+    if sizes.manifests {
+        witnesses.push(Property::sometimes("a pruner decides while a manifest has no end", |_, state: &State| {
+            let decided = state.epochs.iter().any(|epoch| epoch.verdict.is_some() && !epoch.done);
+            decided && state.sessions.iter().any(|session| session.uncommitted())
+        }));
+    }
     if sizes.epochs > 1 {
         witnesses.push(Property::sometimes("a second epoch has a verdict", |_, state: &State| {
             state.epochs[1].verdict.is_some_and(|verdict| !verdict.is_empty())
@@ -238,5 +248,8 @@ fn new_ones_whole(state: &State) -> bool {
 }
 
 fn one_end(state: &State) -> bool {
-    state.sessions.iter().all(|session| !session.acknowledged || matches!(session.end, End::Commit | End::Void))
+    let stays = |session: &Session| {
+        matches!(session.end, End::Commit | End::Void) || session.end == End::Open && session.manifest
+    };
+    state.sessions.iter().all(|session| !session.acknowledged || stays(session))
 }

@@ -106,10 +106,14 @@ fn must_mark_early(model: &Protocol, pruner: &Pruner) -> bool {
 }
 
 fn wait_steps(model: &Protocol, state: &State, pruner: &Pruner, add: &mut impl FnMut(Step)) {
-    let open = pruner.waiting & unended(model, state);
+    let mut open = pruner.waiting & unended(model, state);
     if model.keeps(Rule::DeadSessionsAreFenced) {
         let free = open & state.sessions_that(End::Open);
-        free.members().for_each(|session| add(Step::Fence { session }));
+        // Who looked before the manifest came may fence all the same: its writer begins again. A lost end does not come.
+        let lost_its_end =
+            |session: &usize| state.sessions[*session].uncommitted() && state.sessions[*session].acknowledged;
+        let spares = |session: &usize| model.keeps(Rule::WholeManifestsAreNotFenced) && lost_its_end(session);
+        free.members().filter(|session| !spares(session)).for_each(|session| add(Step::Fence { session }));
     }
     if !model.keeps(Rule::EndsAreExclusive) {
         let ended = pruner.waiting - open;
@@ -117,6 +121,9 @@ fn wait_steps(model: &Protocol, state: &State, pruner: &Pruner, add: &mut impl F
             .members()
             .filter(|&s| state.sessions[s].end == End::Commit)
             .for_each(|session| add(Step::Fence { session }));
+    }
+    if model.keeps(Rule::WholeManifestsAreNotFenced) {
+        open -= uncommitted(state);
     }
     if (open - leases(state)).is_empty() || !model.keeps(Rule::SessionsAreWaitedFor) {
         let packs_first = !model.keeps(Rule::SnapshotsBeforePacks);
@@ -132,6 +139,12 @@ fn wait_steps(model: &Protocol, state: &State, pruner: &Pruner, add: &mut impl F
 fn unended(model: &Protocol, state: &State) -> Set {
     let void = if model.keeps(Rule::VoidObjectsEnd) { Set::EMPTY } else { state.sessions_that(End::Void) };
     state.sessions_that(End::Open) | void
+}
+
+/// The sessions whose manifest is whole and that have no end.
+fn uncommitted(state: &State) -> Set {
+    let those = state.sessions.iter().enumerate().filter(|(_, session)| session.uncommitted());
+    those.fold(Set::EMPTY, |all, (number, _)| all | Set::one(number))
 }
 
 fn must_skip_mark(model: &Protocol, pruner: &Pruner) -> bool {
@@ -247,7 +260,8 @@ fn mark(model: &Protocol, state: &mut State, pruner: &mut Pruner) {
 fn used_on(model: &Protocol, state: &State, page: usize) -> Set {
     let keeps = |session: &Session| {
         let void = session.end == End::Void && !session.forgotten && model.keeps(Rule::VoidEndsKeepChunks);
-        session.visible() || void
+        let uncommitted = session.uncommitted() && model.keeps(Rule::WholeManifestsAreVisible);
+        session.visible() || void || uncommitted
     };
     let on_page = |number: usize| !model.sizes.two_pages || number % 2 == page;
     let sessions = state.sessions.iter().enumerate().filter(|(number, session)| on_page(*number) && keeps(session));

@@ -45,6 +45,10 @@ pub enum Rule {
     SessionsAreWaitedFor,
     /// P5: who does not end is fenced.
     DeadSessionsAreFenced,
+    /// P5: a session whose manifest is whole is neither waited for nor fenced.
+    WholeManifestsAreNotFenced,
+    /// P6: a whole manifest without an end is as good as visible.
+    WholeManifestsAreVisible,
     /// P6: snapshots are read after the sessions have ended.
     SnapshotsAfterSessions,
     /// P6: snapshots are read before the packs are listed.

@@ -48,6 +48,8 @@ pub struct Session {
     pub forgotten: bool,
     /// The writer saw its commit succeed.
     pub acknowledged: bool,
+    /// Its manifest is there (only where manifest and end are two steps).
+    pub manifest: bool,
     /// Begun after the last damage (only where there is damage).
     pub fresh: bool,
 }
@@ -56,6 +58,11 @@ impl Session {
     /// Whether the snapshot is visible.
     pub fn visible(self) -> bool {
         self.end == End::Commit && !self.forgotten
+    }
+
+    /// Whether there is a whole manifest without any end: the writer works, or died, or the end was lost.
+    pub fn uncommitted(self) -> bool {
+        self.end == End::Open && self.manifest && !self.forgotten
     }
 }
 
@@ -99,6 +106,8 @@ pub enum WriterStep {
     Putting,
     /// W4: the name of its pack can be seen, and it has yet to sync it.
     Syncing,
+    /// W5: its manifest is there.
+    Manifested,
 }
 
 /// A writer, and what it knows.
@@ -219,6 +228,8 @@ pub struct Budget {
     pub repacks: u8,
     /// Unused packs that are deleted by hand.
     pub mishaps: u8,
+    /// Ends of sessions that get lost.
+    pub losses: u8,
     /// Objects that do not count under a name that somebody wants.
     pub voids: u8,
     /// Snapshots that get another manifest.
@@ -280,9 +291,12 @@ impl State {
         self.present - self.quarantined - self.hostile
     }
 
-    /// The chunks of all snapshots that were committed and not forgotten, even if their end marker is damaged.
+    /// The chunks of all snapshots that were committed and not forgotten, even if their end marker is damaged or lost.
     pub fn committed(&self) -> Set {
-        let damaged = |session: &Session| session.end == End::Void && session.acknowledged && !session.forgotten;
+        let damaged = |session: &Session| {
+            let harmed = session.end == End::Void && !session.forgotten || session.uncommitted();
+            harmed && session.acknowledged
+        };
         let sessions = self.sessions.iter().filter(|session| session.visible() || damaged(session));
         sessions.fold(Set::EMPTY, |all, session| all | session.needs)
     }

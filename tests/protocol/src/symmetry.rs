@@ -81,10 +81,10 @@ fn rename_packs(state: &mut State, order: &[usize; PACKS]) {
 }
 
 fn session_traits(state: &State, session: usize) -> u64 {
-    let Session { end, needs, lease, forgotten, acknowledged, fresh } = state.sessions[session];
+    let Session { end, needs, lease, forgotten, acknowledged, manifest, fresh } = state.sessions[session];
     let mut traits = u64::from(needs.0) << 8 | end as u64;
     let mut push = |bit: bool| traits = traits << 1 | u64::from(bit);
-    [lease, forgotten, acknowledged, fresh].into_iter().for_each(&mut push);
+    [lease, forgotten, acknowledged, manifest, fresh].into_iter().for_each(&mut push);
     state.writers.iter().for_each(|writer| push(holds(writer, session)));
     state.pruners.iter().for_each(|pruner| push(pruner.waiting.has(session)));
     push(state.unsynced_tombstones.has(session));

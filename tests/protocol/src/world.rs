@@ -20,6 +20,8 @@ pub enum Step {
     Quarantine { pack: usize },
     /// An unused pack is deleted by hand.
     Mishap { pack: usize },
+    /// The end marker of a snapshot is lost: a copy of the repository misses a file.
+    LoseEnd { session: usize },
     /// The end marker gets damaged; or somebody without the right creates it.
     VoidEnd { session: usize },
     /// Somebody without the right creates the next `condemned`; or if that is there the `verdict`, which may as well be
@@ -40,8 +42,12 @@ pub fn steps(model: &Protocol, state: &State, mut add: impl FnMut(Step)) {
         (state.doomed - state.present).members().for_each(|pack| add(Step::PutAgain { pack }));
     }
     for (number, session) in state.sessions.iter().enumerate() {
-        if (session.visible() || session.end == End::Void) && !session.forgotten && state.budget.forgets > 0 {
+        let is_known = session.visible() || session.end == End::Void && !session.forgotten || session.uncommitted();
+        if is_known && state.budget.forgets > 0 {
             add(Step::Forget { session: number });
+        }
+        if session.visible() && state.budget.losses > 0 {
+            add(Step::LoseEnd { session: number });
         }
         if session.end == End::Commit && session.forgotten && !model.keeps(Rule::TombstonesStay) {
             add(Step::ManifestAgain { session: number });
@@ -123,6 +129,10 @@ pub fn apply(model: &Protocol, state: &mut State, step: Step) {
         Step::Mishap { pack } => {
             state.budget.mishaps -= 1;
             state.present -= Set::one(pack);
+        }
+        Step::LoseEnd { session } => {
+            state.budget.losses -= 1;
+            state.sessions[session].end = End::Open;
         }
         Step::VoidEnd { session } => {
             state.budget.voids -= 1;

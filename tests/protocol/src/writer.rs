@@ -24,7 +24,9 @@ pub enum Step {
     Put { pack: usize, chunks: Set },
     /// W4: syncs the name of the pack.
     Sync,
-    /// W5 and W6: manifest and end marker.
+    /// W5: the manifest (only where manifest and end are two steps).
+    Manifest,
+    /// W6: the end marker; with the manifest, where both are one step.
     Commit,
     /// It is killed; its slot is free for another.
     Crash,
@@ -45,9 +47,10 @@ pub fn steps(model: &Protocol, state: &State, number: usize, mut add: impl FnMut
         WriterStep::Putting => {
             put_steps(model, state, writer, &mut add);
             if writer.missing.is_empty() || !model.keeps(Rule::PacksBeforeManifest) {
-                add(Step::Commit);
+                add(if model.sizes.manifests { Step::Manifest } else { Step::Commit });
             }
         }
+        WriterStep::Manifested => add(Step::Commit),
     }
     // A writer that is never heard of again is a crash too: only a slot that somebody else can use makes a difference.
     if state.writers[number].step != WriterStep::Idle && state.budget.writes > 0 {
@@ -124,6 +127,10 @@ pub fn apply(model: &Protocol, state: &mut State, number: usize, step: Step) {
         Step::Sync => {
             state.unsynced -= writer.listed;
             (writer.step, writer.listed) = (WriterStep::Putting, Set::EMPTY);
+        }
+        Step::Manifest => {
+            state.sessions[writer.session as usize].manifest = true;
+            writer.step = WriterStep::Manifested;
         }
         Step::Commit => {
             commit(model, state, &writer);
@@ -226,7 +233,7 @@ fn commit(model: &Protocol, state: &mut State, writer: &Writer) {
     let session = &mut state.sessions[writer.session as usize];
     if session.end == End::Open || !model.keeps(Rule::EndsAreExclusive) {
         session.end = End::Commit;
-        session.acknowledged = true;
+        (session.acknowledged, session.manifest) = (true, true);
     }
 }
 

@@ -94,6 +94,20 @@ fn another_manifest_for_a_snapshot() {
 }
 
 #[test]
+fn manifests_without_an_end() {
+    holds("manifests before their ends", Sizes { manifests: true, garbage: true, ..Sizes::default() });
+    let budget = Budget { prunes: 3, losses: 1, ..budget() };
+    holds("lost ends", Sizes { manifests: true, garbage: true, budget, ..Sizes::default() });
+    holds("two of each", Sizes { manifests: true, ..two_of_each() });
+}
+
+#[test]
+fn manifests_of_tags_without_an_end() {
+    let budget = Budget { forgets: 2, tags: 1, losses: 1, ..budget() };
+    holds("tags and lost ends", Sizes { manifests: true, pruners: 2, budget, ..Sizes::default() });
+}
+
+#[test]
 fn packs_that_are_deleted_by_hand() {
     holds("mishaps", Sizes { budget: Budget { mishaps: 1, ..budget() }, ..two_of_each() });
 }

@@ -50,6 +50,14 @@ fn void() -> Sizes {
     with(Budget { voids: 1, ..budget() })
 }
 
+fn lost_end() -> Sizes {
+    Sizes { manifests: true, ..with(Budget { losses: 1, ..budget() }) }
+}
+
+fn manifests() -> Sizes {
+    Sizes { manifests: true, ..one_of_each() }
+}
+
 fn power_cut() -> Sizes {
     Sizes { budget: Budget { cuts: 1, ..budget() }, ..two_of_each() }
 }
@@ -107,6 +115,9 @@ rules! {
     p5_sessions_after_condemned: SessionsAfterCondemned, two_of_each(), NOTHING_LOST;
     p5_sessions_are_waited_for: SessionsAreWaitedFor, two_of_each(), NOTHING_LOST;
     p5_dead_sessions_are_fenced: DeadSessionsAreFenced, garbage(one_of_each()), GARBAGE_GOES;
+    p5_whole_manifests_are_not_fenced: WholeManifestsAreNotFenced, lost_end(), NOTHING_LOST;
+    p6_whole_manifests_are_visible: WholeManifestsAreVisible, manifests(), NOTHING_LOST;
+    p6_whole_manifests_without_their_end_are_visible: WholeManifestsAreVisible, lost_end(), NOTHING_LOST;
     p6_snapshots_after_sessions: SnapshotsAfterSessions, two_of_each(), NOTHING_LOST;
     p6_snapshots_before_packs: SnapshotsBeforePacks, two_chunks(), NO_FALSE_ALARM;
     p6_stop_at_unreadable_page: StopAtUnreadablePage, damaged_pages(), NOTHING_LOST;
