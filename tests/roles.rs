@@ -153,7 +153,7 @@ fn nobody_builds_on_a_planted_chunk_and_nobody_gets_it() {
         for who in ["admin", "use"] {
             let done = keys.json(who, &["backup", "a.raw", "--name", "a"]);
             assert!(who == "use" || done["new_bytes"].as_u64().unwrap() > 0, "{done}");
-            keys.assert_restores("admin", "a", &disk);
+            keys.assert_restores("admin", done["snapshot"].as_str().unwrap(), &disk);
         }
         // The planted snapshot is whole now as well: its chunks are somewhere.
         keys.assert_restores("admin", name, &disk);
@@ -264,7 +264,7 @@ fn tags_change_and_the_snapshot_keeps_its_place() {
     assert_eq!((ids.len(), &ids[0]), (2, &tagged["snapshot"]), "its writer sees it, before the later one");
     keys.assert_restores("read", tagged["snapshot"].as_str().unwrap(), &disk);
     keys.assert_restores("read", "n", &other);
-    keys.run("admin", &["tag", "n", "--remove", "k"]).fails(2, "no tag");
+    keys.run("admin", &["tag", "n@latest", "--remove", "k"]).fails(2, "no tag");
     let again = keys.json("admin", &["tag", tagged["snapshot"].as_str().unwrap(), "--set", "new=2"]);
     assert_eq!(keys.json("write", &["snapshots"])["snapshots"][0]["id"], again["snapshot"]);
 }
@@ -331,7 +331,7 @@ fn an_unencrypted_repository_has_no_keys() {
     }
     keys.disk("a.raw", 5);
     run(&["backup", "a.raw"]).ok();
-    run(&["tag", "a", "--set", "k=v"]).ok();
+    run(&["tag", "a@latest", "--set", "k=v"]).ok();
     run(&["restore", "a", "b.raw"]).ok();
 }
 
@@ -344,12 +344,12 @@ fn odd_names_are_shown_and_do_nothing() {
         let all = run.stdout + &run.stderr;
         assert!(!all.contains('\u{1b}') && !all.contains('\u{202e}') && !all.contains("2J\n"), "{all:?}");
     };
-    let tag = format!("{odd}={odd}");
+    let (tag, latest) = (format!("{odd}={odd}"), format!("{odd}@latest"));
     quiet(keys.run("admin", &["backup", "a.raw", "--name", odd, "--tag", &tag]).ok());
     quiet(keys.run("admin", &["snapshots"]).ok());
     quiet(keys.run("admin", &["snapshots", "--json"]).ok());
-    quiet(keys.run("admin", &["tag", odd, "--set", &tag, "--set", "x=y"]).ok());
-    quiet(keys.run("admin", &["tag", odd, "--remove", "\u{1b}"]).fails(2, "no tag"));
+    quiet(keys.run("admin", &["tag", &latest, "--set", &tag, "--set", "x=y"]).ok());
+    quiet(keys.run("admin", &["tag", &latest, "--remove", "\u{1b}"]).fails(2, "no tag"));
     quiet(keys.run("admin", &["restore", &format!("{odd}x"), "x.raw"]).fails(1, "there is none"));
     quiet(keys.run("admin", &["restore", odd, "x.raw"]).ok());
     assert_holds(&keys.0.path("x.raw"), &std::fs::read(&disk).unwrap(), "odd");
