@@ -116,12 +116,13 @@ impl BlockDevice {
         self.attribute("ro").is_some_and(|text| text.trim() == "1")
     }
 
-    /// Returns how many writes and discards the device has completed, if the kernel counts them.
-    pub fn completed_writes(self) -> Option<u64> {
-        // Documentation/admin-guide/iostats.rst: field 5 is writes, field 12 discards.
+    /// Returns how many sectors of the device were written and discarded, if the kernel counts them.
+    pub fn written_sectors(self) -> Option<u64> {
+        // Documentation/admin-guide/iostats.rst: field 7 is sectors written, field 14 sectors discarded. Flushes, which a
+        // reader asks for, too, count among the writes, but have no sectors.
         let text = self.attribute("stat")?;
         let fields: Vec<u64> = text.split_whitespace().map_while(|field| field.parse().ok()).collect();
-        Some(fields.get(4)? + fields.get(11).copied().unwrap_or(0))
+        Some(fields.get(6)? + fields.get(13).copied().unwrap_or(0))
     }
 
     /// Returns true if the kernel refuses `O_EXCL`: it is mounted, swapped to, or a part of another device. A partition

@@ -96,7 +96,7 @@ impl Watch {
             |file: &OpenFile| file.identity.filter(identity::is_device).map(|found| BlockDevice(found.device));
         let devices: BTreeSet<_> = files.iter().filter_map(of_file).collect();
         Watch {
-            devices: devices.into_iter().map(|device| (device, device.completed_writes())).collect(),
+            devices: devices.into_iter().map(|device| (device, device.written_sectors())).collect(),
             files: files.iter().filter_map(stamped).collect(),
             paths: files.iter().map(|file| PathBuf::from(&file.name)).chain([path.to_owned()]).collect(),
             force_share: false,
@@ -136,7 +136,7 @@ impl Watch {
     pub fn changes(&self) -> Vec<String> {
         let mut found: Vec<String> = self.writers().iter().map(User::to_string).collect();
         for (device, before) in &self.devices {
-            if before.is_some_and(|before| device.completed_writes().is_some_and(|now| now != before)) {
+            if before.is_some_and(|before| device.written_sectors().is_some_and(|now| now != before)) {
                 found.push(format!("/dev/{} was written to", device.name()));
             }
         }
