@@ -10,7 +10,7 @@ use super::Progress;
 use super::ordered_window::{Closed, OrderedWindow};
 use super::plan::{Feed, Part, Unit, Work};
 use super::rate_limit::RateLimit;
-use super::salvage::SetAside;
+use super::salvage::{SetAside, check_length};
 use crate::error::{Error, OnPath as _, Result};
 use crate::sources::AlignedBuffer;
 
@@ -110,6 +110,24 @@ impl Pipeline<'_> {
         outcome.into_inner().unwrap_or_else(PoisonError::into_inner).failure.map_or(Ok(()), Err)
     }
 
+    /// Takes the next units, unless a worker failed. A failure is told before the next worker has its turn: each of them would
+    /// wait for a source that is gone as long as the first one did.
+    fn next_units(
+        &self,
+        feed: &Mutex<&mut dyn Feed>,
+        outcome: &Mutex<Outcome>,
+        buffer: &mut [u8],
+    ) -> Result<Vec<Unit>, Stop> {
+        let mut feed = lock(feed);
+        if lock(outcome).failure.is_some() {
+            return Err(Stop::Closed);
+        }
+        feed.next(buffer).on_path(self.source_path).map_err(|cause| {
+            lock(outcome).failure.get_or_insert(cause);
+            Stop::Closed
+        })
+    }
+
     fn work(
         &self,
         batch_bytes: usize,
@@ -120,10 +138,7 @@ impl Pipeline<'_> {
         let mut buffer = AlignedBuffer::for_many_reads(batch_bytes);
         loop {
             self.progress.check_cancelled()?;
-            if lock(outcome).failure.is_some() {
-                return Err(Stop::Closed);
-            }
-            let units = lock(feed).next(&mut buffer).on_path(self.source_path)?;
+            let units = self.next_units(feed, outcome, &mut buffer)?;
             if units.is_empty() {
                 return Ok(());
             }
@@ -169,14 +184,18 @@ impl Pipeline<'_> {
             }
             take(&mut rest, unit.length_bytes - end).fill(0);
         }
-        match (self.unreadable, source.storage_order(), wanted.as_mut_slice()) {
-            (Unreadable::SetAside(set_aside), ..) => set_aside.read(source, &mut wanted)?,
-            (Unreadable::Fail, Some(disk), [_, _, ..]) => disk.read_parts(&mut wanted)?,
+        let read = match (self.unreadable, source.storage_order(), wanted.as_mut_slice()) {
+            (Unreadable::SetAside(set_aside), ..) => return set_aside.read(source, &mut wanted),
+            (Unreadable::Fail, Some(disk), [_, _, ..]) => disk.read_parts(&mut wanted),
             (Unreadable::Fail, _, wanted) => {
-                wanted.iter_mut().try_for_each(|(guest_offset, part)| source.read_at(*guest_offset, part))?;
+                wanted.iter_mut().try_for_each(|(guest_offset, part)| source.read_at(*guest_offset, part))
             }
+        };
+        // A source that shrank says so, and not only that its end cannot be read.
+        if read.is_err() {
+            check_length(source)?;
         }
-        Ok(())
+        Ok(read?)
     }
 }
 
