@@ -162,7 +162,7 @@ fn write(
     progress.check_cancelled()?;
     Ok(Converted {
         size_bytes,
-        stored_bytes: copied.stored_bytes,
+        stored_bytes: copied.stored_bytes + late.as_ref().map_or(0, |late| late.stored_bytes),
         digest: copied.digest.filter(|_| options.digest.is_some()),
         verified: options.verify,
         unreadable: late.map(|late| late.unreadable).unwrap_or_default(),

@@ -1,5 +1,6 @@
 //! What comes after the first pass of a conversion that salvages: retries into the target or a raw copy, and their proof.
 
+use std::io;
 use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
@@ -17,7 +18,7 @@ use super::pipeline::{Pipeline, Unreadable};
 use super::plan::PlanOptions;
 use super::rate_limit::RateLimit;
 use super::salvage::{AreaMap, Masked, RescuedSum, Retry, SetAside, State, Tolerance};
-use super::{NamedDisk, Progress, storage_order};
+use super::{NamedDisk, Progress, storage_order, zero_scan};
 use crate::error::{Error, Kind, OnPath as _, Result};
 use crate::targets::OutputFile;
 
@@ -25,6 +26,8 @@ use crate::targets::OutputFile;
 pub struct Late {
     /// True if anything was stored late.
     pub is_changed: bool,
+    /// Number of guest bytes that were stored late.
+    pub stored_bytes: u64,
     /// Guest ranges that cannot be read, ascending.
     pub unreadable: Vec<Range<u64>>,
     /// The areas that were set aside, ascending.
@@ -57,27 +60,48 @@ pub fn retry(
     }
     let areas = map.unfinished();
     let mut sum = RescuedSum::new(sector_bytes);
-    let mut is_changed = false;
+    let (mut is_changed, mut stored_bytes) = (false, 0);
     if !areas.is_empty() && !set_aside.is_at_once() {
         file.sync_data().map_err(|cause| Error::io("make durable what was read so far", cause))?;
         let mut store = |guest_offset: u64, bytes: &[u8]| {
             sum.add(guest_offset, bytes);
             is_changed = true;
-            let stored = match (is_zero(bytes), first_pass) {
-                // The first pass left zeros there.
-                (true, FirstPass::Done) => Ok(()),
-                (true, FirstPass::Earlier) => file.write_zeros_at(guest_offset, bytes.len() as u64),
-                (false, _) => file.write_all_at(guest_offset, bytes),
-            };
-            stored.map_err(|cause| Error::io("write to the target", cause))
+            stored_bytes += store_late(file, guest_offset, bytes, first_pass)
+                .map_err(|cause| Error::io("write to the target", cause))?;
+            Ok(())
         };
         let options = tolerance.retry();
         let retry = Retry { source: source.disk, witness: set_aside.witness(), options, progress };
         let retried = retry.run(&mut map, &mut store, &mut |map| set_aside.note(map));
         let saved = set_aside.save(&map);
         retried.and(saved)?;
+    } else {
+        set_aside.save(&map)?;
     }
-    Ok(Late { is_changed, unreadable: map.unfinished(), areas, sum, sector_bytes })
+    Ok(Late { is_changed, stored_bytes, unreadable: map.unfinished(), areas, sum, sector_bytes })
+}
+
+/// Writes bytes in place, and leaves or makes holes where they are zeros; returns how many were data.
+fn store_late(file: &dyn HostFileMut, guest_offset: u64, bytes: &[u8], first_pass: FirstPass) -> io::Result<u64> {
+    // Blocks are those of the disk, so that what is stored does not depend on where the area begins.
+    let lead = (guest_offset % zero_scan::BLOCK_BYTES as u64) as usize;
+    let (mut stored_bytes, mut begin) = (0, 0);
+    while begin < bytes.len() {
+        let end = ((lead + begin) / zero_scan::BLOCK_BYTES * zero_scan::BLOCK_BYTES + zero_scan::BLOCK_BYTES - lead)
+            .min(bytes.len());
+        let (place, part) = (guest_offset + begin as u64, &bytes[begin..end]);
+        match (is_zero(part), first_pass) {
+            // The first pass left zeros there.
+            (true, FirstPass::Done) => {}
+            (true, FirstPass::Earlier) => file.write_zeros_at(place, part.len() as u64)?,
+            (false, _) => {
+                stored_bytes += part.len() as u64;
+                file.write_all_at(place, part)?;
+            }
+        }
+        begin = end;
+    }
+    Ok(stored_bytes)
 }
 
 /// Verifies a disk that got bytes after the digest of the first pass was `made`.
