@@ -189,7 +189,7 @@ impl Model for Protocol {
     fn properties(&self) -> Vec<Property<Self>> {
         let mut properties = vec![
             Property::always(NOTHING_LOST, |_, state| nothing_lost(state)),
-            Property::always(ONE_END, |_, state| one_end(state)),
+            Property::always(ONE_END, one_end),
             Property::always(NEW_ONES_WHOLE, |_, state| new_ones_whole(state)),
             Property::always(NO_FALSE_ALARM, |_, state: &State| !state.harm.false_alarm),
         ];
@@ -247,9 +247,13 @@ fn new_ones_whole(state: &State) -> bool {
         .all(|session| session.needs.within(there))
 }
 
-fn one_end(state: &State) -> bool {
-    let stays = |session: &Session| {
-        matches!(session.end, End::Commit | End::Void) || session.end == End::Open && session.manifest
+/// Of a snapshot that lost its end and is forgotten, nothing is left to commit.
+fn one_end(model: &Protocol, state: &State) -> bool {
+    let losses = model.sizes.budget.losses > 0;
+    let stays = |session: &Session| match session.end {
+        End::Commit | End::Void => true,
+        End::Open => session.manifest,
+        _ => losses && session.forgotten,
     };
     state.sessions.iter().all(|session| !session.acknowledged || stays(session))
 }

@@ -115,7 +115,7 @@ rules! {
     p5_sessions_after_condemned: SessionsAfterCondemned, two_of_each(), NOTHING_LOST;
     p5_sessions_are_waited_for: SessionsAreWaitedFor, two_of_each(), NOTHING_LOST;
     p5_dead_sessions_are_fenced: DeadSessionsAreFenced, garbage(one_of_each()), GARBAGE_GOES;
-    p5_whole_manifests_are_not_fenced: WholeManifestsAreNotFenced, lost_end(), NOTHING_LOST;
+    p5_whole_manifests_are_not_fenced: WholeManifestsAreNotFenced, lost_end(), ONE_END;
     p6_whole_manifests_are_visible: WholeManifestsAreVisible, manifests(), NOTHING_LOST;
     p6_whole_manifests_without_their_end_are_visible: WholeManifestsAreVisible, lost_end(), NOTHING_LOST;
     p6_snapshots_after_sessions: SnapshotsAfterSessions, two_of_each(), NOTHING_LOST;
