@@ -16,7 +16,7 @@ use tintype_formats::tin::id::{ChunkId, Id};
 use tintype_formats::tin::keys::{KeyRing, Role};
 use tintype_formats::tin::map::Location;
 
-pub use cache::{Cache, Scope};
+pub use cache::{Cache, Scope, is_trusted, private_folder};
 pub use segment::{PackRow, SegmentBuilder, SegmentFile, parse_rows};
 
 use crate::error::Result;

@@ -104,9 +104,9 @@ impl Cache {
         _ = self.warning.listener.set(Box::new(listener));
     }
 
-    /// The folder of all that is kept of the repository on this computer; nothing if the cache is a temporary one.
+    /// The folder of all that is kept of the repository on this computer; nothing if this user may not use it.
     pub fn kept_folder(&self) -> Option<&Path> {
-        self.folder.parent().filter(|_| self._temporary.is_none())
+        self.shared().ok()?.parent().filter(|_| !self.is_useless.load(Relaxed))
     }
 
     /// The index of exactly these segments, and perhaps of deleted ones. `fetch` gets the body of one that is not there yet;
@@ -220,10 +220,9 @@ impl Cache {
 /// The whole files in a folder, of this user or root.
 fn files_in(folder: &Path) -> Vec<Cached> {
     let Ok(entries) = fs::read_dir(folder) else { return Vec::new() };
-    let own = geteuid().as_raw();
     let mut files = Vec::new();
     for entry in entries.flatten() {
-        if !entry.metadata().is_ok_and(|found| [own, 0].contains(&found.uid())) {
+        if !entry.metadata().is_ok_and(|found| is_trusted(&found)) {
             continue;
         }
         match open_file(&entry.path()) {
@@ -236,8 +235,13 @@ fn files_in(folder: &Path) -> Vec<Cached> {
     files
 }
 
+/// True if a file of the cache is this user's or root's: what others say is not to be built on.
+pub fn is_trusted(file: &fs::Metadata) -> bool {
+    [geteuid().as_raw(), 0].contains(&file.uid())
+}
+
 /// Makes a folder and those above it; only the owner may enter them.
-fn private_folder(folder: &Path) -> io::Result<()> {
+pub fn private_folder(folder: &Path) -> io::Result<()> {
     fs::DirBuilder::new().recursive(true).mode(0o700).create(folder)
 }
 

@@ -15,6 +15,7 @@ use tintype_formats::tin::id::Id;
 
 use super::Fact;
 use crate::repository::Repository;
+use crate::repository::index::{is_trusted, private_folder};
 
 const MAGIC: &[u8; 8] = b"TINFAC1\n";
 const HASH_BYTES: usize = 32;
@@ -86,7 +87,9 @@ fn hash(repository: &Repository, json: &[u8]) -> [u8; HASH_BYTES] {
 
 fn read(repository: &Repository, path: &Path) -> Option<Content> {
     let mut bytes = Vec::new();
-    fs::File::open(path).ok()?.take(MAX_BYTES + 1).read_to_end(&mut bytes).ok()?;
+    let file = fs::File::open(path).ok()?;
+    file.metadata().ok().filter(is_trusted)?;
+    file.take(MAX_BYTES + 1).read_to_end(&mut bytes).ok()?;
     let rest = bytes.strip_prefix(MAGIC).filter(|_| bytes.len() as u64 <= MAX_BYTES)?;
     let (found, json) = rest.split_first_chunk::<HASH_BYTES>()?;
     (*found == hash(repository, json)).then(|| serde_json::from_slice(json).ok()).flatten()
@@ -98,7 +101,7 @@ fn write(repository: &Repository, path: &Path, content: &Content) -> std::io::Re
         return Ok(());
     }
     let folder = path.parent().unwrap_or(path);
-    fs::create_dir_all(folder)?;
+    private_folder(folder)?;
     let mut file = NamedTempFile::with_prefix_in(".new-", folder)?;
     file.write_all(&[MAGIC.as_slice(), &hash(repository, &json), &json].concat())?;
     file.persist(path)?;
