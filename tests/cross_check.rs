@@ -265,13 +265,19 @@ fn images_by_qemu_are_read_and_found_clean() {
             }
             let _ = fs::remove_file(sandbox.path("data.bin"));
             let args = ["convert", "-f", "raw", "-O", format];
-            sandbox.tool("qemu-img", args.iter().chain(*options).chain(&["source.raw", "q.img"]));
-            let check = sandbox.run(["check", "q.img"]);
+            // Other files are opened only where the image's name says what it is.
+            let image = match *format {
+                "qcow2" => "q.qcow2",
+                "vmdk" => "q.vmdk",
+                _ => "q.img",
+            };
+            sandbox.tool("qemu-img", args.iter().chain(*options).chain(&["source.raw", image]));
+            let check = sandbox.run(["check", image]);
             assert_eq!(check.code, Some(0), "{options:?}: {}{}", check.stdout, check.stderr);
             if size < GIB {
-                assert_eq!(digest(&sandbox, &sandbox.path("q.img")), expected, "{options:?}");
+                assert_eq!(digest(&sandbox, &sandbox.path(image)), expected, "{options:?}");
             } else {
-                sandbox.run(["compare", "q.img", "source.raw"]).ok();
+                sandbox.run(["compare", image, "source.raw"]).ok();
             }
         }
     }

@@ -262,7 +262,7 @@ fn what_is_written_to_the_disk_that_is_read_is_said() {
     let sandbox = Sandbox::new();
     let device = device(&sandbox, "disk.raw");
     let mounted = Mounted::at(&device.0, sandbox.path("mounted"), "rw");
-    sandbox.run(["init", "mounted/repo", "--no-encryption"]).ok();
+    sandbox.run(["init", "mounted/repo", "--no-encryption", "--reserve", "0"]).ok();
     let args = ["backup", device.name(), "--live", "--repo", "mounted/repo", "--cache-dir", "mounted/cache"];
     let run = sandbox.run(args).ok();
     for what in ["the repository", "the cache"] {
@@ -270,7 +270,9 @@ fn what_is_written_to_the_disk_that_is_read_is_said() {
     }
     let run = sandbox.run(["convert", device.name(), "mounted/copy.qcow2", "--live"]).ok();
     assert!(run.stderr.contains("the target mounted/copy.qcow2 lies on"), "{}", run.stderr);
-    let run = sandbox.run(["convert", "disk.raw", "mounted/copy.qcow2", "--live", "--force"]).ok();
+    std::fs::remove_dir_all(mounted.0.join("repo")).unwrap();
+    std::fs::remove_file(mounted.0.join("copy.qcow2")).unwrap();
+    let run = sandbox.run(["convert", "disk.raw", "mounted/copy.qcow2", "--live"]).ok();
     assert!(run.stderr.contains("the target mounted/copy.qcow2 lies on"), "{}", run.stderr);
     let run = sandbox.run(["convert", device.name(), "elsewhere.qcow2", "--live"]).ok();
     assert!(!run.stderr.contains("lies on"), "{}", run.stderr);

@@ -75,7 +75,7 @@ fn a_slot_that_cannot_be_tried_shuts_nobody_out() {
     slot[20..24].fill(0);
     std::fs::write(folder.join("00000000000000000000000000000000"), slot).unwrap();
     keys.run("admin", &["snapshots"]).ok();
-    keys.run("new", &["snapshots"]).fails(12, "could not be tried");
+    keys.run("new", &["snapshots"]).fails(4, "not whole");
 }
 
 #[test]

@@ -68,7 +68,7 @@ fn all_files_of_a_conversion_are_as_private_as_the_most_private_source() {
     run(&sandbox, &["convert", "top.qcow2", "flat.raw"]).ok();
     assert_eq!(mode(&sandbox.path("flat.raw")), 0o600);
     fs::create_dir(sandbox.path("chain")).unwrap();
-    run(&sandbox, &["convert", "top.qcow2", "chain/top.vhdx", "--layers"]).ok();
+    run(&sandbox, &["convert", "top.qcow2", "chain/top.qcow2", "--layers"]).ok();
     let all: Vec<_> =
         names_in(&sandbox.path("chain")).iter().map(|name| mode(&sandbox.path("chain").join(name))).collect();
     assert_eq!(all, [0o600, 0o600]);

@@ -41,7 +41,7 @@ const TABLE: &[(&str, [i32; 5])] = &[
     ("import exported.tin", [12, 12, 0, 12, 0]),
     ("import foreign.tin", [0, 12, 0, 0, 0]),
     // What forgets, prunes and repairs.
-    ("tag of-ROLE --set a=b", [12, 12, 12, 0, 0]),
+    ("tag of-ROLE@latest --set a=b", [12, 12, 12, 0, 0]),
     ("forget doomed@latest", [12, 12, 12, 0, 0]),
     ("forget --keep-last 1", [12, 12, 12, 0, 0]),
     ("forget --keep-last 1 --dry-run", [12, 12, 12, 0, 0]),

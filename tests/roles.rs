@@ -156,7 +156,7 @@ fn nobody_builds_on_a_planted_chunk_and_nobody_gets_it() {
             keys.assert_restores("admin", done["snapshot"].as_str().unwrap(), &disk);
         }
         // The planted snapshot is whole now as well: its chunks are somewhere.
-        keys.assert_restores("admin", name, &disk);
+        keys.assert_restores("admin", &format!("write/{name}"), &disk);
     }
 }
 

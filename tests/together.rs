@@ -49,9 +49,9 @@ fn change(sandbox: &Sandbox, name: &str, random: &mut Random) {
 
 /// The ids of the visible snapshots of a name, the oldest first.
 fn snapshots(sandbox: &Sandbox, name: &str) -> Vec<String> {
-    let listed: Value = serde_json::from_str(&run(sandbox, &["snapshots", name, "--json"]).ok().stdout).unwrap();
-    let id = |row: &Value| row["id"].as_str().unwrap().to_owned();
-    listed["snapshots"].as_array().unwrap().iter().map(id).collect()
+    let listed: Value = serde_json::from_str(&run(sandbox, &["snapshots", "--json"]).ok().stdout).unwrap();
+    let rows = listed["snapshots"].as_array().unwrap().iter().filter(|row| row["name"] == name);
+    rows.map(|row| row["id"].as_str().unwrap().to_owned()).collect()
 }
 
 /// Every visible snapshot reads whole, and verify finds nothing.

@@ -113,7 +113,10 @@ fn a_snapshot_comes_back_with_its_packs() {
     assert!(said.contains("\"copied\":true"), "{said}");
     assert_eq!(shop.packs("repo"), packs);
     shop.holds_both("repo::web");
-    let snapshots = shop.run(&["snapshots", "-r", "repo", "--json"]).ok().stdout;
+    // Those whose manifests are lost are still said to be damaged.
+    let snapshots = shop.run(&["snapshots", "-r", "repo", "--json"]);
+    assert_eq!(snapshots.code, Some(3), "{}", snapshots.stderr);
+    let snapshots = snapshots.stdout;
     let after: serde_json::Value = serde_json::from_str(&snapshots).expect("JSON");
     for field in ["name", "time", "tags", "host", "disks"] {
         assert_eq!(before["snapshots"][0][field], after["snapshots"][0][field], "{field}");

@@ -1,6 +1,8 @@
 //! A name means the snapshots of one key owner, a time means a time, and what cannot be read is not passed over in silence.
 
 mod common;
+#[path = "common/stored.rs"]
+mod stored;
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -10,13 +12,12 @@ use std::sync::{Arc, Mutex};
 use common::{Run, Sandbox};
 use jiff::{SignedDuration, Timestamp};
 use serde_json::Value;
-use tintype::engine::backup::{BackupDisk, BackupOptions, backup_as};
-use tintype::engine::convert::Input;
-use tintype::engine::{NamedDisk, Progress};
+use stored::{backup_options, disk_to_back_up};
+use tintype::engine::Progress;
+use tintype::engine::backup::backup_as;
 use tintype::repository::Repository;
 use tintype::repository::resolve::Wishes;
 use tintype::repository::store::{Listed, LocalStore, Store, StoreError};
-use tintype_formats::raw;
 use tintype_formats::tin::id::Id;
 use tintype_formats::tin::slot::Secret;
 
@@ -85,19 +86,8 @@ impl Scene {
         fs::write(&path, vec![fill; says.bytes]).unwrap();
         let options = tintype::sources::OpenOptions::default();
         let disk = tintype::sources::open_disk(&path, &options, None).expect("a disk").disk;
-        let input = Input::Disk(NamedDisk { disk: &*disk, path: Path::new("disk") });
-        let (name, format) = (says.disk.to_owned(), raw::FORMAT.name.to_owned());
-        let mut disks = [BackupDisk { name, input, path: "disk".to_owned(), format, sector_bytes: (512, 512) }];
-        let options = BackupOptions {
-            name: says.name.to_owned(),
-            host: says.host.to_owned(),
-            tags: BTreeMap::new(),
-            level: Some(1),
-            consistency: "unknown".to_owned(),
-            workers: 1,
-            rate_limit: None,
-            dry_run: false,
-        };
+        let mut disks = [disk_to_back_up(says.disk, &*disk)];
+        let options = backup_options(says.name, says.host, 1);
         let time = (Timestamp::now() - says.age).strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
         let amend = |manifest: &mut tintype_formats::tin::manifest::Manifest| manifest.time.clone_from(&time);
         let done = backup_as(&self.open(who), &mut disks, &options, &amend, &Progress::new()).expect("a backup");
@@ -361,7 +351,9 @@ fn a_newer_damaged_snapshot_is_not_passed_over_in_silence() {
         scene.run(&["convert", "::vm", "x.raw"]).fails(1, &new_text);
         let (found, stderr) = scene.restored(&["vm", "--ignore-damaged"], 3);
         assert_eq!((found, stderr.contains(&new_text)), ('o', true), "{about}: {stderr}");
-        assert_eq!(scene.restored(&[&format!("vm@{old}")], 3).0, 'o');
+        // With a warm cache, only the manifest that is taken is read.
+        let code = if about == "flipped after it was seen" { 0 } else { 3 };
+        assert_eq!(scene.restored(&[&format!("vm@{old}")], code).0, 'o', "{about}");
         assert_eq!(scene.restored(&[&old.to_string()], 0).0, 'o');
         scene.run(&["digest", "::vm", "--ignore-damaged"]).fails(3, &new_text);
         let listed = scene.run(&["snapshots"]);

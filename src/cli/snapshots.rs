@@ -132,7 +132,7 @@ pub fn run(args: &Args, global: Global) -> Result<Outcome, Failure> {
         let uncommitted = listing.uncommitted.iter().map(uncommitted_row).collect();
         output::print_json(&Report { snapshots, sealed: listing.sealed, damaged, uncommitted })?;
     } else {
-        output::print(&(text(&listing, &boots, &ids) + &unreadable_text(&listing, &ids)))?;
+        output::print(&(text(&listing, &boots, &ids) + &not_visible_text(&listing, &ids)))?;
         if listing.sealed > 0 {
             output::note(&format!("{} of other hosts cannot be opened with this key", listing.sealed), global);
         }
@@ -245,7 +245,7 @@ fn uncommitted_row(snapshot: &Snapshot) -> UncommittedRow<'_> {
 }
 
 /// The snapshots that are not visible: damaged ones, and those without an end.
-fn unreadable_text(listing: &Listing, ids: &ShortIds) -> String {
+fn not_visible_text(listing: &Listing, ids: &ShortIds) -> String {
     let mut text = String::new();
     if !listing.damaged.is_empty() {
         text += "\ndamaged (\"tintype repair\" may mend them, \"tintype forget ID\" discards them):\n";

@@ -10,7 +10,7 @@ pub const ALIGNMENT_BYTES: usize = 4096;
 /// Size of a large page in bytes, on most machines.
 const LARGE_PAGE_BYTES: usize = 2 << 20;
 
-/// Bytes that begin at a multiple of [`ALIGNMENT_BYTES`] in memory.
+/// Bytes that begin at a multiple of 4 KiB in memory.
 pub struct AlignedBuffer {
     bytes: Vec<u8>,
     begin: usize,

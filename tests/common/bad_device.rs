@@ -47,6 +47,8 @@ impl BadDevice {
         let (map, log) = (sandbox.path(&format!("{name}.bad")), sandbox.path(&format!("{name}.log")));
         std::fs::write(&map, mapfile(size_bytes, bad)).expect("a map");
         let (socket, mount_point) = (sandbox.path(&format!("{name}.sock")), sandbox.path(&format!("{name}.disk")));
+        // One that was killed leaves its socket behind.
+        let _ = std::fs::remove_file(&socket);
         let nbdkit = Command::new("nbdkit")
             .args(["-f", "-U", socket.to_str().expect("a path"), "--filter=log", "--filter=ddrescue", "file"])
             .arg(&disk)

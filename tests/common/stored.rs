@@ -1,4 +1,5 @@
 //! Backups and prunes by the library, without a command line.
+#![allow(dead_code, reason = "every test takes what it needs")]
 
 use std::collections::{BTreeMap, HashSet};
 use std::path::Path;
@@ -16,28 +17,23 @@ use tintype_formats::BlockSource;
 use tintype_formats::tin::disk_identity::DiskIdentity;
 use tintype_formats::tin::id::Id;
 
-/// Backs a disk up as a snapshot of this name, by this host and so many workers.
-pub fn back_up(
-    repository: &Arc<Repository>,
-    name: &str,
-    host: &str,
-    disk: &dyn BlockSource,
-    workers: usize,
-) -> Result<Id> {
-    let input = Input::Disk(NamedDisk { disk, path: Path::new("disk") });
-    let (path, format, identity) = ("disk".to_owned(), "raw".to_owned(), DiskIdentity::default());
-    let disk = BackupDisk {
-        name: "disk".to_owned(),
-        input,
-        path,
-        format,
+/// A disk of this name, as the library backs it up.
+pub fn disk_to_back_up<'a>(name: &str, disk: &'a dyn BlockSource) -> BackupDisk<'a> {
+    BackupDisk {
+        name: name.to_owned(),
+        input: Input::Disk(NamedDisk { disk, path: Path::new("disk") }),
+        path: "disk".to_owned(),
+        format: "raw".to_owned(),
         is_declared: true,
         sector_bytes: (512, 512),
-        identity,
+        identity: DiskIdentity::default(),
         is_device: false,
-    };
-    let mut disks = [disk];
-    let options = BackupOptions {
+    }
+}
+
+/// How tests back up: a snapshot of this name, by this host and so many workers.
+pub fn backup_options(name: &str, host: &str, workers: usize) -> BackupOptions {
+    BackupOptions {
         name: name.to_owned(),
         host: host.to_owned(),
         tags: BTreeMap::new(),
@@ -48,8 +44,19 @@ pub fn back_up(
         dry_run: false,
         tolerance: Tolerance::NONE,
         allow_empty: false,
-    };
-    let done = backup(repository, &mut disks, &options, &Progress::new())?;
+    }
+}
+
+/// Backs a disk up as a snapshot of this name, by this host and so many workers.
+pub fn back_up(
+    repository: &Arc<Repository>,
+    name: &str,
+    host: &str,
+    disk: &dyn BlockSource,
+    workers: usize,
+) -> Result<Id> {
+    let mut disks = [disk_to_back_up("disk", disk)];
+    let done = backup(repository, &mut disks, &backup_options(name, host, workers), &Progress::new())?;
     Ok(done.snapshot.expect("a snapshot"))
 }
 

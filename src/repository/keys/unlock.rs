@@ -1,14 +1,14 @@
 //! Opens a repository: from a secret to the keys of its holder.
 
+use tintype_formats::ErrorKind;
 use tintype_formats::tin::id::Id;
 use tintype_formats::tin::keys::KeyRing;
 use tintype_formats::tin::signed::ObjectKind;
 use tintype_formats::tin::slot::{self, Secret, SlotInfo, SlotKind};
-use tintype_formats::ErrorKind;
 
-use super::super::{entrance, names};
 use super::super::protocol::Protocol;
 use super::super::store::{Listed, Store};
+use super::super::{entrance, names};
 use super::{Removals, read_slots, rotation_numbers};
 use crate::error::{Error, Kind, Result, in_words};
 

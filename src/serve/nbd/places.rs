@@ -217,7 +217,7 @@ mod tests {
     #[test]
     fn the_oldest_stranger_in_a_handshake_goes_first() {
         let (mut places, limits) = (Places::default(), limits(4, 16, Duration::MAX));
-        let mut admit = |places: &mut Places, last| places.admit(&socket(), address(last), &limits).unwrap();
+        let admit = |places: &mut Places, last| places.admit(&socket(), address(last), &limits).unwrap();
         let known = admit(&mut places, 1);
         places.set_known(known);
         let first = admit(&mut places, 2);
@@ -240,8 +240,8 @@ mod tests {
 
     #[test]
     fn who_asks_for_nothing_makes_room_and_who_is_busy_does_not() {
-        let (mut places, limits) = (Places::default(), limits(2, 16, Duration::ZERO));
-        let mut serve = |places: &mut Places| {
+        let (mut places, limits) = (Places::default(), limits(2, 16, Duration::from_nanos(1)));
+        let serve = |places: &mut Places| {
             let id = places.admit(&socket(), None, &limits)?;
             Some((id, places.begin_to_serve(id, &limits)?))
         };
@@ -259,7 +259,7 @@ mod tests {
     #[test]
     fn one_address_does_not_get_all_places() {
         let (mut places, limits) = (Places::default(), limits(64, 256, Duration::MAX));
-        let mut serve = |places: &mut Places, last| {
+        let serve = |places: &mut Places, last| {
             let id = places.admit(&socket(), address(last), &limits)?;
             places.begin_to_serve(id, &limits)
         };

@@ -72,7 +72,7 @@ fn extents_of_single_bytes_are_bounded_work() {
 fn a_server_of_single_bytes_is_refused() {
     let words = |max_bytes: u32| {
         let mut words = hello(1, 1);
-        let at = words.windows(4).rposition(|part| part == 65536_u32.to_be_bytes()).unwrap();
+        let at = words.windows(8).position(|part| part == [0, 0, 16, 0, 0, 1, 0, 0]).unwrap() + 4;
         words[at..at + 4].copy_from_slice(&max_bytes.to_be_bytes());
         words
     };

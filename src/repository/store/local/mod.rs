@@ -133,7 +133,7 @@ impl LocalStore {
     }
 
     fn sync_folder(&self, folder: &str) -> Result<(), StoreError> {
-        let synced = self.tree.open_folder(folder).and_then(|opened| durable::sync_folder(opened));
+        let synced = self.tree.open_folder(folder).and_then(durable::sync_folder);
         synced.map_err(|cause| self.give_up(SYNC, folder, cause))
     }
 }
