@@ -76,7 +76,7 @@ fn exactly_the_bad_sectors_are_missing() {
 }
 
 #[test]
-#[ignore = "takes minutes: a hundred copies of a device; CI runs it"]
+#[ignore = "a hundred copies of a device take more than six minutes: run by hand"]
 fn exactly_the_bad_sectors_are_missing_a_hundred_times() {
     salvages_exactly(100);
 }

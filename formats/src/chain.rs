@@ -137,7 +137,7 @@ impl Disk {
         self.layers.iter().map(|layer| (layer.name.as_str(), &layer.info))
     }
 
-    /// How the format of the file was found, if it was not stated.
+    /// Origin of the format, if it was not stated.
     pub fn guess(&self) -> Option<&Guess> {
         self.guess.as_ref()
     }

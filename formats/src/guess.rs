@@ -79,7 +79,7 @@ pub struct Gated {
     pub image: Box<dyn Image>,
     /// The gate to use from here on.
     pub gate: Arc<dyn ReferenceGate>,
-    /// What the format was taken from, if it was not stated.
+    /// Returns the origin of the format, if it was not stated.
     pub guess: Option<Guess>,
 }
 

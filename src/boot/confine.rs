@@ -7,7 +7,7 @@ use std::process::Command;
 use super::settings::{Accelerator, Display, Serial, Settings};
 use crate::error::{Error, Result};
 
-/// What QEMU may not do: old system calls, gain privileges, start programs, change its priority.
+/// Sandbox of QEMU: no old system calls, no new privileges, no programs, no change of its priority.
 pub const SANDBOX: &str = "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny";
 
 /// The same for a window, whose libraries set priorities of their threads.
@@ -47,7 +47,7 @@ pub fn clean_environment(command: &mut Command, has_window: bool) {
     }
 }
 
-/// How QEMU is confined, beside its environment.
+/// Confinement of QEMU, apart from its environment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Confinement {
     /// True if it gets its sandbox.
@@ -78,7 +78,7 @@ impl Confinement {
         Confinement { sandbox: true, user }
     }
 
-    /// What is left out where QEMU cannot start with it, by its words; `None` if it failed for another reason.
+    /// Returns the part that QEMU refused to start with, by its words; `None` if it failed for another reason.
     pub fn without_what_fails(self, words: &str) -> Option<(Confinement, &'static str)> {
         if self.user.is_some() && words.contains("ermission denied") {
             let remark = "QEMU runs as root, because a file that it needs is not readable for other users";

@@ -59,7 +59,7 @@ pub struct OpenedDisk {
     pub snapshots: usize,
     /// True if a part of it could not be read when it was backed up, and is zeros.
     pub is_incomplete: bool,
-    /// How the format was found, if it was not stated.
+    /// Origin of the format, if it was not stated.
     pub guess: Option<Guess>,
     /// Remarks on how it is read.
     pub remarks: Vec<String>,
@@ -191,7 +191,7 @@ pub struct OpenedImage {
     pub file: OpenFile,
     /// What it holds.
     pub image: Box<dyn Image>,
-    /// How the format was found, if it was not stated.
+    /// Origin of the format, if it was not stated.
     pub guess: Option<Guess>,
     /// The gate for the files that the image names.
     pub gate: Arc<dyn ReferenceGate>,

@@ -1,8 +1,8 @@
-//! What a disk is known by besides its name, so that it is recognised under another one (FORMAT.md §10).
+//! Identity of a disk apart from its name, so that it is recognised under another one (FORMAT.md §10).
 
 use serde::{Deserialize, Serialize};
 
-/// What tells a disk from others: facts of its hardware, and of the partition table on it. Each is missing where unknown.
+/// Facts that tell a disk from others: of its hardware, and of the partition table on it. Each is missing where unknown.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DiskIdentity {
     /// The serial number that the disk gives.
@@ -22,7 +22,7 @@ pub struct DiskIdentity {
     pub partition: Option<String>,
 }
 
-/// What two identities say of each other.
+/// Result of comparing two identities.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SameDisk {
     /// At least one fact is known of both, and all such facts are equal.

@@ -93,7 +93,7 @@ pub struct DiskRecord {
     pub physical_sector_bytes: u32,
     /// Where it was read from.
     pub source: SourceRecord,
-    /// What it is known by besides its name, where something is known.
+    /// Identity apart from its name, where something is known.
     #[serde(default, skip_serializing_if = "DiskIdentity::is_empty")]
     pub identity: DiskIdentity,
     /// Ranges (offset, length) that could not be read, and are zeros here.
