@@ -1,8 +1,10 @@
 //! What a text that names a snapshot may mean.
 //!
-//!     NAME            the newest of that name          NAME@2026-11-22         the newest of that day or before
-//!     NAME@latest     the same                         NAME@2026-11-22T14:00   the newest that was made by then
-//!     NAME@ID  ID     this one; ids may be cut short   NAME@-7d                the newest that is at least so old
+//! ```text
+//! NAME            the newest of that name          NAME@2026-11-22         the newest of that day or before
+//! NAME@latest     the same                         NAME@2026-11-22T14:00   the newest that was made by then
+//! NAME@ID  ID     this one; ids may be cut short   NAME@-7d                the newest that is at least so old
+//! ```
 //!
 //! In all of them NAME may be HOLDER/NAME. Names are whatever somebody wrote, also `a/b`, `a@latest` or `01a2`: a text may
 //! mean several things. A whole id means nothing else.
