@@ -6,7 +6,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 /// "NBDMAGIC": the first thing that a server says.
 pub const GREETING_MAGIC: u64 = 0x4e42_444d_4147_4943;
-/// "IHAVEOPT": the second, and the begin of each option of the client.
+/// "IHAVEOPT": the second, and the beginning of each option of the client.
 pub const OPTION_MAGIC: u64 = 0x4948_4156_454f_5054;
 pub const OPTION_REPLY_MAGIC: u64 = 0x0003_e889_0455_65a9;
 pub const REQUEST_MAGIC: u32 = 0x2560_9513;

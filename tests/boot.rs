@@ -8,7 +8,7 @@ use std::path::Path;
 use std::process::{Child, ChildStdout, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use common::{Run, Sandbox, have};
+use common::{Run, Sandbox, cheap, have};
 use serde_json::Value;
 
 const LINE: &str = "TINTYPE-GUEST-1 last sector reached";
@@ -61,7 +61,7 @@ fn disk_with(sandbox: &Sandbox, name: &str, code: &[u8]) {
 
 /// A sandbox with an encrypted repository that has these disks.
 fn with_backups(disks: &[&str], sandbox: Sandbox) -> Sandbox {
-    run(&sandbox, &["init", "repo"]).ok();
+    cheap::init(&sandbox.path("repo"), "a b c");
     disks.iter().for_each(|disk| drop(run(&sandbox, &["backup", "--repo", "repo", disk]).ok()));
     sandbox
 }

@@ -44,7 +44,7 @@ const PACK_HARMS: [Harm; 7] = [
 impl Scene {
     fn new() -> Scene {
         let sandbox = Sandbox::new();
-        sandbox.run(["init", "good", "--no-encryption", "--chunk-size", "64k"]).ok();
+        sandbox.run(["init", "good", "--no-encryption", "--chunk-size", "64k", "--reserve", "0"]).ok();
         let disk = sandbox.raw_disk("d.raw", 6 << 20, 24);
         let scene = Scene { sandbox, ids: Vec::new() };
         scene.write_and_back_up(&disk, 3 << 20, b"forgotten");

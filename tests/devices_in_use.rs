@@ -202,6 +202,9 @@ fn an_image_that_something_uses_is_refused() {
     assert!(run.stderr.contains("disk.vmdk.lck"), "{}", run.stderr);
     sandbox.run(with_repository(&["backup", "disk.vmdk", "--live"])).ok();
     assert_eq!(consistency(&sandbox), "live");
+    // What a new image inherits from must stay as it is, too.
+    sandbox.run(["convert", "disk.raw", "d.qcow2", "--backing", "disk.vmdk"]).fails(1, "disk.vmdk.lck");
+    sandbox.run(["convert", "disk.raw", "d.qcow2", "--backing", "disk.vmdk", "--live"]).ok();
     let overlay = ["create", "-q", "-f", "qcow2", "-b", "disk.vmdk", "-F", "vmdk", "top.qcow2"];
     if have("qemu-img") {
         sandbox.tool("qemu-img", overlay);
@@ -275,6 +278,8 @@ fn what_is_written_to_the_disk_that_is_read_is_said() {
     let run = sandbox.run(["convert", "disk.raw", "mounted/copy.qcow2", "--live"]).ok();
     assert!(run.stderr.contains("the target mounted/copy.qcow2 lies on"), "{}", run.stderr);
     let run = sandbox.run(["convert", device.name(), "elsewhere.qcow2", "--live"]).ok();
+    assert!(!run.stderr.contains("lies on"), "{}", run.stderr);
+    let run = sandbox.run(["convert", device.name(), device.name(), "--live", "--force"]).fails(1, "");
     assert!(!run.stderr.contains("lies on"), "{}", run.stderr);
     drop(mounted);
 }

@@ -4,8 +4,9 @@ mod common;
 #[path = "common/keys.rs"]
 mod keys;
 
+use common::cheap::CHEAP;
 use common::{Run, Sandbox};
-use keys::{CHEAP, Keys};
+use keys::Keys;
 use tintype::repository::store::LocalStore;
 use tintype::repository::{DEFAULT_CHUNK_BYTES, InitOptions, Repository};
 use tintype_formats::tin::recovery::RecoveryKey;

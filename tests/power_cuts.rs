@@ -2,6 +2,8 @@
 //!
 //! `TINTYPE_SEEDS` says how many runs to make (500 if not set).
 
+#[path = "common/cheap.rs"]
+mod cheap;
 #[path = "common/stored.rs"]
 mod stored;
 
@@ -9,6 +11,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use cheap::CHEAP;
 use stored::{back_up, prune_all};
 use tintype::error::{Kind, Result};
 use tintype::repository::disk::SnapshotDisk;
@@ -19,11 +22,10 @@ use tintype_formats::secrets::Secrets;
 use tintype_formats::testing::{MemoryFile, Random, open_disk, read_all};
 use tintype_formats::tin::id::Id;
 use tintype_formats::tin::open::TinFile;
-use tintype_formats::tin::slot::{Cost, Secret};
+use tintype_formats::tin::slot::Secret;
 
 const CHUNK: u64 = 64 << 10;
 const DISK_CHUNKS: u64 = 24;
-const CHEAP: Cost = Cost { memory_kib: 8, passes: 1, lanes: 1 };
 
 /// What the disk holds, which snapshots of it must be there, and what opens them.
 struct World {

@@ -4,7 +4,7 @@ mod common;
 
 use std::path::Path;
 
-use common::{Sandbox, assert_holds};
+use common::{Sandbox, assert_holds, cheap};
 
 /// Runs tintype with the repository of the sandbox.
 fn run(sandbox: &Sandbox, args: &[&str]) -> common::Run {
@@ -16,8 +16,7 @@ fn run(sandbox: &Sandbox, args: &[&str]) -> common::Run {
 }
 
 fn init(sandbox: &Sandbox) {
-    std::fs::create_dir(sandbox.path("repo")).expect("a folder");
-    run(sandbox, &["init", "--chunk-size", "64k"]).ok();
+    cheap::init_with(&sandbox.path("repo"), "secret", 64 << 10);
 }
 
 /// Backs a disk up, and says the snapshot's id.

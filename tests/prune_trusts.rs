@@ -1,5 +1,7 @@
 //! A prune takes no copy of a chunk for another's that its snapshot's signer would not build on.
 
+#[path = "common/cheap.rs"]
+mod cheap;
 #[path = "common/stored.rs"]
 mod stored;
 
@@ -7,6 +9,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use cheap::CHEAP;
 use stored::{back_up, prune_all};
 use tintype::error::Kind;
 use tintype::repository::disk::SnapshotDisk;
@@ -19,12 +22,11 @@ use tintype_formats::tin::chunk::{ChunkKind, Packed};
 use tintype_formats::tin::id::Id;
 use tintype_formats::tin::keys::Role;
 use tintype_formats::tin::manifest::Manifest;
-use tintype_formats::tin::slot::{self, Cost, Secret};
+use tintype_formats::tin::slot::{self, Secret};
 use tintype_formats::tin::write::{ChunkSink as _, Reserved};
 use tintype_formats::{BlockSource as _, ImageError};
 
 const CHUNK_BYTES: u64 = 64 << 10;
-const CHEAP: Cost = Cost { memory_kib: 8, passes: 1, lanes: 1 };
 
 fn secret(name: &str) -> Secret {
     Secret::passphrase(name.as_bytes().to_vec())

@@ -282,3 +282,34 @@ fn a_device_that_vanishes_ends_the_run() {
     assert!(snapshots(&sandbox).is_empty());
     assert!(!sandbox.path("copy.raw").exists());
 }
+
+/// What is missing stays missing, wherever the disk goes.
+#[test]
+fn copies_of_an_incomplete_snapshot_are_incomplete() {
+    if !can_make() {
+        return;
+    }
+    let sandbox = with_repository();
+    noise(&sandbox, "d.raw", DISK_BYTES);
+    let device = BadDevice::new(&sandbox, "d.raw", 512, &bad_areas());
+    sandbox.run(["backup", &device.device, "-r", "repo", "--name", "vm"]).fails(3, "incomplete");
+    let unreadable = |name: &str| {
+        let all = snapshots(&sandbox);
+        let snapshot = all.iter().rfind(|snapshot| snapshot["name"] == name).expect("a snapshot");
+        assert_eq!(snapshot["incomplete"], true, "{name}");
+        let disk = &snapshot["disks"][0];
+        (disk["unreadable_ranges"].as_u64().expect("ranges"), disk["unreadable_bytes"].as_u64().expect("bytes"))
+    };
+    let missing = unreadable("vm");
+    sandbox.run(["convert", "repo::vm", "a.tin"]).fails(3, "could not be read");
+    sandbox.run(["restore", "vm", "b.tin", "-r", "repo"]).fails(3, "could not be read");
+    sandbox.run(["export", "-r", "repo", "vm", "c.tin"]).fails(3, "could not be read");
+    sandbox.run(["convert", &device.device, "d.tin", "--salvage"]).fails(3, "");
+    for name in ["repo::vm", "a.tin", "b.tin", "c.tin", "d.tin"] {
+        sandbox.run(["digest", name]).fails(3, "could not be read");
+        sandbox
+            .run(["backup", name, "-r", "repo", "--name", &format!("copy of {name}").replace("::", "-")])
+            .fails(3, "incomplete");
+        assert_eq!(unreadable(&format!("copy of {name}").replace("::", "-")), missing, "{name}");
+    }
+}

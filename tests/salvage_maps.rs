@@ -101,3 +101,73 @@ fn a_map_of_ddrescue_is_continued_with_n_and_equal_size() {
     sandbox.run([&args[..], &["-n"]].concat()).fails(3, "");
     assert_holds(&sandbox.path("copy.raw"), &without_bad(&bytes), "continued after ddrescue");
 }
+
+#[test]
+fn a_backup_goes_on_from_the_snapshot_that_its_map_names() {
+    if !can_make() {
+        return;
+    }
+    let sandbox = Sandbox::new();
+    let bytes = noise(&sandbox, "d.raw");
+    let device = BadDevice::new(&sandbox, "d.raw", 512, &bad());
+    sandbox.run(["init", "repo", "--no-encryption"]).ok();
+    let back_up = |source: &str, options: &[&str]| {
+        let args = ["backup", source, "-r", "repo", "--name", "vm", "--salvage", "--salvage-map", "map"];
+        sandbox.run([&args[..], options].concat())
+    };
+    let restored = || {
+        sandbox.run(["restore", "vm", "copy.raw", "-r", "repo", "--force"]).fails(3, "could not be read");
+        fs::read(sandbox.path("copy.raw")).expect("a copy")
+    };
+    back_up(&device.device, &["--salvage-passes", "1"]).fails(3, "incomplete");
+    assert!(map(&sandbox).contains("0x00300000  0x00100000  *"), "{}", map(&sandbox));
+    assert!(restored() != without_bad(&bytes), "nothing is missing yet");
+    let first = map(&sandbox);
+    device.forget_requests();
+    back_up(&device.device, &[]).fails(3, "incomplete");
+    assert!(restored() == without_bad(&bytes), "continued");
+    assert!(map(&sandbox).contains("0x00901000  0x00004000  -"), "{}", map(&sandbox));
+    let outside = |(offset, _): &(u64, u64)| ![3, 9].contains(&(offset / MIB)) && *offset > 0;
+    let again: Vec<_> = device.requests().into_iter().filter(outside).collect();
+    assert!(again.len() < 8, "what was read is read again: {again:?}");
+    // All is known: nothing is asked of the bad areas any more.
+    device.forget_requests();
+    back_up(&device.device, &[]).fails(3, "incomplete");
+    assert_eq!(device.requests_into_bad_areas(), [0, 0]);
+    assert!(restored() == without_bad(&bytes), "nothing more was there");
+    sandbox.run(["verify", "-r", "repo", "--depth", "plain"]).ok();
+
+    // A map is of one source, and of one snapshot that has what it says.
+    fs::copy(sandbox.path("d.raw"), sandbox.path("other.raw")).expect("a copy");
+    back_up("other.raw", &[]).fails(2, "the map is of");
+    let convert = ["convert", &device.device, "copy.raw", "-n", "--salvage", "--salvage-map", "map"];
+    sandbox.run(convert).fails(2, "holds what was read");
+    let last = map(&sandbox);
+    let stated = |text: &str| text.lines().find(|line| line.contains("target: ")).expect("a target").to_owned();
+    fs::write(sandbox.path("map"), last.replace(&stated(&last), &stated(&first))).expect("a map");
+    back_up(&device.device, &[]).fails(2, "is not what snapshot");
+    fs::write(sandbox.path("map"), &first).expect("a map");
+    let id = stated(&first).split_whitespace().nth(4).expect("an id").to_owned();
+    sandbox.run(["forget", &id, "-r", "repo"]).ok();
+    back_up(&device.device, &[]).fails(2, "does not have the map's snapshot");
+    sandbox.run(["init", "other", "--no-encryption"]).ok();
+    fs::write(sandbox.path("map"), &last).expect("a map");
+    let args = ["backup", &device.device, "-r", "other", "--name", "vm", "--salvage", "--salvage-map", "map"];
+    sandbox.run(args).fails(2, "another repository");
+}
+
+#[test]
+fn a_backup_of_several_disks_or_a_pipe_keeps_no_map() {
+    let sandbox = Sandbox::new();
+    noise(&sandbox, "a.raw");
+    noise(&sandbox, "b.raw");
+    sandbox.run(["init", "repo", "--no-encryption"]).ok();
+    let with_map = ["-r", "repo", "--name", "vm", "--salvage", "--salvage-map", "map"];
+    sandbox.run([&["backup", "a.raw", "b.raw"], &with_map[..]].concat()).fails(2, "of one disk");
+    sandbox.run([&["backup", "a.raw"], &with_map[..]].concat()).ok();
+    assert!(map(&sandbox).contains("target: snapshot "), "{}", map(&sandbox));
+    // A whole disk: the next run has nothing to read, and stores the same again.
+    sandbox.run([&["backup", "a.raw"], &with_map[..]].concat()).ok();
+    sandbox.run(["restore", "vm", "copy.raw", "-r", "repo"]).ok();
+    assert_holds(&sandbox.path("copy.raw"), &fs::read(sandbox.path("a.raw")).expect("a disk"), "the same again");
+}

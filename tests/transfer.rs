@@ -6,7 +6,7 @@ use std::fs;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use common::{Run, Sandbox};
+use common::{Run, Sandbox, cheap};
 
 const PASSWORD: &str = "a password";
 
@@ -18,7 +18,7 @@ impl Shop {
         let shop = Shop(Sandbox::new());
         shop.0.raw_disk("a.raw", 3 << 20, 9);
         shop.0.raw_disk("b.raw", (1 << 20) + 512, 4);
-        shop.run(&["init", "repo", "--no-recovery-key", "--chunk-size", "64k"]).ok();
+        cheap::init_with(&shop.0.path("repo"), PASSWORD, 64 << 10);
         shop.run(&["backup", "-r", "repo", "--name", "web", "--tag", "k=v", "-f", "raw", "a.raw", "b.raw"]).ok();
         shop
     }
@@ -133,7 +133,7 @@ fn a_snapshot_of_another_repository_is_stored_anew() {
     shop.run(&["export", "web", "web.tin", "-r", "repo"]).ok();
     fs::write(shop.0.path("old-password"), PASSWORD).expect("write");
     let other = |args: &[&str]| shop.run_with(args, Some("another one"));
-    other(&["init", "other", "--no-recovery-key"]).ok();
+    cheap::init(&shop.0.path("other"), "another one");
     other(&["import", "web.tin", "-r", "other"]).fails(12, "opens none");
     let said = other(&["import", "web.tin", "-r", "other", "--file-password-file", "old-password", "--json"]).ok();
     assert!(said.stdout.contains("\"copied\":false"), "{}", said.stdout);

@@ -9,7 +9,7 @@ use std::fs;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 
-use common::{Run, Sandbox};
+use common::{Run, Sandbox, cheap};
 use jiff::{SignedDuration, Timestamp};
 use serde_json::Value;
 use stored::{backup_options, disk_to_back_up};
@@ -19,6 +19,7 @@ use tintype::repository::Repository;
 use tintype::repository::resolve::Wishes;
 use tintype::repository::store::{Listed, LocalStore, Store, StoreError};
 use tintype_formats::tin::id::Id;
+use tintype_formats::tin::keys::Role;
 use tintype_formats::tin::slot::Secret;
 
 const DISK_BYTES: usize = 64 << 10;
@@ -51,10 +52,8 @@ impl Scene {
         for name in ["admin", "web", "evil"] {
             fs::write(scene.0.path(name), name).unwrap();
         }
-        scene.run(&["init", "repo", "--no-recovery-key"]).ok();
-        for name in ["web", "evil"] {
-            scene.run(&["key", "add", "--role", "write", "--name", name, "--new-password-file", name]).ok();
-        }
+        let repository = cheap::init(&scene.0.path("repo"), "admin");
+        ["web", "evil"].into_iter().for_each(|name| cheap::add(&repository, Role::Write, name));
         scene
     }
 
@@ -428,6 +427,26 @@ fn a_snapshot_that_lost_its_end_can_be_discarded() {
     let repaired = scene.run(&["repair"]).ok().stdout;
     assert!(!repaired.contains("finished"), "{repaired}");
     assert_eq!(scene.restored(&["vm"], 0).0, 'o');
+}
+
+/// A backup that runs has a manifest without an end for a moment: a policy must not take it for a dead one.
+#[test]
+fn a_policy_judges_what_lost_its_end_only_when_its_backup_must_be_over() {
+    let scene = Scene::new();
+    let ids: Vec<Id> = [(b'a', days(3)), (b'b', days(2)), (b'c', days(0))]
+        .map(|(fill, age)| scene.back_up("web", fill, &Says { age, ..says("vm") }))
+        .into();
+    for id in &ids[..2] {
+        fs::remove_file(scene.end_of(*id)).unwrap();
+    }
+    let young = scene.back_up("web", b'y', &says("vm"));
+    fs::remove_file(scene.end_of(young)).unwrap();
+    scene.run(&["forget", "--name", "vm", "--keep-last", "1"]).ok();
+    let uncommitted = scene.json(&["snapshots"])["uncommitted"].clone();
+    let left: Vec<_> = uncommitted.as_array().unwrap().iter().map(|row| row["id"].as_str().unwrap()).collect();
+    // Of those that must be dead the newest stays, as of incomplete ones.
+    assert_eq!(left, [ids[1].to_string(), young.to_string()]);
+    assert_eq!(scene.restored(&["vm"], 0).0, 'c');
 }
 
 /// Another's manifest that names a session must not make prune pass that one by.

@@ -8,6 +8,7 @@
 //! Invariants: layer 0 is the one that was asked for and gives the disk its size; a parent that is shorter reads as zeros
 //! past its end, one that is longer is cut; no file is in a chain twice.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use crate::error::{ErrorKind, ImageError, Result};
@@ -33,6 +34,8 @@ pub struct Disk {
 struct Layer {
     mapping: Box<dyn ImageLayer>,
     info: ImageInfo,
+    /// What could not be read when the image was made.
+    unreadable: Vec<Range<u64>>,
     /// The host file of the image itself.
     name: String,
     identity: Option<FileIdentity>,
@@ -99,8 +102,8 @@ impl Disk {
         let mapping = image.layer(snapshot, gate)?;
         let first_file = self.files.len();
         self.files.extend_from_slice(mapping.host_files());
-        let info = image.info().clone();
-        self.layers.push(Layer { mapping, info, name: file.name, identity: file.identity, first_file });
+        let (info, unreadable) = (image.info().clone(), image.unreadable());
+        self.layers.push(Layer { mapping, info, unreadable, name: file.name, identity: file.identity, first_file });
         Ok(image.parent().cloned())
     }
 
@@ -135,6 +138,13 @@ impl Disk {
     /// What the header of each layer says, with the layer's file name, from the top down.
     pub fn layers(&self) -> impl ExactSizeIterator<Item = (&str, &ImageInfo)> {
         self.layers.iter().map(|layer| (layer.name.as_str(), &layer.info))
+    }
+
+    /// Ranges that could not be read when any of the files was made; a file above may have them.
+    pub fn unreadable(&self) -> Vec<Range<u64>> {
+        let size_bytes = self.geometry().size_bytes;
+        let ranges = self.layers.iter().flat_map(|layer| &layer.unreadable);
+        ranges.map(|range| range.start..range.end.min(size_bytes)).filter(|range| !range.is_empty()).collect()
     }
 
     /// Origin of the format, if it was not stated.

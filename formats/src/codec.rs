@@ -40,7 +40,7 @@ pub fn inflate_raw(input: &[u8], output: &mut [u8]) -> Result<(), CodecError> {
     })
 }
 
-/// Inflates one zlib stream (RFC 1950) into the begin of `output`, and returns its length; what follows is ignored.
+/// Inflates one zlib stream (RFC 1950) into the beginning of `output`, and returns its length; what follows is ignored.
 pub fn inflate_zlib(input: &[u8], output: &mut [u8]) -> Result<usize, CodecError> {
     thread_local!(static CONTEXT: RefCell<Decompressor> = RefCell::new(Decompressor::new()));
     CONTEXT.with_borrow_mut(|context| match context.zlib_decompress(input, output) {

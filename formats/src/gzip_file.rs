@@ -303,7 +303,7 @@ impl Cursor {
         }
     }
 
-    /// The number of the chunk that comes next; a cursor at rest is at its begin.
+    /// The number of the chunk that comes next; a cursor at rest is at its beginning.
     fn next_chunk(&self) -> u64 {
         self.inflated_bytes / CHUNK_BYTES
     }
@@ -425,7 +425,7 @@ fn header_bytes(input: &[u8]) -> io::Result<usize> {
     if length > input.len() { Err(missing()) } else { Ok(length) }
 }
 
-/// Inflates the begin of a gzip file, as far as `head` and `output` go; for probing. Returns how much there is.
+/// Inflates the beginning of a gzip file, as far as `head` and `output` go; for probing. Returns how much there is.
 pub fn inflate_head(head: &[u8], output: &mut [u8]) -> usize {
     let Ok(begin) = header_bytes(head) else { return 0 };
     // Without the flag for a wrapping buffer it would have to be a power of two.

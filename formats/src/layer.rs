@@ -3,6 +3,8 @@
 //! A layer knows only its own file. [`crate::chain`] alone turns layers into a disk, so that no other code can forget a
 //! parent.
 
+use std::ops::Range;
+
 use crate::check::CheckReport;
 use crate::error::{ImageError, Result};
 use crate::extent::LayerExtent;
@@ -36,6 +38,11 @@ pub trait Image: Send + Sync {
     /// Opens one of [`disks`](Self::disks), by its index.
     fn open_disk(&self, _index: usize, _gate: &dyn ReferenceGate) -> Result<Box<dyn Image>> {
         Err(ImageError::no_such_disk("the file is one disk itself", &[]))
+    }
+
+    /// Ranges of the disk that could not be read when the image was made, and are zeros, ascending.
+    fn unreadable(&self) -> Vec<Range<u64>> {
+        Vec::new()
     }
 
     /// Looks for damage in the file's own structures; fails only if it cannot look.

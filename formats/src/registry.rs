@@ -156,7 +156,7 @@ impl Probe {
         let len_bytes = file.len_bytes().map_err(|cause| ImageError::io("find out the file's length", cause))?;
         let mut head = vec![0; len_bytes.min(PROBE_BYTES as u64) as usize];
         file.read_exact_at(0, &mut head)
-            .map_err(|cause| ImageError::io("read the begin of the file", cause).at_host(0))?;
+            .map_err(|cause| ImageError::io("read the beginning of the file", cause).at_host(0))?;
         let mut tail = vec![0; len_bytes.min(PROBE_TAIL_BYTES as u64) as usize];
         let tail_offset = len_bytes - tail.len() as u64;
         file.read_exact_at(tail_offset, &mut tail)

@@ -35,6 +35,8 @@ pub struct CreateOptions {
     pub parent: Option<ParentLink>,
     /// Whether places that are never written may hold something else than zeros (a device, an existing file).
     pub target_holds_old_data: bool,
+    /// Ranges that could not be read from the source, ascending: formats that can say so do.
+    pub unreadable: Vec<Range<u64>>,
 }
 
 impl CreateOptions {
@@ -47,6 +49,7 @@ impl CreateOptions {
             options: BTreeMap::new(),
             parent: None,
             target_holds_old_data: false,
+            unreadable: Vec::new(),
         }
     }
 

@@ -20,7 +20,7 @@ fn small_disk() -> ModelDisk {
 fn header_places(case: &Case) -> Vec<u64> {
     match case.format.name {
         "qcow2" => (0..512).collect(),
-        // The fields of the header, and the begin of the embedded descriptor.
+        // The fields of the header, and the beginning of the embedded descriptor.
         "vmdk" => (0..80).chain(512..640).collect(),
         // The identifier, both headers, both region tables, the metadata table and its items.
         "vhdx" => [0, 64 << 10, 128 << 10, 192 << 10, 256 << 10, 2 << 20, (2 << 20) + (64 << 10)]
@@ -33,7 +33,7 @@ fn header_places(case: &Case) -> Vec<u64> {
         "vhd" => (0..96).chain(512..600).chain((96..1536).step_by(17)).collect(),
         // Without the banner and the comment; then the block map.
         "vdi" => (64..84).chain(340..472).chain((1 << 20)..(1 << 20) + 12).collect(),
-        // The file's header, the first pack's header and the begin of its first chunk.
+        // The file's header, the first pack's header and the beginning of its first chunk.
         "tin" => (0..72).chain((72..1024).step_by(23)).collect(),
         _ => Vec::new(),
     }

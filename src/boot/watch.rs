@@ -24,7 +24,7 @@ pub struct Verdict {
 /// How often is looked whether the watch is to stop, or a port answers.
 const STEP: Duration = Duration::from_millis(100);
 
-/// After how long without a word the begin of a line counts as one.
+/// After how long without a word the beginning of a line counts as one.
 const PROMPT: Duration = Duration::from_secs(1);
 
 /// How often the screen is looked at.
@@ -153,7 +153,7 @@ impl<'a> Watch<'a> {
         lines.iter().find_map(|line| self.hear_line(line))
     }
 
-    /// What waits without an end is a line when nothing more comes: prompts have no end. Looked at any earlier, the begin of
+    /// What waits without an end is a line when nothing more comes: prompts have no end. Looked at any earlier, the beginning of
     /// a line could match what the whole does not.
     fn hear_silence(&mut self) -> Option<Verdict> {
         // Only now: its last words come another way than the word about its end.

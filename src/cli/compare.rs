@@ -89,7 +89,7 @@ pub fn run(args: &Args, global: Global) -> Result<Outcome, Failure> {
     } else if !global.quiet {
         output::print(&report_text(&found, same))?;
     }
-    let is_complete = !a.is_incomplete && !b.is_incomplete;
+    let is_complete = !a.is_incomplete() && !b.is_incomplete();
     Ok(if same && is_complete { Outcome::Done } else { Outcome::Incomplete })
 }
 

@@ -64,5 +64,5 @@ pub fn run(args: &Args, global: Global) -> Result<Outcome, Failure> {
         let name = escape::printable(&args.image.to_string());
         output::print(&format!("{}  {name}\n", digest.to_hex()))?;
     }
-    Ok(if opened.is_incomplete { Outcome::Incomplete } else { Outcome::Done })
+    Ok(if opened.is_incomplete() { Outcome::Incomplete } else { Outcome::Done })
 }

@@ -4,8 +4,8 @@ use std::collections::HashSet;
 use std::sync::Arc;
 
 use clap::Args as ClapArgs;
-use jiff::Timestamp;
 use jiff::tz::TimeZone;
+use jiff::{SignedDuration, Timestamp};
 use serde::Serialize;
 use tintype_formats::tin::id::Id;
 
@@ -210,11 +210,13 @@ fn by_policy(
         let named = args.name.as_ref().is_none_or(|name| snapshot.manifest.name == *name);
         named && args.tag.iter().all(|(key, value)| tags.get(key) == Some(value))
     };
-    // Whole snapshots without an end are judged like those that miss a part of their disks.
+    // Whole snapshots without an end are judged like those that miss a part of their disks, once their backup must be over.
+    let now = Timestamp::now();
+    listing.uncommitted.retain(|snapshot| is_of_old(snapshot, now));
     let uncommitted: HashSet<Id> = listing.uncommitted.iter().map(|snapshot| snapshot.id).collect();
     listing.snapshots.append(&mut listing.uncommitted);
     listing.snapshots.retain(wanted);
-    let clock = Clock { zone: TimeZone::system(), now: Timestamp::now(), times, uncommitted, ids };
+    let clock = Clock { zone: TimeZone::system(), now, times, uncommitted, ids };
     let found = policy::groups(&listing.snapshots, args.group_by);
     say_what_joins(&found, args.group_by, global);
     let groups = found.iter().map(|group| judge(args, policy, group, &clock)).collect::<Result<Vec<_>, _>>()?;
@@ -225,6 +227,13 @@ fn by_policy(
     }
     let doomed = groups.iter().flat_map(|group| group.forget.iter().map(|row| row.id)).collect();
     Ok((groups, doomed))
+}
+
+/// A backup writes its manifest, and at once the end of its session. For so long nobody takes one without an end for dead.
+const COMMIT_TIME: SignedDuration = SignedDuration::from_hours(24);
+
+fn is_of_old(snapshot: &Snapshot, now: Timestamp) -> bool {
+    time::parse(&snapshot.manifest.time).is_none_or(|made| now.duration_since(made).abs() > COMMIT_TIME)
 }
 
 /// What snapshots are judged by.

@@ -114,6 +114,8 @@ fn store_anew(args: &Args, repository: &Arc<Repository>, file: &TinFile, progres
             sector_bytes: (record.logical_sector_bytes, record.physical_sector_bytes),
             identity: record.identity.clone(),
             is_device: false,
+            unreadable: Vec::new(),
+            earlier: None,
         });
     }
     let options = BackupOptions {

@@ -22,19 +22,24 @@ pub struct LiveArgs {
 }
 
 /// A source that may be in use.
-pub struct Source<'a> {
-    address: &'a Address,
+pub struct Source {
+    name: String,
     watch: Watch,
     was_live: bool,
 }
 
 impl LiveArgs {
     /// Refuses a source in use, unless it is to be taken as it is.
-    pub fn admit<'a>(self, address: &'a Address, watch: Watch, global: Global) -> Result<Source<'a>, Failure> {
+    pub fn admit(self, address: &Address, watch: Watch, global: Global) -> Result<Source, Failure> {
+        self.admit_named(address.to_string(), address.shown(), watch, global)
+    }
+
+    /// The same, of the file at `path`.
+    pub fn admit_named(self, name: String, path: &Path, watch: Watch, global: Global) -> Result<Source, Failure> {
         let writers = watch.writers();
         if !writers.is_empty() && !self.live {
             let message = format!("the disk is in use: {}", listed(&writers));
-            let error = Error::new(Kind::ImageInUse, message).with_path(address.shown());
+            let error = Error::new(Kind::ImageInUse, message).with_path(path);
             return Err(Failure::from(error).hinted(
                 "unmount it or stop what uses it, or take a snapshot (of LVM, of the hypervisor) and read that; --live \
                  reads it as it is, and the copy may be torn",
@@ -42,20 +47,20 @@ impl LiveArgs {
         }
         let was_live = !writers.is_empty() || watch.is_shared_with_machine();
         if was_live {
-            warn(address, &writers, global);
+            warn(&name, &writers, global);
         }
-        Ok(Source { address, watch, was_live })
+        Ok(Source { name, watch, was_live })
     }
 
     /// Asks all sources again, at the end of the run.
-    pub fn ask_again(self, sources: &[Source<'_>], global: Global) -> Found {
+    pub fn ask_again(self, sources: &[Source], global: Global) -> Found {
         let mut found = Found { is_live: false, is_surprise: false };
         for source in sources {
             found.is_live |= source.was_live;
             let changes = if source.was_live { Vec::new() } else { source.watch.changes() };
             if !changes.is_empty() {
-                let (path, what) = (source.address, changes.join("; "));
-                let text = format!("{path}: the disk changed while it was read, the copy may be torn: {what}");
+                let (name, what) = (&source.name, changes.join("; "));
+                let text = format!("{name}: the disk changed while it was read, the copy may be torn: {what}");
                 output::warn(&text, global);
                 found.is_live = true;
                 found.is_surprise |= !self.live;
@@ -74,7 +79,7 @@ pub struct Found {
     pub is_surprise: bool,
 }
 
-impl Source<'_> {
+impl Source {
     /// True if it was in use when it was opened.
     pub fn was_live(&self) -> bool {
         self.was_live
@@ -83,7 +88,7 @@ impl Source<'_> {
     /// Warns if what is written during the run lies on the disk that is read.
     pub fn warn_if_it_holds(&self, path: &Path, what: &str, global: Global) {
         if self.watch.holds(path) {
-            let (disk, path) = (self.address, path.display());
+            let (disk, path) = (&self.name, path.display());
             output::warn(&format!("{what} {path} lies on {disk}, the disk that is read, and changes it"), global);
         }
     }
@@ -93,13 +98,13 @@ impl Source<'_> {
 pub fn warn_if_in_use(address: &Address, watch: &Watch, global: Global) {
     let writers = watch.writers();
     if !writers.is_empty() || watch.is_shared_with_machine() {
-        warn(address, &writers, global);
+        warn(&address.to_string(), &writers, global);
     }
 }
 
-fn warn(address: &Address, writers: &[User], global: Global) {
+fn warn(name: &str, writers: &[User], global: Global) {
     let users = if writers.is_empty() { "a running machine has it open".to_owned() } else { listed(writers) };
-    let text = format!("{address}: the disk is in use, and what is read may be torn: {users}");
+    let text = format!("{name}: the disk is in use, and what is read may be torn: {users}");
     output::warn(&text, global);
 }
 

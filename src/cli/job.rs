@@ -78,7 +78,7 @@ impl Drop for CloseOnDrop {
     }
 }
 
-/// Keeps signals for the job that is to begin, so that none comes between the making of its target and its begin.
+/// Keeps signals for the job that is to begin, so that none comes between the making of its target and its beginning.
 ///
 /// Who started this process with a signal ignored (`nohup`) wants it to stay so.
 pub fn catch_signals() -> Result<Signals, Failure> {

@@ -65,7 +65,7 @@ pub struct AddArgs {
 /// Who had it may have kept a copy of what it opened: rotate the keys after it.
 #[derive(Debug, Args)]
 pub struct RemoveArgs {
-    /// The key's id, or the begin of it
+    /// The key's id, or the beginning of it
     #[arg(value_name = "ID")]
     id: String,
     /// Remove every other key of the same holder, too

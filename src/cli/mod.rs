@@ -38,6 +38,7 @@ mod repair;
 mod repository_args;
 mod restore;
 mod salvage_args;
+mod salvage_map;
 mod secrets;
 mod serve;
 mod short_ids;

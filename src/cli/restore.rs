@@ -1,5 +1,6 @@
 //! `tintype restore`
 
+use std::ops::Range;
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -16,7 +17,7 @@ use super::failure::Failure;
 use super::repository_args::RepositoryArgs;
 use super::snapshots::unreadable_text;
 use super::source_args::NbdArgs;
-use super::target_disk::{Source, TargetArgs, Writing, check_sectors, open, shown_rate, write};
+use super::target_disk::{Source, TargetArgs, Writing, check_sectors, open, parts_within, shown_rate, write};
 use super::{Global, Outcome, job, output, units};
 use crate::engine::delta::{DeltaOptions, rewrite};
 use crate::engine::fit::DiskSectors;
@@ -184,21 +185,22 @@ fn restore(
     }
     let disk = SnapshotDisk::open(repository, record)?;
     let part = args.partition.map(|number| partition_of(&disk, number)).transpose()?;
+    let range = part.as_ref().map_or(0..record.size_bytes, |part| part.begin..part.begin + part.size_bytes);
+    let missing = parts_within(&record.unreadable_ranges(), range);
     let report = match args.delta {
         true => write_delta(args, repository, &disk, part.as_ref(), path, global)?,
-        false => write_all(args, disk, part.as_ref(), path, global)?,
+        false => write_all(args, disk, part.as_ref(), missing.clone(), path, global)?,
     };
     let report = Report { disk: record.name.clone(), ..report };
     output::reported("the disk is restored", say(&report, global), global);
-    let range = part.as_ref().map_or(0..record.size_bytes, |part| part.begin..part.begin + part.size_bytes);
-    let is_missing = |(at, length): &(u64, u64)| *at < range.end && at.saturating_add(*length) > range.start;
-    Ok(report.unreadable.is_empty() && !record.unreadable.iter().any(is_missing))
+    Ok(report.unreadable.is_empty() && missing.is_empty())
 }
 
 fn write_all(
     args: &Args,
     disk: SnapshotDisk,
     part: Option<&Partition>,
+    unreadable: Vec<Range<u64>>,
     path: &Path,
     global: Global,
 ) -> Result<Report, Failure> {
@@ -215,6 +217,7 @@ fn write_all(
         options: args.to.options(Access::PRIVATE, args.nbd.options()),
         source_path: Path::new("the repository"),
         sources: Vec::new(),
+        unreadable,
         parent: None,
         digest: None,
         reflink: false,

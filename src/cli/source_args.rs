@@ -322,13 +322,12 @@ fn take_lease(
 
 /// Opens a disk of a stored snapshot, and says what is missing of it.
 fn stored_disk(repository: &Arc<Repository>, record: &DiskRecord, global: Global) -> Result<OpenedDisk, Failure> {
-    let is_incomplete = record.is_incomplete();
-    if is_incomplete {
+    if record.is_incomplete() {
         output::warn(&unreadable_text(record), global);
     }
     let disk = Box::new(SnapshotDisk::open(repository, record)?);
-    let watch = Watch::default();
-    Ok(OpenedDisk { disk, layers: Vec::new(), snapshots: 0, guess: None, is_incomplete, remarks: Vec::new(), watch })
+    let (unreadable, watch) = (record.unreadable_ranges(), Watch::default());
+    Ok(OpenedDisk { disk, layers: Vec::new(), snapshots: 0, guess: None, unreadable, remarks: Vec::new(), watch })
 }
 
 /// One image file by itself: no file that it names is opened.

@@ -17,7 +17,7 @@ use super::pipeline::{Pipeline, Unreadable};
 use super::plan::{DiskPlan, Feed, PipePlan, PlanOptions};
 use super::rate_limit::RateLimit;
 use super::rescue::{FirstPass, Late, retry, stage, verify_late};
-use super::salvage::{AreaMap, Journal, SalvageMap, SetAside, State, Tolerance, check_length};
+use super::salvage::{AreaMap, Journal, SalvageMap, SetAside, State, Tolerance, check_length, joined};
 use super::{NamedDisk, Progress, storage_order};
 use crate::error::{Error, Kind, OnPath as _, Result};
 use crate::targets::Target;
@@ -117,12 +117,14 @@ fn write(
     {
         let staged = stage(*source, folder_of(target), tolerance, (options.workers, options.rate_limit), progress)?;
         let source = NamedDisk { disk: &staged.disk, path: source.path };
+        options.create.unreadable.extend(staged.unreadable.iter().cloned());
         let options = ConvertOptions { salvage: None, salvage_map: None, reflink: false, ..options };
         let converted = write(&mut Input::Disk(source), target, options, progress)?;
         return Ok(Converted { unreadable: staged.unreadable, ..converted });
     }
     options.create.target_holds_old_data = target.holds_old_data();
     let size_bytes = options.create.geometry.size_bytes;
+    options.create.unreadable = joined(size_bytes, options.create.unreadable);
     progress.begin(size_bytes);
     let clonable = clonable_files(input, target, &options);
     let writer = options.format.begin(target, &options.create).on_path(target.path())?;

@@ -19,7 +19,7 @@ pub fn push_run(runs: &mut Vec<UnitRun>, offset: u64, length_bytes: u64, kind: R
 
 /// Splits `bytes[begin..end]` into data and zeros, and appends the runs.
 ///
-/// Blocks are counted from the begin of `bytes`, whose guest offset is a multiple of [`BLOCK_BYTES`].
+/// Blocks are counted from the beginning of `bytes`, whose guest offset is a multiple of [`BLOCK_BYTES`].
 pub fn scan(bytes: &[u8], begin: usize, end: usize, runs: &mut Vec<UnitRun>) {
     let kind_of = |part: std::ops::Range<usize>| if is_zero(&bytes[part]) { RunKind::Zero } else { RunKind::Data };
     for_each_block(begin, end, |part| push_run(runs, part.start as u64, part.len() as u64, kind_of(part)));

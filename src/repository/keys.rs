@@ -86,7 +86,7 @@ impl Repository {
         Ok(slots)
     }
 
-    /// The slot that is meant by its id, or the begin of it.
+    /// The slot that is meant by its id, or the beginning of it.
     pub fn key_slot(&self, wanted: &str) -> Result<KeySlot> {
         let wanted = wanted.to_lowercase();
         let shown = wanted.escape_debug();

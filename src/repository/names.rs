@@ -129,7 +129,7 @@ pub fn parse_quarantine(name: &str) -> Option<Id> {
     parse_flat("quarantine", name)
 }
 
-/// The session that this is the begin or end of.
+/// The session that this is the beginning or end of.
 pub fn parse_session(name: &str, part: &str) -> Option<Id> {
     parse_flat("sessions", name.strip_suffix(part)?.strip_suffix('/')?)
 }

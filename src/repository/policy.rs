@@ -324,7 +324,7 @@ impl<'a> List<'a> {
             let zoned = time.to_zoned(zone.clone());
             let mut reasons: Vec<Reason> =
                 rules.iter_mut().filter_map(|rule| rule.judge(&zoned, place == oldest)).collect();
-            // A span that leads to before the begin of time holds everything.
+            // A span that leads to before the beginning of time holds everything.
             let is_within = since.is_some_and(|since| since.is_none_or(|since| *time >= since));
             reasons.extend(is_within.then_some(Reason::Within));
             let has = |(key, value): &(String, String)| candidate.tags.get(key) == Some(value);

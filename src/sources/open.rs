@@ -1,6 +1,7 @@
 //! Opens disks by path.
 
 use std::fs::File;
+use std::ops::Range;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -57,8 +58,8 @@ pub struct OpenedDisk {
     pub layers: Vec<(String, ImageInfo)>,
     /// How many snapshots there are inside the image.
     pub snapshots: usize,
-    /// True if a part of it could not be read when it was backed up, and is zeros.
-    pub is_incomplete: bool,
+    /// Ranges that could not be read when it was stored, and are zeros, ascending.
+    pub unreadable: Vec<Range<u64>>,
     /// Origin of the format, if it was not stated.
     pub guess: Option<Guess>,
     /// Remarks on how it is read.
@@ -68,6 +69,11 @@ pub struct OpenedDisk {
 }
 
 impl OpenedDisk {
+    /// True if a part of it could not be read when it was stored.
+    pub fn is_incomplete(&self) -> bool {
+        !self.unreadable.is_empty()
+    }
+
     /// What is wrong with its files without keeping them from being read.
     pub fn warnings(&self) -> impl Iterator<Item = String> {
         let of_layers =
@@ -118,11 +124,11 @@ pub fn open_disk(path: &Path, options: &OpenOptions, parent: Option<&Path>) -> R
 fn opened_image(disk: Disk) -> Result<OpenedDisk> {
     let layers: Vec<_> = disk.layers().map(|(name, info)| (name.to_owned(), info.clone())).collect();
     let is_raw = layers.first().is_some_and(|(_, info)| info.format == raw::FORMAT.name);
-    let (snapshots, guess) = (disk.snapshot_count(), disk.guess().copied());
+    let (snapshots, guess, unreadable) = (disk.snapshot_count(), disk.guess().copied(), disk.unreadable());
     let disk: Box<dyn BlockSource> = Box::new(disk);
     let disk = if is_raw { with_recognised_sectors(disk)? } else { disk };
     let (remarks, watch) = (Vec::new(), Watch::default());
-    Ok(OpenedDisk { disk, layers, snapshots, guess, is_incomplete: false, remarks, watch })
+    Ok(OpenedDisk { disk, layers, snapshots, guess, unreadable, remarks, watch })
 }
 
 fn failed_to_open(cause: ImageError, file: &OpenFile, format: Option<&'static Format>) -> Error {
@@ -175,7 +181,7 @@ fn open_device(file: OpenFile, device: &Device, path: &Path, choice: Choice<'_>)
     let disk = PhysicalDisk::new(file, device.sector_bytes)?;
     let (remarks, watch) = (device.remarks(path), Watch::begin(path, disk.host_files()));
     let disk = Box::new(disk);
-    Ok(OpenedDisk { disk, layers: Vec::new(), snapshots: 0, guess: None, is_incomplete: false, remarks, watch })
+    Ok(OpenedDisk { disk, layers: Vec::new(), snapshots: 0, guess: None, unreadable: Vec::new(), remarks, watch })
 }
 
 /// Takes a file as a raw disk.

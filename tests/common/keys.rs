@@ -5,15 +5,12 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use tintype::repository::Repository;
 use tintype::repository::store::LocalStore;
-use tintype::repository::{DEFAULT_CHUNK_BYTES, InitOptions, Repository};
 use tintype_formats::tin::keys::Role;
-use tintype_formats::tin::slot::{Cost, Secret};
+use tintype_formats::tin::slot::Secret;
 
-use crate::common::{Run, Sandbox, assert_holds};
-
-/// What the tests can wait for, many times.
-pub const CHEAP: Cost = Cost { memory_kib: 8, passes: 1, lanes: 1 };
+use crate::common::{Run, Sandbox, assert_holds, cheap};
 
 pub const DISK_BYTES: u64 = 2 << 20;
 
@@ -26,21 +23,11 @@ impl Keys {
         for name in ["admin", "write", "read", "use", "maintain", "new"] {
             std::fs::write(keys.0.path(name), name).unwrap();
         }
-        let store = Box::new(LocalStore::create(&keys.0.path("repo")).expect("a store"));
-        let secret = Secret::passphrase(b"admin".to_vec());
-        let (secret, chunk_bytes) = (Some(&secret), DEFAULT_CHUNK_BYTES);
-        let options = InitOptions { chunk_bytes, secret, recovery: None, holder: "admin", cost: CHEAP };
-        let repository = Repository::init(store, None, &options).expect("a repository");
+        let repository = cheap::init(&keys.0.path("repo"), "admin");
         for (role, name) in [(Role::Write, "write"), (Role::Read, "read"), (Role::Use, "use")] {
-            keys.add(&repository, role, name);
+            cheap::add(&repository, role, name);
         }
         keys
-    }
-
-    /// Makes a holder whose password is its name.
-    pub fn add(&self, repository: &Repository, role: Role, name: &str) {
-        let secret = Secret::passphrase(name.as_bytes().to_vec());
-        repository.add_holder(role, name, &secret, name, CHEAP).expect("a key");
     }
 
     /// Runs tintype with somebody's password.

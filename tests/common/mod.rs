@@ -4,6 +4,7 @@
 
 pub mod bad_device;
 pub mod block;
+pub mod cheap;
 pub mod clock;
 pub mod nbd;
 

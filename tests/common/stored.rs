@@ -28,6 +28,8 @@ pub fn disk_to_back_up<'a>(name: &str, disk: &'a dyn BlockSource) -> BackupDisk<
         sector_bytes: (512, 512),
         identity: DiskIdentity::default(),
         is_device: false,
+        unreadable: Vec::new(),
+        earlier: None,
     }
 }
 

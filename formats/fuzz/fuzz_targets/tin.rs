@@ -1,6 +1,6 @@
 //! Any bytes as a `.tin` file; or a good one with patches; or one whose manifest says anything, properly signed.
 //!
-//! The first byte chooses. A patch is a place (16 bits, from the begin or back from the end), a length and its bytes. The keys
+//! The first byte chooses. A patch is a place (16 bits, from the beginning or back from the end), a length and its bytes. The keys
 //! of an unencrypted file are known to everybody, so that whoever makes a bad one can sign it.
 #![no_main]
 

@@ -2,7 +2,7 @@
 //! if they can be found, so that changes get past them.
 //!
 //! The first byte of the input is no part of the file: its lowest bit asks for the mending, the next one for patches. A patch
-//! is a place (16 bits, from the begin or back from the end), a length and its bytes.
+//! is a place (16 bits, from the beginning or back from the end), a length and its bytes.
 #![no_main]
 
 use std::sync::{Arc, LazyLock};

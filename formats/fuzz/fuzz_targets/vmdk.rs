@@ -1,7 +1,7 @@
 //! Any bytes as a VMDK file; or, as tables and streams are hard to hit on, a good image with patches.
 //!
 //! The first byte chooses: any bytes, a sparse image, or a stream. A patch is a place (16 bits, in steps of 4 bytes from
-//! the begin or back from the end), a length and its bytes.
+//! the beginning or back from the end), a length and its bytes.
 #![no_main]
 
 use std::sync::{Arc, LazyLock};

@@ -68,7 +68,7 @@ fn mended(kind: &str, content: &[u8], chunks_begin: usize) -> Vec<u8> {
     content
 }
 
-/// Offsets are from the begin of the chunks, so that sections may come and go before them.
+/// Offsets are from the beginning of the chunks, so that sections may come and go before them.
 fn mend_table(content: &mut Vec<u8>, chunks_begin: usize) {
     content.resize(content.len().max(28), 0);
     let base = u64::from_le_bytes(content[8..16].try_into().expect("eight bytes"));

@@ -29,7 +29,7 @@ pub(super) const SECTOR_ABSENT: u8 = 0;
 pub(super) const SECTOR_PRESENT: u8 = 1;
 pub(super) const SECTORS_PER_BITMAP_BYTE: u64 = 4;
 
-/// The header, at the begin of the file.
+/// The header, at the beginning of the file.
 #[derive(Clone, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
 #[repr(C)]
 pub(super) struct Header {

@@ -5,18 +5,18 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 pub(super) const SECTOR_BYTES: u64 = 512;
 
-/// `koly`, at the begin of the trailer.
+/// `koly`, at the beginning of the trailer.
 pub(super) const TRAILER_SIGNATURE: [u8; 4] = *b"koly";
 /// The only version of the trailer.
 pub(super) const TRAILER_VERSION: u32 = 4;
 pub(super) const TRAILER_BYTES: u64 = 512;
 
-/// At the begin of an encrypted image, version 2.
+/// At the beginning of an encrypted image, version 2.
 pub(super) const ENCRYPTED_SIGNATURE: [u8; 8] = *b"encrcdsa";
 /// At the end of an encrypted image, version 1.
 pub(super) const OLD_ENCRYPTED_SIGNATURE: [u8; 8] = *b"cdsaencr";
 
-/// `mish`, at the begin of a chunk table.
+/// `mish`, at the beginning of a chunk table.
 pub(super) const TABLE_SIGNATURE: [u8; 4] = *b"mish";
 /// The only version of the chunk table.
 pub(super) const TABLE_VERSION: u32 = 1;
@@ -95,7 +95,7 @@ pub(super) struct TableHeader {
     /// Where the partition begins on the disk.
     pub first_sector: U64,
     pub sector_count: U64,
-    /// From the begin of the data fork; chunks count from here.
+    /// From the beginning of the data fork; chunks count from here.
     pub data_offset: U64,
     /// The longest chunk, in sectors, and a few more.
     pub buffer_sectors: U32,
@@ -112,7 +112,7 @@ pub(super) struct TableHeader {
 pub(super) struct ChunkEntry {
     pub kind: U32,
     pub comment: U32,
-    /// From the begin of the partition.
+    /// From the beginning of the partition.
     pub first_sector: U64,
     pub sector_count: U64,
     /// From the table's `data_offset`.

@@ -252,7 +252,7 @@ impl TableContext<'_> {
         let host_offset = in_file.ok_or_else(|| {
             let trailer_offset = self.layout.trailer_offset;
             let detail = format!(
-                "its {stored_bytes:#x} bytes at {stored_offset:#x} of the data are past the begin of the trailer at {trailer_offset:#x}"
+                "its {stored_bytes:#x} bytes at {stored_offset:#x} of the data are past the beginning of the trailer at {trailer_offset:#x}"
             );
             (crate::ErrorKind::Corrupt, detail)
         })?;

@@ -132,7 +132,7 @@ fn range_before(trailer_offset: u64, name: &str, offset: u64, length_bytes: u64)
         _ if length_bytes == 0 => Ok(0..0),
         _ => {
             let detail = format!(
-                "the {name} has {length_bytes:#x} bytes from {offset:#x} on, past the begin of the trailer at {trailer_offset:#x}"
+                "the {name} has {length_bytes:#x} bytes from {offset:#x} on, past the beginning of the trailer at {trailer_offset:#x}"
             );
             Err(ImageError::corrupt(DOING, detail))
         }

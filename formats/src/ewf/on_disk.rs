@@ -3,7 +3,7 @@
 use zerocopy::little_endian::{U16, U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
-/// At the begin of every segment.
+/// At the beginning of every segment.
 pub(super) const SIGNATURE: [u8; 8] = *b"EVF\x09\x0d\x0a\xff\x00";
 
 /// What segments of this family begin with, and how each is called.

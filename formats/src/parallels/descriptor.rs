@@ -35,7 +35,7 @@ pub(super) struct Descriptor {
     pub physical_sector_bytes: u32,
     /// What keeps the disk from being read, although it can be described.
     pub unreadable: Option<String>,
-    /// One behind the other, from the begin of the disk to its end or past it.
+    /// One behind the other, from the beginning of the disk to its end or past it.
     pub storages: Vec<Storage>,
     pub shots: Vec<Shot>,
     pub top: Uuid,
@@ -70,7 +70,7 @@ pub(super) struct Shot {
     pub parent: Uuid,
 }
 
-/// Whether the begin of a file looks like a descriptor.
+/// Whether the beginning of a file looks like a descriptor.
 pub(super) fn looks_like_one(head: &[u8]) -> bool {
     let text = head.strip_prefix(b"\xef\xbb\xbf").unwrap_or(head).trim_ascii_start();
     text.starts_with(b"<") && text.windows(ROOT_ELEMENT.len() + 1).any(|part| part == b"<Parallels_disk_image")
@@ -82,7 +82,7 @@ pub(super) fn is_descriptor(file: &OpenFile) -> Result<bool> {
     let mut head = vec![0; len_bytes.min(PROBE_BYTES as u64) as usize];
     file.file
         .read_exact_at(0, &mut head)
-        .map_err(|cause| ImageError::io("read the begin of the file", cause).at_host(0))?;
+        .map_err(|cause| ImageError::io("read the beginning of the file", cause).at_host(0))?;
     Ok(looks_like_one(&head))
 }
 

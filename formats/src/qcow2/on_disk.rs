@@ -6,7 +6,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 /// `QFI\xfb`
 pub(super) const MAGIC: [u8; 4] = *b"QFI\xfb";
 
-/// The header of version 2, and the begin of that of version 3.
+/// The header of version 2, and the beginning of that of version 3.
 #[derive(FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned, Clone)]
 #[repr(C)]
 pub(super) struct HeaderV2 {

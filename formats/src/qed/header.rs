@@ -62,7 +62,10 @@ pub(super) fn read(file: &dyn HostFile, file_bytes: u64) -> Result<Header> {
         header_bytes,
     };
     if !shape.l1_offset.is_multiple_of(cluster_bytes) {
-        return Err(corrupt(format!("the L1 table is at {:#x}, which is not the begin of a cluster", shape.l1_offset)));
+        return Err(corrupt(format!(
+            "the L1 table is at {:#x}, which is not the beginning of a cluster",
+            shape.l1_offset
+        )));
     }
     shape.check_l1()?;
     let backing_name = backing_name(file, &head, header_bytes)?;

@@ -61,7 +61,7 @@ fn the_header_is_checked() {
         (12, 0, 4, ErrorKind::Corrupt, "no clusters"),
         (12, 1000, 4, ErrorKind::Truncated, "the header has"),
         (16, 8, 8, ErrorKind::Unsupported, "bit 3"),
-        (40, 4097, 8, ErrorKind::Corrupt, "not the begin of a cluster"),
+        (40, 4097, 8, ErrorKind::Corrupt, "not the beginning of a cluster"),
         (40, 0, 8, ErrorKind::Corrupt, "in the header"),
         (48, 1000, 8, ErrorKind::Corrupt, "no whole number of sectors"),
         (48, 1 << 40, 8, ErrorKind::Corrupt, "the tables reach"),

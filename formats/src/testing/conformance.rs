@@ -32,7 +32,7 @@ pub fn digest(disk: &dyn BlockSource) -> Result<blake3::Hash> {
             for (index, block) in part.chunks(BLOCK_BYTES as usize).enumerate() {
                 if !is_zero(block) {
                     hasher.update(&(begin + index as u64 * BLOCK_BYTES).to_le_bytes());
-                    // By itself, since the hash is fast only from the begin of what it gets.
+                    // By itself, since the hash is fast only from the beginning of what it gets.
                     hasher.update(blake3::hash(block).as_bytes());
                 }
             }

@@ -70,7 +70,7 @@ fn exercise_layer(layer: &dyn ImageLayer) {
     }
 }
 
-/// Reads the begin of an extent, and its last bytes.
+/// Reads the beginning of an extent, and its last bytes.
 fn read_part(layer: &dyn ImageLayer, offset: u64, length: u64, kind: LayerKind) -> u64 {
     let mut buffer = vec![0xaa; length.min(256 << 10) as usize];
     for place in [offset, offset + length - buffer.len() as u64] {

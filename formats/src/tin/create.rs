@@ -101,7 +101,8 @@ pub(super) fn begin(files: &dyn TargetFiles, options: &CreateOptions) -> Result<
     let sink = Arc::new(FileSink::new(&ring, file));
     let shape = Shape { size_bytes: options.geometry.size_bytes, chunk_bytes };
     let (disk, outcome) = DiskWriter::new(Arc::clone(&sink), Arc::clone(&ring), shape, level, None);
-    Ok(Box::new(TinWriter { disk, outcome, sink, ring, geometry: options.geometry }))
+    let unreadable = options.unreadable.iter().map(|range| (range.start, range.end - range.start)).collect();
+    Ok(Box::new(TinWriter { disk, outcome, sink, ring, geometry: options.geometry, unreadable }))
 }
 
 /// An image that is being created.
@@ -111,6 +112,7 @@ struct TinWriter {
     sink: Arc<FileSink>,
     ring: Arc<KeyRing>,
     geometry: Geometry,
+    unreadable: Vec<(u64, u64)>,
 }
 
 impl UnitWriter for TinWriter {
@@ -147,7 +149,7 @@ impl UnitWriter for TinWriter {
             physical_sector_bytes: geometry.physical_sector_bytes,
             source: SourceRecord { path: String::new(), format: String::new() },
             identity: DiskIdentity::default(),
-            unreadable: Vec::new(),
+            unreadable: self.unreadable,
             root: stored.root.map(RootRecord::from),
             statistics: stored.statistics,
         };

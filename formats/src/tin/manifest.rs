@@ -1,6 +1,7 @@
 //! Manifests: what a snapshot is, sealed and signed (FORMAT.md §10).
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 
 use serde::{Deserialize, Serialize};
 
@@ -137,6 +138,11 @@ impl DiskRecord {
     /// True if a part of the disk could not be read when it was stored.
     pub fn is_incomplete(&self) -> bool {
         !self.unreadable.is_empty()
+    }
+
+    /// The ranges that could not be read when the disk was stored, and are zeros.
+    pub fn unreadable_ranges(&self) -> Vec<Range<u64>> {
+        self.unreadable.iter().map(|(at, length)| *at..at.saturating_add(*length)).collect()
     }
 
     /// Number of bytes that could not be read when the disk was stored.

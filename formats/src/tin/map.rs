@@ -56,7 +56,7 @@ pub struct Page {
 }
 
 impl Page {
-    /// The page's bytes, and how many of them at the begin its id is made of.
+    /// The page's bytes, and how many of them at the beginning its id is made of.
     pub fn encode(&self) -> (Vec<u8>, usize) {
         let data = || {
             self.entries.iter().filter_map(|entry| match entry {
@@ -87,7 +87,7 @@ impl Page {
         (bytes, core_bytes)
     }
 
-    /// Reads a page, and says how many bytes at its begin its id is made of.
+    /// Reads a page, and says how many bytes at its beginning its id is made of.
     pub fn parse(bytes: &[u8]) -> Result<(Page, usize)> {
         let mut parts = Parts::new(DOING, bytes);
         let (level, reserved) = (parts.u8()?, parts.u8()?);

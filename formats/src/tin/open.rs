@@ -1,6 +1,7 @@
 //! Reading `.tin` files: one disk, or several of one snapshot.
 
 use std::collections::HashMap;
+use std::ops::Range;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use super::check;
@@ -38,7 +39,7 @@ pub struct TinPacks {
     making: Mutex<()>,
 }
 
-/// A chunk in a pack's table: the begin of its id, the pack's number, offset and length.
+/// A chunk in a pack's table: the beginning of its id, the pack's number, offset and length.
 type TableEntry = ([u8; 8], u32, u32, u32);
 
 impl TinPacks {
@@ -354,6 +355,10 @@ impl Image for TinImage {
             return Err(ImageError::no_such_disk(format!("there is no disk {}", index + 1), &self.disks));
         }
         Ok(Box::new(TinImage::new(Arc::clone(&self.file), Some(index))))
+    }
+
+    fn unreadable(&self) -> Vec<Range<u64>> {
+        self.record().map(DiskRecord::unreadable_ranges).unwrap_or_default()
     }
 
     fn check(&self, report: &mut CheckReport) -> Result<()> {

@@ -54,10 +54,11 @@ fn block_bytes(bat: &Bat) -> u64 {
     bat.layout().bitmap_bytes() + bat.layout().block_bytes
 }
 
-/// There must be a whole footer at the end and, but in fixed disks, the same one at the begin.
+/// There must be a whole footer at the end and, but in fixed disks, the same one at the beginning.
 fn check_footers(image: &VhdImage, report: &mut CheckReport) -> Result<()> {
     if image.data_end_offset == image.file_len_bytes {
-        report.corruption(image.file_len_bytes, "there is no whole footer at the end; the copy at the begin is used");
+        report
+            .corruption(image.file_len_bytes, "there is no whole footer at the end; the copy at the beginning is used");
         return Ok(());
     }
     if image.tables.is_none() {

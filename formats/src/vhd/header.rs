@@ -13,10 +13,10 @@ const READ_HEADER: &str = "read VHD dynamic header";
 const AS_FIXED: &str = "it is read as a fixed VHD because of the footer at its end; with -f raw, all of the \
                         file is the disk";
 const DAMAGED_FOOTER: &str =
-    "the footer at the end is damaged or missing, the copy at the begin is used; the file may have been cut";
-const DAMAGED_COPY: &str = "the copy of the footer at the begin is damaged; the footer at the end is used";
+    "the footer at the end is damaged or missing, the copy at the beginning is used; the file may have been cut";
+const DAMAGED_COPY: &str = "the copy of the footer at the beginning is damaged; the footer at the end is used";
 const COPIES_DIFFER: &str =
-    "the footer and its copy at the begin differ, though not in what is about the content; the footer is used";
+    "the footer and its copy at the beginning differ, though not in what is about the content; the footer is used";
 
 /// The three kinds of disks that there are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -57,7 +57,7 @@ pub(super) struct Found {
     pub data_end_offset: u64,
 }
 
-/// Says whether a file is a VHD: by the footer's copy at the begin, or by a footer at the end that fits the file.
+/// Says whether a file is a VHD: by the footer's copy at the beginning, or by a footer at the end that fits the file.
 pub(super) fn looks_like_vhd(input: &ProbeInput<'_>) -> bool {
     if input.head.starts_with(&FOOTER_COOKIE) {
         return true;
@@ -84,7 +84,7 @@ fn footer_at_end(tail: &[u8]) -> Option<(Footer, u64)> {
     })
 }
 
-/// Reads the copy of the footer at the begin of the file, whether it is whole or not.
+/// Reads the copy of the footer at the beginning of the file, whether it is whole or not.
 pub(super) fn read_copy(file: &dyn HostFile, file_len_bytes: u64) -> Result<Option<Footer>> {
     // With less there is only one footer, at the end.
     if file_len_bytes < FOOTER_BYTES + SHORT_FOOTER_BYTES {
@@ -124,7 +124,7 @@ pub(super) fn find_footer(file: &dyn HostFile, file_len_bytes: u64, warnings: &m
     Ok(found)
 }
 
-/// Fails if the copy at the begin says that this is another disk.
+/// Fails if the copy at the beginning says that this is another disk.
 fn compare_with_copy(footer: &Footer, kind: Kind, copy: Option<&Footer>, warnings: &mut Vec<String>) -> Result<()> {
     let about_content = |footer: &Footer| (footer.disk_type, footer.header_offset, disk_bytes(footer));
     match copy {
@@ -155,10 +155,10 @@ fn compare_with_copy(footer: &Footer, kind: Kind, copy: Option<&Footer>, warning
 fn without_footer(tail: &[u8], tail_offset: u64, begin: Option<&Footer>) -> ImageError {
     let named_at_end = tail.starts_with(&FOOTER_COOKIE) || tail.get(1..).is_some_and(|t| t.starts_with(&FOOTER_COOKIE));
     if named_at_end || begin.is_some_and(|footer| footer.cookie == FOOTER_COOKIE) {
-        let detail = "neither it nor the copy at the begin of the file is whole: checksums are wrong";
+        let detail = "neither it nor the copy at the beginning of the file is whole: checksums are wrong";
         return ImageError::corrupt(READ_FOOTER, detail).at_host(tail_offset);
     }
-    let detail = "there is no \"conectix\" at the end of the file or at its begin";
+    let detail = "there is no \"conectix\" at the end of the file or at its beginning";
     ImageError::not_this_format(READ_FOOTER, detail).at_host(tail_offset)
 }
 

@@ -8,7 +8,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 /// Everything counts in sectors of this size; the format knows no other.
 pub(super) const SECTOR_BYTES: u64 = 512;
 
-/// `conectix`, at the begin of each footer ("Hard Disk Footer Format").
+/// `conectix`, at the beginning of each footer ("Hard Disk Footer Format").
 pub(super) const FOOTER_COOKIE: [u8; 8] = *b"conectix";
 pub(super) const FOOTER_BYTES: u64 = 512;
 /// Virtual PC before 2004 wrote one byte less, of the reserved ones.
@@ -30,7 +30,7 @@ pub(super) const DIFFERENCING: u32 = 4;
 /// Seconds from 1970 to 2000, when time stamps begin.
 pub(super) const EPOCH_UNIX_S: u64 = 946_684_800;
 
-/// `cxsparse`, at the begin of a dynamic header ("Dynamic Disk Header Format").
+/// `cxsparse`, at the beginning of a dynamic header ("Dynamic Disk Header Format").
 pub(super) const HEADER_COOKIE: [u8; 8] = *b"cxsparse";
 pub(super) const HEADER_BYTES: u64 = 1024;
 /// Where the checksum is in a dynamic header.
@@ -48,7 +48,7 @@ pub(super) const MAX_DISK_BYTES: u64 = 2040 << 30;
 /// largest disk has 4,177,920 of them.
 pub(super) const MAX_BAT_ENTRIES: u64 = 8 << 20;
 
-/// The footer, at the end of every file and, as a copy, at the begin of dynamic and differencing ones.
+/// The footer, at the end of every file and, as a copy, at the beginning of dynamic and differencing ones.
 #[derive(Debug, Clone, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
 #[repr(C)]
 pub(super) struct Footer {

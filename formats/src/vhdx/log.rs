@@ -95,7 +95,7 @@ fn read_log(file: &dyn HostFile, file_len_bytes: u64, range: &Range<u64>) -> Res
     Ok(log)
 }
 
-/// Says whether any sector could be the begin of an entry of this log, whole or damaged.
+/// Says whether any sector could be the beginning of an entry of this log, whole or damaged.
 ///
 /// The header names a log before its first entry is written (§2.2.2), and nothing is changed before that entry has reached
 /// the disk (§2.3). So a writer that is stopped in between leaves a file that is as it should be. §2.3.3 wants it refused;
@@ -203,7 +203,7 @@ fn entry_header_at(log: &[u8], log_offset: u64, guid: Uuid) -> Option<LogEntryHe
     could_be.then_some(header)
 }
 
-/// The bytes from `log_offset` on: up to the end of the log, and what comes after that from its begin.
+/// The bytes from `log_offset` on: up to the end of the log, and what comes after that from its beginning.
 fn ring_slices(log: &[u8], log_offset: u64, length_bytes: u64) -> (&[u8], &[u8]) {
     let (begin, from_here) = log.split_at((log_offset as usize).min(log.len()));
     let here = from_here.len().min(length_bytes as usize);

@@ -10,7 +10,7 @@ pub(super) const MIB: u64 = 1 << 20;
 /// Everything before this offset belongs to the identifier, the headers and the region tables (§2.2).
 pub(super) const HEADER_SECTION_BYTES: u64 = MIB;
 
-/// `vhdxfile`, at the begin of the file (§2.2.1).
+/// `vhdxfile`, at the beginning of the file (§2.2.1).
 pub(super) const FILE_SIGNATURE: [u8; 8] = *b"vhdxfile";
 
 /// Where the two headers are (§2.2.2).
@@ -224,7 +224,7 @@ pub(super) struct MetadataTableHeader {
 #[repr(C)]
 pub(super) struct MetadataEntry {
     pub item: Guid,
-    /// Where it begins, in bytes from the begin of the region.
+    /// Where it begins, in bytes from the beginning of the region.
     pub offset: U32,
     pub length_bytes: U32,
     pub flags: U32,
@@ -248,7 +248,7 @@ pub(super) struct ParentLocatorHeader {
     pub entry_count: U16,
 }
 
-/// A key and its value; offsets count from the begin of the item (§2.6.2.6.2).
+/// A key and its value; offsets count from the beginning of the item (§2.6.2.6.2).
 #[derive(Clone, Copy, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
 #[repr(C)]
 pub(super) struct ParentLocatorEntry {

@@ -188,7 +188,7 @@ fn clusters_that_are_missing_are_errors_where_they_are_missed() {
 fn an_archive_that_was_cut_is_read_up_to_there() {
     let whole = archive();
     let begin = header(&DEVICES).len() + extent(EXTENTS[0]).len();
-    // In the data of cluster 5, in the header of the extent after it, and at its begin.
+    // In the data of cluster 5, in the header of the extent after it, and at its beginning.
     for (cut, says) in
         [(begin + 512 + 8192 + 10, "after the end"), (begin + 100, "VMA extent header"), (begin, "not complete")]
     {

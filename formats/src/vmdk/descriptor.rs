@@ -104,7 +104,7 @@ pub(super) fn is_flat_extent(file_name: &str) -> bool {
     matches!(part, "flat" | "rdm" | "rdmp") || part.strip_prefix('f').is_some_and(is_number)
 }
 
-/// Whether the begin of a file looks like a descriptor.
+/// Whether the beginning of a file looks like a descriptor.
 pub(super) fn looks_like_descriptor(head: &[u8]) -> bool {
     let head = head.strip_prefix(b"\xef\xbb\xbf").unwrap_or(head);
     let title = b"# disk descriptorfile";

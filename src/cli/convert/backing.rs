@@ -8,6 +8,7 @@ use tintype_formats::sink::ParentLink;
 
 use super::Args;
 use crate::cli::failure::Failure;
+use crate::cli::in_use::{self, LiveArgs};
 use crate::cli::target_disk::Parent;
 use crate::cli::{Global, output};
 use crate::engine::convert::parent_name;
@@ -31,6 +32,12 @@ impl Backing {
         opened.warnings().for_each(|text| output::warn(&text, global));
         opened.note().iter().for_each(|text| output::note(text, global));
         Ok(Backing { path: path.to_owned(), opened, policy })
+    }
+
+    /// Refuses one in use, unless it is to be taken as it is: what is left out of the target has to stay as it was.
+    pub fn admit(&mut self, live: LiveArgs, global: Global) -> Result<in_use::Source, Failure> {
+        let watch = std::mem::take(&mut self.opened.watch);
+        live.admit_named(self.path.display().to_string(), &self.path, watch, global)
     }
 
     /// As the target's writer wants it.

@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 
 use clap::Args as ClapArgs;
 use tintype_formats::Format;
+use tintype_formats::host_file::FileIdentity;
 
 use self::backing::Backing;
 use self::report::report;
@@ -18,11 +19,11 @@ use super::address::{self, Address};
 use super::create_args::{formats_that, parse_bytes};
 use super::digest::DigestAlgorithm;
 use super::failure::Failure;
-use super::in_use::LiveArgs;
+use super::in_use::{self, LiveArgs};
 use super::source_args::{SourceArgs, format_parser};
 use super::target_disk::{TargetArgs, Writing, host_identities, write};
 use super::{Global, Outcome};
-use crate::sources::is_nbd;
+use crate::sources::{self, is_nbd};
 use crate::targets::Access;
 
 /// Make another disk of a disk: an image in another format, a raw file, a device
@@ -88,15 +89,15 @@ pub fn run(args: &Args, mut global: Global) -> Result<Outcome, Failure> {
 fn convert_one(args: &Args, global: Global) -> Result<Outcome, Failure> {
     let format = args.to.format(&args.target)?;
     check_combination(args, format)?;
-    let OpenedSource { source, is_incomplete, in_use } = open_source(args, global)?;
-    if args.target != Path::new("-") && !is_nbd(&args.target) {
-        in_use.iter().for_each(|source| source.warn_if_it_holds(&args.target, "the target", global));
-    }
+    let OpenedSource { source, unreadable, mut in_use } = open_source(args, global)?;
+    let is_incomplete = !unreadable.is_empty();
     let source = args.to.fit(source, global)?;
-    let backing = args.backing.as_deref().map(|path| Backing::open(args, path, global)).transpose()?;
+    let mut backing = args.backing.as_deref().map(|path| Backing::open(args, path, global)).transpose()?;
+    in_use.extend(backing.as_mut().map(|backing| backing.admit(args.live, global)).transpose()?);
     let access = if args.source.stored.is_some() { Access::PRIVATE } else { source.access(&args.source.path) };
     let mut sources = source.identities(&args.source.path);
     sources.extend(backing.iter().flat_map(|backing| host_identities(backing.opened.disk.as_ref())));
+    warn_if_target_is_held(&args.target, &in_use, &sources, global);
     let mut options = args.to.options(access, args.input.nbd.options());
     let size_bytes = source.geometry().size_bytes;
     let salvage_map = args.salvage_map.as_deref();
@@ -109,6 +110,7 @@ fn convert_one(args: &Args, global: Global) -> Result<Outcome, Failure> {
         options,
         source_path: args.source.shown(),
         sources,
+        unreadable,
         parent: backing.as_ref().map(|backing| backing.parent(&args.target)).transpose()?,
         digest: args.digest.map(Into::into),
         reflink: !args.no_reflink && !args.reproducible,
@@ -122,6 +124,14 @@ fn convert_one(args: &Args, global: Global) -> Result<Outcome, Failure> {
     report(args, format, &written, found.is_live, global)?;
     let complete = written.converted.unreadable.is_empty() && !found.is_surprise && !is_incomplete;
     Ok(if complete { Outcome::Done } else { Outcome::Incomplete })
+}
+
+/// Warns if the target lies on the disk that is read. One that is the source itself is refused later.
+fn warn_if_target_is_held(target: &Path, in_use: &[in_use::Source], sources: &[FileIdentity], global: Global) {
+    let is_source = sources::aliases(target).iter().any(|identity| sources.contains(identity));
+    if target != Path::new("-") && !is_nbd(target) && !is_source {
+        in_use.iter().for_each(|source| source.warn_if_it_holds(target, "the target", global));
+    }
 }
 
 fn check_combination(args: &Args, format: &Format) -> Result<(), Failure> {

@@ -2,16 +2,17 @@
 
 use std::fs::File;
 use std::os::unix::fs::OpenOptionsExt as _;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use tintype_formats::{Format, raw};
 
 use super::Args;
 use crate::cli::failure::Failure;
+use crate::cli::salvage_map::{self, full_path};
 use crate::engine::salvage::SalvageMap;
 use crate::engine::salvage::map_file::{self, About, MapFile};
 use crate::error::{Error, OnPath as _};
-use crate::sources::{BlockDevice, is_device_or_export};
+use crate::sources::is_device_or_export;
 use crate::targets::TargetOptions;
 
 /// Reads the map, checks that it is of this source and target, and has the target written in place: what it holds is never
@@ -30,16 +31,12 @@ pub fn prepare(
     if found.is_none() {
         create_target(args, size_bytes, options)?;
     }
-    let about = About {
-        source: args.source.to_string(),
-        identity: identity(&args.source.path),
-        size_bytes,
-        target: full_path(&args.target).display().to_string(),
-    };
+    let about = salvage_map::about(&args.source, size_bytes, full_path(&args.target).display().to_string());
     let continued = match found {
         None => None,
         Some(MapFile { map, about: Some(of) }) => {
-            check_same(&of, &about, path)?;
+            salvage_map::check_source(&of, &about, path)?;
+            check_target(&of, &about, path)?;
             Some(map)
         }
         Some(MapFile { map, about: None }) => {
@@ -69,18 +66,12 @@ fn create_target(args: &Args, size_bytes: u64, options: &mut TargetOptions) -> R
     Ok(())
 }
 
-fn check_same(of: &About, about: &About, path: &Path) -> Result<(), Failure> {
-    let message = if of.identity != about.identity || of.size_bytes != about.size_bytes {
-        format!(
-            "the map is of {} ({}), and the source is {} ({})",
-            of.source, of.identity, about.source, about.identity
-        )
-    } else if of.target != about.target {
-        format!("the map says that {} holds what was read, and the target is {}", of.target, about.target)
-    } else {
+fn check_target(of: &About, about: &About, path: &Path) -> Result<(), Failure> {
+    if of.target == about.target {
         return Ok(());
-    };
-    Err(Failure::usage(format!("{}: {message}", path.display())).hinted("name another map to begin anew"))
+    }
+    let message = format!("the map says that {} holds what was read, and the target is {}", of.target, about.target);
+    Err(salvage_map::wrong(path, &message))
 }
 
 /// A map of ddrescue does not say of what it is.
@@ -92,14 +83,4 @@ fn check_target_of_ddrescue(args: &Args, size_bytes: u64) -> Result<(), Failure>
     let message =
         "a map of ddrescue does not say which file holds what was read; expected -n and a target of the source's size";
     Err(Failure::usage(message))
-}
-
-/// What tells a source from others: the hardware of a device, or else its path.
-fn identity(path: &Path) -> String {
-    let hardware = BlockDevice::at(path).and_then(BlockDevice::hardware_name);
-    hardware.unwrap_or_else(|| format!("path {}", full_path(path).display()))
-}
-
-fn full_path(path: &Path) -> PathBuf {
-    path.canonicalize().unwrap_or_else(|_| path.to_owned())
 }

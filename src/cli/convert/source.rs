@@ -1,30 +1,35 @@
 //! What `convert` reads from: a disk or a part of it, or a pipe.
 
 use std::fs::File;
+use std::ops::Range;
 
 use tintype_formats::BlockSource;
 
 use super::Args;
 use crate::cli::failure::Failure;
-use crate::cli::target_disk::Source;
+use crate::cli::target_disk::{Source, parts_within};
 use crate::cli::{Global, in_use, output, units};
 use crate::sources::{self, OpenedDisk, Slice, StandardInput};
 
 /// What was opened, and who else uses it.
-pub struct OpenedSource<'a> {
+pub struct OpenedSource {
     pub source: Source,
-    /// True if it is a disk of an incomplete snapshot.
-    pub is_incomplete: bool,
-    pub in_use: Vec<in_use::Source<'a>>,
+    /// Ranges of it that could not be read when it was stored, and are zeros.
+    pub unreadable: Vec<Range<u64>>,
+    pub in_use: Vec<in_use::Source>,
 }
 
 /// Opens what the arguments name, and cuts it as they say.
-pub fn open_source(args: &Args, global: Global) -> Result<OpenedSource<'_>, Failure> {
+pub fn open_source(args: &Args, global: Global) -> Result<OpenedSource, Failure> {
     let opened = if args.source.is_standard_input() {
         match open_standard_input(args)? {
             StandardInput::Disk(opened) => args.input.in_sectors(opened)?,
             StandardInput::Pipe(pipe) => {
-                return Ok(OpenedSource { source: pipe_source(pipe, args)?, is_incomplete: false, in_use: Vec::new() });
+                return Ok(OpenedSource {
+                    source: pipe_source(pipe, args)?,
+                    unreadable: Vec::new(),
+                    in_use: Vec::new(),
+                });
             }
         }
     } else {
@@ -33,9 +38,11 @@ pub fn open_source(args: &Args, global: Global) -> Result<OpenedSource<'_>, Fail
         note_what_is_left_out(args, &opened, global);
         opened
     };
-    let is_incomplete = opened.is_incomplete;
     let in_use = vec![args.live.admit(&args.source, opened.watch, global)?];
-    Ok(OpenedSource { source: slice(opened.disk, args)?, is_incomplete, in_use })
+    let source = slice(opened.disk, args)?;
+    let begin = args.offset.unwrap_or_default();
+    let unreadable = parts_within(&opened.unreadable, begin..begin + source.geometry().size_bytes);
+    Ok(OpenedSource { source, unreadable, in_use })
 }
 
 fn open_standard_input(args: &Args) -> Result<StandardInput, Failure> {
@@ -46,7 +53,7 @@ fn open_standard_input(args: &Args) -> Result<StandardInput, Failure> {
 fn pipe_source(pipe: File, args: &Args) -> Result<Source, Failure> {
     match args.size {
         Some(_) if args.offset.is_some() => {
-            Err(Failure::usage("a pipe is read from its begin; --offset needs a file or a device"))
+            Err(Failure::usage("a pipe is read from its beginning; --offset needs a file or a device"))
         }
         Some(size_bytes) => Ok(Source::Pipe(Box::new(pipe), args.input.geometry_of_pipe(size_bytes)?)),
         None => Err(Failure::usage("how long the stream is has to be said: --size")),

@@ -1,6 +1,7 @@
 //! The disk that is written to a target: one that can be read at any place, or a pipe.
 
 use std::io::{self, Read};
+use std::ops::Range;
 use std::path::Path;
 
 use tintype_formats::host_file::FileIdentity;
@@ -92,4 +93,11 @@ impl Source {
 /// Who the files of a disk are.
 pub fn host_identities(disk: &dyn BlockSource) -> Vec<FileIdentity> {
     disk.host_files().iter().filter_map(|file| file.identity).collect()
+}
+
+/// The parts of ranges that lie in a part of the disk, from where that begins on.
+pub fn parts_within(ranges: &[Range<u64>], part: Range<u64>) -> Vec<Range<u64>> {
+    let cut = |range: &Range<u64>| range.start.max(part.start)..range.end.min(part.end);
+    let inside = ranges.iter().map(cut).filter(|range| !range.is_empty());
+    inside.map(|range| range.start - part.start..range.end - part.start).collect()
 }

@@ -1,5 +1,6 @@
 //! The steps from an open source to a finished target.
 
+use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -33,6 +34,8 @@ pub struct Writing<'a> {
     pub source_path: &'a Path,
     /// The files that must not be written to.
     pub sources: Vec<FileIdentity>,
+    /// Ranges of the disk that are known to be missing, and are zeros, ascending.
+    pub unreadable: Vec<Range<u64>>,
     /// What the new image inherits from.
     pub parent: Option<Parent<'a>>,
     /// The digest to make in the same pass.
@@ -94,6 +97,7 @@ pub fn write(mut source: Source, writing: Writing<'_>, global: Global) -> Result
     explicit.map_or(Ok(()), |size| check_sectors(args, sectors, size, writing.target))?;
     let (link, parent) = parent.map(|parent| (parent.link, (parent.disk, parent.gate))).unzip();
     create.parent = link;
+    create.unreadable = writing.unreadable;
     warn(fit::unrecorded_sectors(format, geometry), global);
     let signals = job::catch_signals()?;
     let target = open(writing.target, geometry, &writing.sources, &writing.options, global)?;

@@ -156,6 +156,13 @@ impl AreaMap {
     }
 }
 
+/// Joins ranges of a disk of this size: ascending, and as few as those of a map.
+pub fn joined(size_bytes: u64, ranges: impl IntoIterator<Item = Range<u64>>) -> Vec<Range<u64>> {
+    let mut map = AreaMap::new(size_bytes, State::Finished);
+    ranges.into_iter().for_each(|range| map.set(range, State::Bad));
+    map.unfinished()
+}
+
 trait RetainOutside {
     /// Removes the keys of a range.
     fn retain_outside(&mut self, range: Range<u64>);

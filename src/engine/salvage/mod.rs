@@ -28,7 +28,7 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 pub use amend::{Spool, amend};
-pub use area_map::{AreaMap, State};
+pub use area_map::{AreaMap, State, joined};
 pub use journal::Journal;
 pub use retry::{Retry, RetryOptions};
 pub use set_aside::SetAside;

@@ -5,6 +5,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use tintype_formats::{BlockSource, ErrorKind, ImageError};
 
+use super::area_map::{AreaMap, State};
 use crate::error::{Error, Kind, Result, in_words};
 use crate::sources::AlignedBuffer;
 
@@ -14,6 +15,13 @@ use crate::sources::AlignedBuffer;
 pub struct Witness(Mutex<Option<[u64; 2]>>);
 
 impl Witness {
+    /// Takes the first and the last place that a map calls read.
+    pub fn of(map: &AreaMap) -> Witness {
+        let witness = Witness::default();
+        map.areas().filter(|(_, state)| *state == State::Finished).for_each(|(area, _)| witness.note(area.start));
+        witness
+    }
+
     /// Notes that the sector at this offset was read.
     pub fn note(&self, guest_offset: u64) {
         self.lock().get_or_insert([guest_offset; 2])[1] = guest_offset;

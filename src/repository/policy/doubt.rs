@@ -40,12 +40,16 @@ impl fmt::Display for Doubt {
         match self {
             Doubt::Gap { kept, removed } => write!(
                 f,
-                "only --keep-within keeps snapshots, and from {removed}, the newest that would go, to {kept}, the oldest \
-                 that stays, is longer than that: a clock may have been wrong"
+                "only --keep-within keeps snapshots, and from {}, the newest that would go, to {}, the oldest that stays, \
+                 is longer than that: a clock may have been wrong",
+                time::local(*removed),
+                time::local(*kept)
             ),
             Doubt::BeforeParent { snapshot, time, parent_time } => write!(
                 f,
-                "snapshot {snapshot} has the time {time}, which is before its parent's, {parent_time}: a clock was wrong"
+                "snapshot {snapshot} has the time {}, which is before its parent's, {}: a clock was wrong",
+                time::local(*time),
+                time::local(*parent_time)
             ),
         }
     }

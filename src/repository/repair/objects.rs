@@ -26,7 +26,7 @@ pub enum Mended {
     Removed,
 }
 
-/// What the begin of a session says that was lost, for people.
+/// What the beginning of a session says that was lost, for people.
 #[derive(Serialize)]
 struct Begin<'a> {
     host: &'a str,

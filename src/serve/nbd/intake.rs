@@ -9,7 +9,7 @@ use super::transmission::Reserve;
 use crate::channel::{Channel, deadline_for};
 use crate::nbd_protocol::REQUEST_BYTES;
 
-/// How much is read ahead: many small requests, or the begin of a large one.
+/// How much is read ahead: many small requests, or the beginning of a large one.
 const BUFFER_BYTES: usize = 16 << 10;
 
 /// What has come and was not yet taken.

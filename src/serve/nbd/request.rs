@@ -76,7 +76,7 @@ pub struct Agreed {
 }
 
 impl Request {
-    /// Reads the begin of a request. After a malformed one nothing that follows can be understood.
+    /// Reads the beginning of a request. After a malformed one nothing that follows can be understood.
     pub fn parse(bytes: &[u8; REQUEST_BYTES]) -> Result<Request, Malformed> {
         let header: RequestHeader = zerocopy::transmute!(*bytes);
         if header.magic.get() != REQUEST_MAGIC {

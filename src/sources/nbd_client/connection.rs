@@ -1,6 +1,6 @@
 //! One connection with many requests on their way.
 //!
-//! There is no thread of its own. Whoever waits for an answer while nobody reads becomes the reader: it reads the begin of
+//! There is no thread of its own. Whoever waits for an answer while nobody reads becomes the reader: it reads the beginning of
 //! the next answer, and gives the connection to the thread that the answer is for, which reads the rest into its own buffer.
 //! A connection that breaks is lost for all; what it means for them is decided in `pool`.
 
@@ -227,7 +227,7 @@ impl Connection {
         self.channel.write_all(&mut [IoSlice::new(&request.encode(cookie)), IoSlice::new(payload)])
     }
 
-    /// Waits for the begin of an answer to this request, and reads those of others meanwhile if nobody else does. The
+    /// Waits for the beginning of an answer to this request, and reads those of others meanwhile if nobody else does. The
     /// caller is the reader then.
     fn next_reply(&self, cookie: u64, wake: &Condvar) -> Result<Reply, Failed> {
         let mut state = self.lock();

@@ -183,7 +183,7 @@ impl NbdFile {
         known.changes += 1;
     }
 
-    /// Writes zeros at the begin of a range; says how many.
+    /// Writes zeros at the beginning of a range; says how many.
     fn write_some_zeros(&self, offset: u64, length_bytes: u64) -> io::Result<u64> {
         const STEP_BYTES: u64 = 1 << 20;
         let can_zero = self.pool.export().flags & nbd_protocol::export_flag::SEND_WRITE_ZEROES != 0;

@@ -66,7 +66,7 @@ fn chunks_that_cannot_be_are_refused() {
     assert_refused(&chunk(0, |chunk| chunk.kind.set(0x8000_0009)), Unsupported, "0x80000009");
     assert_refused(&chunk(0, |chunk| chunk.sector_count.set(u64::MAX)), Corrupt, "chunk 0");
     assert_refused(&chunk(0, |chunk| chunk.stored_bytes.set(0)), Corrupt, "compressed to nothing");
-    assert_refused(&chunk(0, |chunk| chunk.stored_bytes.set(u64::MAX)), Corrupt, "past the begin of the trailer");
+    assert_refused(&chunk(0, |chunk| chunk.stored_bytes.set(u64::MAX)), Corrupt, "past the beginning of the trailer");
     assert_refused(&chunk(1, |chunk| chunk.stored_bytes.set(4095)), Corrupt, "4096 bytes as they are in 4095");
     assert_refused(&chunk(1, |chunk| chunk.first_sector.set(7)), Corrupt, "sectors 0 and 7 overlap");
     assert_refused(&chunk(1, |chunk| chunk.stored_offset.set(1)), Corrupt, "stored at");

@@ -15,7 +15,7 @@ const CLUSTER: usize = CLUSTER_SECTORS as usize * SECTOR_BYTES as usize;
 /// An expanding image in the making: clusters of 4 KiB.
 struct Maker {
     header: Header,
-    /// Cluster numbers, counted from the begin of the data; `None` for nowhere.
+    /// Cluster numbers, counted from the beginning of the data; `None` for nowhere.
     clusters: Vec<Option<u32>>,
     data: Vec<u8>,
 }

@@ -51,9 +51,10 @@ fn footers_of_511_bytes_are_found() {
 fn the_footer_and_its_copy_stand_in_for_each_other() {
     let (disk, file) = example();
     let end = footer_offset(&file);
-    for (damaged, words, finding) in
-        [(0, "copy of the footer at the begin is damaged", 0), (end, "the copy at the begin is used", end + 512)]
-    {
+    for (damaged, words, finding) in [
+        (0, "copy of the footer at the beginning is damaged", 0),
+        (end, "the copy at the beginning is used", end + 512),
+    ] {
         for byte in [0, 17, 50, 70, 300] {
             let copy = Arc::new(file.duplicate());
             flip(&copy, damaged + byte);

@@ -234,7 +234,7 @@ fn a_log_that_was_begun_without_an_entry_changes_nothing() {
     }
     write_entry(&file, 0, &entry[..64]);
     file.write_zeros_at(LOG_OFFSET + 64, 8192).unwrap();
-    assert_eq!(open_error(file), ErrorKind::Corrupt, "only its begin");
+    assert_eq!(open_error(file), ErrorKind::Corrupt, "only its beginning");
 }
 
 #[test]

@@ -1,27 +1,21 @@
 //! Backs disks up: one session, one snapshot.
 
+mod store;
+
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 
-use tintype_formats::sink::IdentitySeed;
 use tintype_formats::tin::chunk::Level;
 use tintype_formats::tin::disk_identity::{DiskIdentity, SameDisk};
 use tintype_formats::tin::id::Id;
-use tintype_formats::tin::manifest::{DiskRecord, Manifest, RootRecord, SourceRecord};
-use tintype_formats::tin::map::Shape;
-use tintype_formats::tin::read::MappedDisk;
-use tintype_formats::tin::write::{ChunkSink, DiskWriter, Outcome, Statistics, StoredDisk};
-use tintype_formats::{BlockSource, ImageWriter};
+use tintype_formats::tin::manifest::{DiskRecord, Manifest};
 
+use self::store::Job;
+use super::Progress;
 use super::convert::Input;
-use super::copy::{CopyOptions, copy};
-use super::pipeline::{Pipeline, Unreadable};
-use super::plan::{DiskPlan, Feed, PipePlan, PlanOptions};
-use super::rate_limit::RateLimit;
-use super::salvage::{AreaMap, Retry, SetAside, Spool, State, Tolerance, amend, check_length};
-use super::{NamedDisk, Progress};
+use super::salvage::{AreaMap, Tolerance};
 use crate::error::{Error, Kind, OnPath as _, Result};
 use crate::repository::session::WriteSession;
 use crate::repository::snapshots::Snapshot;
@@ -45,6 +39,18 @@ pub struct BackupDisk<'a> {
     pub identity: DiskIdentity,
     /// True if it is a device that is read as it is.
     pub is_device: bool,
+    /// Ranges that are known to be missing in it, and are zeros.
+    pub unreadable: Vec<Range<u64>>,
+    /// What an earlier backup has of it: only what is missing there is read.
+    pub earlier: Option<Earlier>,
+}
+
+/// What an earlier, incomplete backup has of a disk.
+pub struct Earlier {
+    /// What its snapshot says of the disk.
+    pub record: DiskRecord,
+    /// What of it was read.
+    pub map: AreaMap,
 }
 
 /// How to back up.
@@ -81,6 +87,8 @@ pub struct BackedUp {
     pub parent: Option<Id>,
     /// The disks.
     pub disks: Vec<DiskRecord>,
+    /// What of each disk was read.
+    pub maps: Vec<AreaMap>,
     /// The disks that are smaller than in that snapshot: name, size before and size now, in bytes.
     pub shrunk: Vec<(String, u64, u64)>,
 }
@@ -141,18 +149,18 @@ fn back_up_once(
     let stored = store_all(repository, &session, disks, parent.as_ref(), options, progress);
     // Only the writers of the disks had a share of it, and they are gone.
     let session = Arc::into_inner(session);
-    let (records, session) = match (stored, session) {
-        (Ok(records), Some(session)) => (records, session),
-        (Err(cause), Some(session)) => {
-            session.abandon();
+    let (stored, session) = match (stored, session) {
+        (Ok(stored), session) => (stored, session),
+        (Err(cause), session) => {
+            session.into_iter().for_each(WriteSession::abandon);
             return Err(cause);
         }
-        (result, None) => return result.map(|disks| BackedUp { snapshot: None, parent: None, disks, shrunk }),
     };
-    if options.dry_run {
+    let (records, maps) = stored.into_iter().unzip();
+    let Some(session) = session.filter(|_| !options.dry_run) else {
         let parent = parent.map(|parent| parent.id);
-        return Ok(BackedUp { snapshot: None, parent, disks: records, shrunk });
-    }
+        return Ok(BackedUp { snapshot: None, parent, disks: records, maps, shrunk });
+    };
     let mut manifest = Manifest {
         schema: Manifest::SCHEMA,
         features: Vec::new(),
@@ -175,7 +183,7 @@ fn back_up_once(
     let parent = manifest.parent;
     progress.check_cancelled()?;
     let snapshot = session.commit(&manifest)?;
-    Ok(BackedUp { snapshot: Some(snapshot), parent, disks: manifest.disks, shrunk })
+    Ok(BackedUp { snapshot: Some(snapshot), parent, disks: manifest.disks, maps, shrunk })
 }
 
 /// Finds disks that are smaller than they were in the snapshot before; fails if one has nothing left.
@@ -206,9 +214,9 @@ fn store_all(
     parent: Option<&Snapshot>,
     options: &BackupOptions,
     progress: &Progress,
-) -> Result<Vec<DiskRecord>> {
+) -> Result<Vec<(DiskRecord, AreaMap)>> {
     let reader = repository.chunk_reader();
-    let mut records = Vec::new();
+    let mut stored = Vec::new();
     let alone = disks.len() == 1;
     let known = parent.map_or(&[][..], |parent| &parent.manifest.disks);
     disks.iter().try_for_each(|disk| check_format(disk, known, alone))?;
@@ -218,9 +226,9 @@ fn store_all(
         }
         let before = counterpart(known, disk, alone);
         let before = before.map(|record| Arc::new(repository.mapped(&reader, record)));
-        records.push(store_disk(repository, session, disk, before, options, progress)?);
+        stored.push(Job { repository, session, options, progress }.store(disk, before)?);
     }
-    Ok(records)
+    Ok(stored)
 }
 
 /// A raw disk belongs to its guest, which can write another format's header into it to have itself read as that.
@@ -260,13 +268,16 @@ fn check_clock(parent: &Snapshot, manifest: &mut Manifest, now: &str, progress: 
         manifest.parent = manifest.parent.filter(|_| before <= own);
     } else if own < before {
         progress.note(format!(
-            "the snapshot's time, {own}, is before its parent's, {before}: check this computer's clock; policies go by these \
-             times"
+            "the snapshot's time, {}, is before its parent's, {}: check this computer's clock; policies go by these times",
+            time::local(own),
+            time::local(before)
         ));
     } else if own.as_second() - before.as_second() > LONG_AFTER_S {
         progress.note(format!(
-            "the snapshot's time, {own}, is more than 30 days after its parent's, {before}: check this computer's clock if \
-             there were backups since"
+            "the snapshot's time, {}, is more than 30 days after its parent's, {}: check this computer's clock if there were \
+             backups since",
+            time::local(own),
+            time::local(before)
         ));
     }
 }
@@ -280,137 +291,4 @@ fn other_disk(before: &[DiskRecord], disk: &BackupDisk<'_>) -> Option<String> {
     let facts = |identity: &DiskIdentity| identity.key().unwrap_or_default();
     let (now, then) = (facts(&disk.identity), facts(&record.identity));
     Some(format!("{} is another disk than in the parent snapshot: {now}; it was {then}", disk.name))
-}
-
-fn store_disk(
-    repository: &Arc<Repository>,
-    session: &Arc<WriteSession>,
-    disk: &mut BackupDisk<'_>,
-    parent: Option<Arc<MappedDisk>>,
-    options: &BackupOptions,
-    progress: &Progress,
-) -> Result<DiskRecord> {
-    let size_bytes = disk.input.size_bytes();
-    progress.begin(size_bytes);
-    let shape = repository.shape_of(size_bytes);
-    let ring = Arc::clone(repository.ring());
-    let (writer, outcome) = DiskWriter::new(Arc::clone(session), ring, shape, options.level, parent);
-    let may_fail = matches!(disk.input, Input::Disk(_)) && options.tolerance.allows(disk.is_device);
-    let not_tried = || AreaMap::new(size_bytes, State::NotTried);
-    let set_aside = may_fail.then(|| SetAside::new(not_tried(), options.tolerance.bound()));
-    run_copy(disk, &writer, size_bytes, set_aside.as_ref(), options, progress)?;
-    let mut stored = finish(writer, &outcome).on_path(Path::new(&disk.path))?;
-    let mut unreadable = Vec::new();
-    if let (Some(set_aside), Input::Disk(source)) = (&set_aside, &disk.input) {
-        let late = Late { repository, session, source, options, progress };
-        let (rescued, missing) = late.rescue(set_aside, stored).on_path(source.path)?;
-        stored = rescued;
-        unreadable = missing.into_iter().map(|range| (range.start, range.end - range.start)).collect();
-    }
-    if let Input::Disk(source) = &disk.input {
-        check_length(source.disk).on_path(source.path)?;
-    }
-    Ok(DiskRecord {
-        name: disk.name.clone(),
-        size_bytes,
-        logical_sector_bytes: disk.sector_bytes.0,
-        physical_sector_bytes: disk.sector_bytes.1,
-        source: SourceRecord { path: disk.path.clone(), format: disk.format.clone() },
-        identity: disk.identity.clone(),
-        unreadable,
-        root: stored.root.map(RootRecord::from),
-        statistics: stored.statistics,
-    })
-}
-
-fn finish<S: ChunkSink + 'static>(writer: DiskWriter<S>, outcome: &Outcome) -> Result<StoredDisk> {
-    Box::new(writer).finish(&IdentitySeed([0; 32]))?;
-    let stored = outcome.lock().unwrap_or_else(std::sync::PoisonError::into_inner).take();
-    Ok(stored.unwrap_or(StoredDisk { root: None, statistics: Statistics::default() }))
-}
-
-/// What comes after the first pass over a disk.
-struct Late<'a> {
-    repository: &'a Arc<Repository>,
-    session: &'a Arc<WriteSession>,
-    source: &'a NamedDisk<'a>,
-    options: &'a BackupOptions,
-    progress: &'a Progress,
-}
-
-impl Late<'_> {
-    /// Retries what was set aside, and puts what is rescued into the stored disk; also returns what is still missing.
-    fn rescue(&self, set_aside: &SetAside, stored: StoredDisk) -> Result<(StoredDisk, Vec<Range<u64>>)> {
-        let size_bytes = self.source.disk.geometry().size_bytes;
-        let mut map = set_aside.map().clone();
-        map.finish_untried(0..size_bytes);
-        let areas = map.unfinished();
-        if areas.is_empty() {
-            return Ok((stored, areas));
-        }
-        let shape = self.repository.shape_of(size_bytes);
-        let mut spool = Spool::new(&areas, shape.chunk_bytes)?;
-        if !self.options.dry_run {
-            self.session.flush()?;
-        }
-        let retry = Retry {
-            source: self.source.disk,
-            witness: set_aside.witness(),
-            options: self.options.tolerance.retry(),
-            progress: self.progress,
-        };
-        retry.run(&mut map, &mut |guest_offset, bytes| spool.put(guest_offset, bytes), &mut |_| Ok(()))?;
-        if !set_aside.witness().has_seen() {
-            return Err(Error::new(Kind::Io, "nothing of the disk could be read"));
-        }
-        let stored = if spool.is_empty() || self.options.dry_run { stored } else { self.amend(shape, stored, &spool)? };
-        Ok((stored, map.unfinished()))
-    }
-
-    fn amend(&self, shape: Shape, stored: StoredDisk, spool: &Spool) -> Result<StoredDisk> {
-        self.session.flush()?;
-        let before = Arc::new(MappedDisk::new(self.repository.chunk_reader(), shape, stored.root));
-        let ring = Arc::clone(self.repository.ring());
-        let (session, parent) = (Arc::clone(self.session), Some(Arc::clone(&before)));
-        let (writer, outcome) = DiskWriter::new(session, ring, shape, self.options.level, parent);
-        amend(&before, spool, &writer)?;
-        let amended = finish(writer, &outcome)?;
-        Ok(StoredDisk { statistics: stored.statistics.plus(amended.statistics), ..amended })
-    }
-}
-
-/// Takes every unit of the disk through the writer.
-fn run_copy(
-    disk: &mut BackupDisk<'_>,
-    writer: &dyn ImageWriter,
-    size_bytes: u64,
-    set_aside: Option<&SetAside>,
-    options: &BackupOptions,
-    progress: &Progress,
-) -> Result<()> {
-    let rate_limit = options.rate_limit.map(RateLimit::new);
-    let layout = writer.layout();
-    let path = disk.input.path().to_owned();
-    let plan = PlanOptions {
-        parent: None,
-        with_zeros: false,
-        with_inherited: false,
-        clonable: &[],
-        salvage: set_aside.is_some(),
-    };
-    let (source, mut feed): (Option<&dyn BlockSource>, Box<dyn Feed>) = match &mut disk.input {
-        Input::Disk(source) => (Some(source.disk), Box::new(DiskPlan::new(source.disk, Some(layout), plan))),
-        Input::Pipe(pipe, size) => (None, Box::new(PipePlan::new(pipe, *size, Some(layout), progress))),
-    };
-    let pipeline = Pipeline {
-        source,
-        source_path: &path,
-        workers: options.workers,
-        progress,
-        rate_limit: rate_limit.as_ref(),
-        unreadable: set_aside.map_or(Unreadable::Fail, Unreadable::SetAside),
-    };
-    let copy_options = CopyOptions { parent: None, explicit_zeros: false, ordered_writes: false, digest: None };
-    copy(&pipeline, feed.as_mut(), size_bytes, writer, &copy_options).on_path(&path)?;
-    Ok(())
 }

@@ -1,7 +1,10 @@
 //! `tintype backup`
 
+mod salvage_map;
+
 use std::cell::Cell;
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::time::Instant;
 
 use clap::Args as ClapArgs;
@@ -10,16 +13,16 @@ use tintype_formats::tin::disk_identity::DiskIdentity;
 use tintype_formats::tin::id::Id;
 use tintype_formats::tin::manifest::{DiskRecord, Manifest};
 
-use super::address::{self, Address};
-use super::create_args::{parse_bytes, parse_rate};
-use super::disk_names::{self, NamedAddress, disk_names, snapshot_name};
-use super::failure::Failure;
-use super::in_use::{self, LIVE, LiveArgs};
-use super::repository_args::open_store;
-use super::salvage_args::SalvageArgs;
-use super::snapshots::unreadable_text;
-use super::source_args::{SourceArgs, ThreadArgs};
-use super::{Global, Outcome, job, output, units};
+use crate::cli::address::{self, Address};
+use crate::cli::create_args::{parse_bytes, parse_rate};
+use crate::cli::disk_names::{self, NamedAddress, disk_names, snapshot_name};
+use crate::cli::failure::Failure;
+use crate::cli::in_use::{self, LIVE, LiveArgs};
+use crate::cli::repository_args::open_store;
+use crate::cli::salvage_args::SalvageArgs;
+use crate::cli::snapshots::unreadable_text;
+use crate::cli::source_args::{SourceArgs, ThreadArgs};
+use crate::cli::{Global, Outcome, job, output, units};
 use crate::engine::NamedDisk;
 use crate::engine::backup::{BackedUp, BackupDisk, BackupOptions, backup_as};
 use crate::engine::convert::Input;
@@ -42,7 +45,7 @@ pub struct Args {
     sources: Vec<NamedAddress>,
     /// The repository
     #[arg(long, short, value_name = "REPO", env = address::REPOSITORY_VARIABLE)]
-    repo: std::path::PathBuf,
+    repo: PathBuf,
     /// What it is a snapshot of, in at most 255 bytes; if not given, the name of the only disk, and of a device HOST-DISK
     #[arg(long, value_name = "NAME", env = "TINTYPE_NAME")]
     name: Option<String>,
@@ -76,6 +79,10 @@ pub struct Args {
     allow_empty: bool,
     #[command(flatten)]
     salvage: SalvageArgs,
+    /// Keep a map of what was read in FILE, in the format of ddrescue; if it exists, read only what is missing, and take all else
+    /// from the snapshot that it names
+    #[arg(long, value_name = "FILE", requires = "salvage", conflicts_with = "dry_run")]
+    salvage_map: Option<PathBuf>,
     /// Read at most this many bytes a second (or with k, M, G)
     #[arg(long, value_name = "BYTES", value_parser = parse_rate, env = "TINTYPE_RATE_LIMIT")]
     rate_limit: Option<u64>,
@@ -186,12 +193,18 @@ pub fn run(args: &Args, global: Global) -> Result<Outcome, Failure> {
     let in_use = admit(args, &mut sources, global)?;
     let repository = args.input.secrets.open(&args.repo)?;
     repository.require_adds("backup")?;
+    let salvage_map = args.salvage_map.as_deref();
+    let salvage_map = salvage_map.map(|path| salvage_map::prepare(path, args, &sources, &repository)).transpose()?;
+    let (map, earlier) = salvage_map.unzip();
     let mut disks: Vec<BackupDisk<'_>> = sources
         .iter_mut()
         .zip(&args.sources)
         .zip(&disk_names)
         .map(|((source, named), name)| backup_disk(source, &named.address, name))
         .collect();
+    if let [disk] = &mut *disks {
+        disk.earlier = earlier.flatten();
+    }
     let options = BackupOptions {
         name,
         host,
@@ -217,11 +230,12 @@ pub fn run(args: &Args, global: Global) -> Result<Outcome, Failure> {
     let (is_surprise, is_live) = found.get().unwrap_or_default();
     let consistency = if is_live { LIVE.to_owned() } else { options.consistency.clone() };
     let outcome = report(&done, &BackupOptions { consistency, ..options }, began, global)?;
+    map.map_or(Ok(()), |map| map.write(&done, &repository))?;
     Ok(if is_surprise { Outcome::Incomplete } else { outcome })
 }
 
 /// Refuses disks in use, unless they are to be taken as they are; warns of what would be written to the disks that are read.
-fn admit<'a>(args: &'a Args, sources: &mut [Source], global: Global) -> Result<Vec<in_use::Source<'a>>, Failure> {
+fn admit(args: &Args, sources: &mut [Source], global: Global) -> Result<Vec<in_use::Source>, Failure> {
     let mut admitted = Vec::new();
     for (source, named) in sources.iter_mut().zip(&args.sources) {
         if let Source::Disk(opened) = source {
@@ -238,7 +252,7 @@ fn admit<'a>(args: &'a Args, sources: &mut [Source], global: Global) -> Result<V
 }
 
 /// The state that the user names counts, then the one that was found.
-fn consistency(args: &Args, sources: &[in_use::Source<'_>]) -> &'static str {
+fn consistency(args: &Args, sources: &[in_use::Source]) -> &'static str {
     match args.consistency {
         Some(named) => named.name(),
         None if sources.iter().any(in_use::Source::was_live) => LIVE,
@@ -275,14 +289,37 @@ fn backup_disk<'a>(source: &'a mut Source, address: &'a Address, name: &str) -> 
             let input = Input::Disk(NamedDisk { disk: opened.disk.as_ref(), path: address.shown() });
             let identity = sources::identify(opened.disk.as_ref(), &address.path);
             let is_device = opened.layers.is_empty() && sources::is_device(&address.path);
+            let unreadable = opened.unreadable.clone();
             let is_declared = opened.guess.is_none_or(|guess| guess.is_declared);
-            BackupDisk { name, input, path, format, is_declared, sector_bytes, identity, is_device }
+            BackupDisk {
+                name,
+                input,
+                path,
+                format,
+                is_declared,
+                sector_bytes,
+                identity,
+                is_device,
+                unreadable,
+                earlier: None,
+            }
         }
         Source::Pipe(pipe, size_bytes, sector_bytes) => {
             let input = Input::Pipe(pipe, *size_bytes);
             let (format, identity) = ("raw".to_owned(), DiskIdentity::default());
             let sector_bytes = *sector_bytes;
-            BackupDisk { name, input, path, format, is_declared: true, sector_bytes, identity, is_device: false }
+            BackupDisk {
+                name,
+                input,
+                path,
+                format,
+                is_declared: true,
+                sector_bytes,
+                identity,
+                is_device: false,
+                unreadable: Vec::new(),
+                earlier: None,
+            }
         }
     }
 }

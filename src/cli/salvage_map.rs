@@ -1,0 +1,38 @@
+//! `--salvage-map`: what a map says of its source, and whether a run may go on from it.
+
+use std::path::{Path, PathBuf};
+
+use super::address::Address;
+use super::failure::Failure;
+use crate::engine::salvage::map_file::About;
+use crate::sources::BlockDevice;
+
+/// What a map of this source says; `target` has what was read.
+pub fn about(source: &Address, size_bytes: u64, target: String) -> About {
+    About { source: source.to_string(), identity: identity(&source.path), size_bytes, target }
+}
+
+/// Fails if a map is `of` another source than this run is `about`.
+pub fn check_source(of: &About, about: &About, path: &Path) -> Result<(), Failure> {
+    if of.identity == about.identity && of.size_bytes == about.size_bytes {
+        return Ok(());
+    }
+    let (was, is) = ((&of.source, &of.identity), (&about.source, &about.identity));
+    Err(wrong(path, &format!("the map is of {} ({}), and the source is {} ({})", was.0, was.1, is.0, is.1)))
+}
+
+/// A map that this run cannot go on from.
+pub fn wrong(path: &Path, message: &str) -> Failure {
+    Failure::usage(format!("{}: {message}", path.display())).hinted("name another map to begin anew")
+}
+
+/// What tells a source from others: the hardware of a device, or else its path.
+fn identity(path: &Path) -> String {
+    let hardware = BlockDevice::at(path).and_then(BlockDevice::hardware_name);
+    hardware.unwrap_or_else(|| format!("path {}", full_path(path).display()))
+}
+
+/// A path from the root on, as far as it can be found.
+pub fn full_path(path: &Path) -> PathBuf {
+    path.canonicalize().unwrap_or_else(|_| path.to_owned())
+}
