@@ -210,6 +210,23 @@ fn a_gap_longer_than_the_window_leaves_the_group_as_it_is() {
     assert_eq!(world.count(None), 9);
 }
 
+/// Two hosts that share a key and a name have two clocks: each is judged by its own.
+#[test]
+fn the_clock_of_another_host_is_no_reason_to_keep_anything() {
+    let world = World::new();
+    if world.clock.is_none() {
+        return;
+    }
+    world.disk("d.raw", 7);
+    for day in [-6, -4, -2] {
+        world.backup((day + 1) * DAY, &["d.raw", "--name", "vm", "--host", "ahead"]);
+        let said = world.backup(day * DAY, &["d.raw", "--name", "vm", "--host", "right"]);
+        assert!(day == -6 || !said.contains("parent"), "{said}");
+    }
+    let run = world.run(NOW, &["forget", "--keep-last", "1"]).ok();
+    assert!(run.stdout.contains("forgot 4 snapshots"), "{}", run.stdout);
+}
+
 #[test]
 fn a_snapshot_before_its_parent_leaves_the_group_as_it_is() {
     let world = World::new();

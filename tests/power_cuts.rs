@@ -76,7 +76,7 @@ impl World {
     }
 
     fn export(&mut self, repository: &Arc<Repository>) {
-        let snapshot = repository.newest_own("machine").unwrap().expect("a snapshot");
+        let snapshot = repository.newest_own("machine", "host").unwrap().expect("a snapshot");
         let file = Arc::new(MemoryFile::default());
         repository.export(&snapshot, Arc::clone(&file) as _, &|_, _| Ok(())).unwrap();
         let file = OpenFile { file, name: "exported".to_owned(), identity: None, secrets: Secrets::default() };

@@ -536,7 +536,7 @@ fn every_manifest_is_read_once_and_none_that_the_cache_has() {
     let several = || drop(open("other").resolve_all(&["vm", "vm@-3d", "vm@latest"], &Wishes::default()).unwrap());
     assert_eq!(counted(&several).1, 1);
     // A backup looks for its parent without any of that.
-    let parent = || drop(open_as("web", "third").newest_own("vm").unwrap());
+    let parent = || drop(open_as("web", "third").newest_own("vm", "alpha").unwrap());
     assert_eq!(counted(&parent).0, 2, "the newest one, and that the other name's is not it");
     // A cache that somebody changed says nothing.
     for entry in fs::read_dir(scene.0.path("fresh")).unwrap() {

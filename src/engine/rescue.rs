@@ -9,7 +9,7 @@ use tintype_formats::extent::DiskExtent;
 use tintype_formats::layer::Choice;
 use tintype_formats::reference_gate::NoReferences;
 use tintype_formats::secrets::Secrets;
-use tintype_formats::sink::{IdentitySeed, SingleFile};
+use tintype_formats::sink::{IdentitySeed, RunKind, SingleFile, UnitRun};
 use tintype_formats::{BlockSource, CreateOptions, Disk, Geometry, HostFileMut, ImageError, OpenFile, is_zero, raw};
 
 use super::copy::{CopyOptions, copy};
@@ -85,21 +85,24 @@ pub fn retry(
 fn store_late(file: &dyn HostFileMut, guest_offset: u64, bytes: &[u8], first_pass: FirstPass) -> io::Result<u64> {
     // Blocks are those of the disk, so that what is stored does not depend on where the area begins.
     let lead = (guest_offset % zero_scan::BLOCK_BYTES as u64) as usize;
-    let (mut stored_bytes, mut begin) = (0, 0);
+    let (mut runs, mut begin) = (Vec::new(), 0);
     while begin < bytes.len() {
-        let end = ((lead + begin) / zero_scan::BLOCK_BYTES * zero_scan::BLOCK_BYTES + zero_scan::BLOCK_BYTES - lead)
-            .min(bytes.len());
-        let (place, part) = (guest_offset + begin as u64, &bytes[begin..end]);
-        match (is_zero(part), first_pass) {
+        let end = ((lead + begin + 1).next_multiple_of(zero_scan::BLOCK_BYTES) - lead).min(bytes.len());
+        let kind = if is_zero(&bytes[begin..end]) { RunKind::Zero } else { RunKind::Data };
+        zero_scan::push_run(&mut runs, begin as u64, (end - begin) as u64, kind);
+        begin = end;
+    }
+    let mut stored_bytes = 0;
+    for UnitRun { offset, length_bytes, kind } in runs {
+        match (kind, first_pass) {
             // The first pass left zeros there.
-            (true, FirstPass::Done) => {}
-            (true, FirstPass::Earlier) => file.write_zeros_at(place, part.len() as u64)?,
-            (false, _) => {
-                stored_bytes += part.len() as u64;
-                file.write_all_at(place, part)?;
+            (RunKind::Zero, FirstPass::Done) => {}
+            (RunKind::Zero, FirstPass::Earlier) => file.write_zeros_at(guest_offset + offset, length_bytes)?,
+            _ => {
+                stored_bytes += length_bytes;
+                file.write_all_at(guest_offset + offset, &bytes[offset as usize..][..length_bytes as usize])?;
             }
         }
-        begin = end;
     }
     Ok(stored_bytes)
 }

@@ -68,6 +68,9 @@ pub struct Listing {
     pub uncommitted: Vec<Snapshot>,
 }
 
+/// How many more manifests are read to find a parent of the same host. A container may have another name each time.
+const MAX_FURTHER: usize = 32;
+
 /// A new id. It begins with the time, so that the newest are listed last; nothing but the order of a search hangs on it.
 pub fn new_id() -> Result<Id> {
     let mut id = Id::random()?;
@@ -178,20 +181,31 @@ impl Repository {
         Ok(Listing { snapshots, sealed: lineup.sealed.len(), damaged: lineup.damaged, uncommitted: lineup.uncommitted })
     }
 
-    /// The newest snapshot of a name that these keys' own holder made: what its next backup builds on. It is looked for from
-    /// the newest id on, so that a backup reads few manifests.
-    pub fn newest_own(&self, name: &str) -> Result<Option<Snapshot>> {
+    /// The newest snapshot of a name that these keys' own holder made: what its next backup builds on. One of this host comes
+    /// first, for several may share a key. It is looked for from the newest id on, so that a backup reads few manifests.
+    pub fn newest_own(&self, name: &str, host: &str) -> Result<Option<Snapshot>> {
         let own = &self.ring().certificate().name;
+        let mut of_another_host = None;
+        let mut further = 0;
         for (id, is_marked) in self.manifest_ids()?.into_iter().rev() {
+            if of_another_host.is_some() {
+                further += 1;
+                if further > MAX_FURTHER {
+                    break;
+                }
+            }
             if let Some(Ok(snapshot)) = self.committed(id)?
                 && snapshot.manifest.name == name
                 && snapshot.origin.name == *own
                 && !(is_marked && self.is_forgotten(id)?)
             {
-                return Ok(Some(snapshot));
+                if snapshot.manifest.host == host {
+                    return Ok(Some(snapshot));
+                }
+                of_another_host.get_or_insert(snapshot);
             }
         }
-        Ok(None)
+        Ok(of_another_host)
     }
 
     /// Makes a snapshot of the same disks with other tags, and forgets this one; gives the new one's id.

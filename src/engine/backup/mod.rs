@@ -139,7 +139,7 @@ fn back_up_once(
     amend: &dyn Fn(&mut Manifest),
     progress: &Progress,
 ) -> Result<BackedUp> {
-    let parent = repository.newest_own(&options.name)?;
+    let parent = repository.newest_own(&options.name, &options.host)?;
     let shrunk = shrunk(disks, parent.as_ref(), options)?;
     let session = match options.dry_run {
         true => WriteSession::pretend(repository, "backup")?,

@@ -55,8 +55,8 @@ impl fmt::Display for Doubt {
     }
 }
 
-/// The times of all snapshots that can be a parent.
-pub struct Times(HashMap<Id, Timestamp>);
+/// The times of all snapshots that can be a parent, and the hosts by whose clocks they are.
+pub struct Times(HashMap<Id, (Timestamp, String)>);
 
 impl Times {
     /// Takes the times of these snapshots. One whose tags were changed is known by the id that it had before, too.
@@ -64,7 +64,8 @@ impl Times {
         let ids = |snapshot: &Snapshot| {
             let original = snapshot.manifest.original.as_ref().map(|original| original.id);
             let time = time::parse(&snapshot.manifest.time);
-            [Some(snapshot.id), original].into_iter().flatten().filter_map(move |id| Some((id, time?)))
+            let host = snapshot.manifest.host.clone();
+            [Some(snapshot.id), original].into_iter().flatten().filter_map(move |id| Some((id, (time?, host.clone()))))
         };
         Times(snapshots.iter().flat_map(ids).collect())
     }
@@ -87,8 +88,14 @@ pub fn doubt(
 fn before_parent(snapshots: &[&Snapshot], times: &Times) -> Option<Doubt> {
     snapshots.iter().find_map(|snapshot| {
         let time = time::parse(&snapshot.manifest.time)?;
-        let parent_time = *times.0.get(&snapshot.manifest.parent?)?;
-        (time < parent_time).then_some(Doubt::BeforeParent { snapshot: snapshot.id, time, parent_time })
+        let (parent_time, host) = times.0.get(&snapshot.manifest.parent?)?;
+        let parent_time = *parent_time;
+        // Clocks of two hosts differ, and neither need be wrong by much.
+        (time < parent_time && snapshot.manifest.host == *host).then_some(Doubt::BeforeParent {
+            snapshot: snapshot.id,
+            time,
+            parent_time,
+        })
     })
 }
 
@@ -104,7 +111,7 @@ fn gap(policy: &Policy, judged: &Judged, times: &Times, zone: &TimeZone) -> Opti
     if rows.iter().any(|row| !in_window(&row) && row.1.iter().any(by_count)) {
         return None;
     }
-    let time = |(id, _): &(Id, Vec<Reason>)| times.0.get(id).copied();
+    let time = |(id, _): &(Id, Vec<Reason>)| times.0.get(id).map(|(time, _)| *time);
     let kept = rows.iter().filter(in_window).filter_map(time).min()?;
     let removed = rows.iter().filter(|(_, reasons)| reasons.is_empty()).filter_map(time).max()?;
     let reach = within.before(&kept.to_zoned(zone.clone()))?;
