@@ -171,3 +171,30 @@ fn a_backup_of_several_disks_or_a_pipe_keeps_no_map() {
     sandbox.run(["restore", "vm", "copy.raw", "-r", "repo"]).ok();
     assert_holds(&sandbox.path("copy.raw"), &fs::read(sandbox.path("a.raw")).expect("a disk"), "the same again");
 }
+
+#[test]
+fn a_source_that_is_gone_when_a_map_is_continued_ends_the_run() {
+    if !can_make() {
+        return;
+    }
+    let sandbox = Sandbox::new();
+    noise(&sandbox, "d.raw");
+    let mut device = BadDevice::new(&sandbox, "d.raw", 512, &bad());
+    sandbox.run(["init", "repo", "--no-encryption"]).ok();
+    let source = device.device.clone();
+    let salvage = |command: &[&str], passes: &str| {
+        let args = ["--salvage", "--salvage-passes", passes, "--salvage-map", command[0]];
+        sandbox.run([&command[..1], &[&source], &command[1..], &args].concat())
+    };
+    let commands = [&["convert", "copy.raw"][..], &["backup", "-r", "repo", "--name", "vm"]];
+    let maps = || ["convert", "backup"].map(|name| fs::read_to_string(sandbox.path(name)).expect("a map"));
+    for command in commands {
+        salvage(command, "1").fails(3, "");
+    }
+    let before = maps();
+    device.vanish();
+    for command in commands {
+        salvage(command, "3").fails(1, "the source is gone");
+    }
+    assert_eq!(maps(), before);
+}

@@ -108,7 +108,7 @@ impl Repository {
     }
 
     /// Whether a snapshot is forgotten. A tombstone of somebody who may not forget is none.
-    pub(super) fn is_forgotten(&self, id: Id) -> Result<bool> {
+    pub fn is_forgotten(&self, id: Id) -> Result<bool> {
         let name = names::tombstone(id);
         let is_there = self.protocol().read(ObjectKind::Tombstone, &name)?.is_some();
         if is_there {

@@ -126,8 +126,16 @@ impl<S: ChunkSink> DiskWriter<S> {
         (writer, outcome)
     }
 
+    /// Whether a piece can be kept where another map says that it is: its pack may have been condemned since.
+    pub fn may_keep(&self, entry: &Entry) -> bool {
+        match entry {
+            Entry::Data(_, location) => self.sink.may_use(location),
+            Entry::Hole | Entry::Zero => true,
+        }
+    }
+
     /// Describes pieces from `index` on as another map of the repository does: one with data, or several without. They come in
-    /// the order of the disk, between the units that are stored.
+    /// the order of the disk, between the units that are stored; those with data only if they [may be kept](Self::may_keep).
     pub fn keep(&self, index: u64, pieces: u64, entry: Entry) -> Result<()> {
         let mut map = self.map.lock().unwrap_or_else(PoisonError::into_inner);
         let mut store = |page: &Page, number| self.store_page(page, number);

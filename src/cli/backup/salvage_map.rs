@@ -74,8 +74,12 @@ fn held(of: &About, opened: &OpenedDisk, map: &AreaMap, repository: &Arc<Reposit
         return Err(format!("the map says that {} holds what was read: another repository", of.target));
     }
     let snapshot = match repository.committed(holder.snapshot) {
-        Ok(Some(Ok(snapshot))) => snapshot,
-        Ok(None) => return Err(format!("the repository does not have the map's snapshot {}", holder.snapshot)),
+        Ok(Some(Ok(snapshot))) if repository.is_forgotten(holder.snapshot).is_ok_and(|forgotten| !forgotten) => {
+            snapshot
+        }
+        Ok(Some(Ok(_)) | None) => {
+            return Err(format!("the repository does not have the map's snapshot {}", holder.snapshot));
+        }
         Ok(Some(Err(cause))) | Err(cause) => return Err(format!("the map's snapshot {}: {cause}", holder.snapshot)),
     };
     let record = snapshot.manifest.disks.into_iter().find(|record| record.name == holder.disk);

@@ -140,7 +140,10 @@ impl Job<'_> {
         let mut map = earlier.map.clone();
         let spool = self.retry(source, &Witness::of(&map), &mut map)?;
         let before = self.repository.mapped(&self.repository.chunk_reader(), &earlier.record);
-        Ok((self.amend(before, &spool)?, map))
+        let amended = self.amend(before, &spool)?;
+        // Of what is kept nothing was counted.
+        let data_bytes = earlier.record.statistics.data_bytes.max(amended.statistics.data_bytes);
+        Ok((StoredDisk { statistics: Statistics { data_bytes, ..amended.statistics }, ..amended }, map))
     }
 
     /// Reads what is not finished in a map into a spool.

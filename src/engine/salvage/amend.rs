@@ -71,16 +71,21 @@ pub fn amend<S: ChunkSink>(before: &MappedDisk, spool: &Spool, writer: &DiskWrit
     while index < shape.chunks() {
         while areas.next_if(|area| area.end <= index).is_some() {}
         let next_changed = areas.peek().map_or(shape.chunks(), |area| area.start.max(index));
-        if next_changed > index {
-            index += keep(before, index, next_changed, writer)?;
+        if next_changed > index
+            && let Some(kept) = keep(before, index, next_changed, writer)?
+        {
+            index += kept;
             continue;
         }
         let (guest_offset, length) = (index * chunk_bytes, shape.chunk_length(index));
         bytes.resize(length, 0);
+        rescued.clear();
         rescued.resize(length, 0);
         before.read_at(guest_offset, &mut bytes)?;
-        let doing = |cause| Error::io("read rescued bytes from a temporary file", cause);
-        spool.file.read_exact_at(&mut rescued, spool.position(guest_offset)).map_err(doing)?;
+        if next_changed == index {
+            let doing = |cause| Error::io("read rescued bytes from a temporary file", cause);
+            spool.file.read_exact_at(&mut rescued, spool.position(guest_offset)).map_err(doing)?;
+        }
         bytes.iter_mut().zip(&rescued).filter(|(_, late)| **late != 0).for_each(|(byte, late)| *byte = *late);
         let kind = if is_zero(&bytes) { RunKind::Zero } else { RunKind::Data };
         let runs = [UnitRun { offset: 0, length_bytes: length as u64, kind }];
@@ -92,15 +97,19 @@ pub fn amend<S: ChunkSink>(before: &MappedDisk, spool: &Spool, writer: &DiskWrit
     Ok(())
 }
 
-/// Keeps what the map says of pieces from `index` on, before `end`; returns the number of pieces.
-fn keep<S: ChunkSink>(before: &MappedDisk, index: u64, end: u64, writer: &DiskWriter<S>) -> Result<u64> {
+/// Keeps what the map says of pieces from `index` on, before `end`; returns the number of pieces. None, if the next one has to be
+/// stored again.
+fn keep<S: ChunkSink>(before: &MappedDisk, index: u64, end: u64, writer: &DiskWriter<S>) -> Result<Option<u64>> {
     let (entry, run) = before.entry(index)?;
+    if !writer.may_keep(&entry) {
+        return Ok(None);
+    }
     let run = run.min(end - index);
     match entry {
         Entry::Data(..) => writer.keep(index, 1, entry)?,
         Entry::Hole | Entry::Zero => writer.keep(index, run, entry)?,
     }
-    Ok(if matches!(entry, Entry::Data(..)) { 1 } else { run })
+    Ok(Some(if matches!(entry, Entry::Data(..)) { 1 } else { run }))
 }
 
 #[cfg(test)]

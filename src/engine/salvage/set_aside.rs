@@ -43,8 +43,8 @@ impl SetAside {
     /// A first pass over the areas of `map` that were not tried; the others are left out.
     pub fn new(map: AreaMap, max_unreadable: Option<u64>) -> Self {
         SetAside {
+            witness: Witness::of(&map),
             map: Mutex::new(map),
-            witness: Witness::default(),
             max_unreadable,
             at_once: None,
             journal: None,
