@@ -260,3 +260,27 @@ fn take_listening_socket(descriptor: i32) -> io::Result<OwnedFd> {
     // SAFETY: it is open, nothing in this process has made a socket that listens, and each is taken only once.
     Ok(unsafe { OwnedFd::from_raw_fd(descriptor) })
 }
+
+/// Where standard output goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum StandardOutput {
+    /// Somebody may read it.
+    Open,
+    /// To the null device, because somebody wants that.
+    Null,
+    /// Nowhere: it was closed when the program began. The runtime puts the null device in its place, for reading and writing.
+    Closed,
+}
+
+/// Looks where standard output goes.
+pub fn standard_output() -> StandardOutput {
+    let output = std::io::stdout();
+    let null = rustix::fs::makedev(1, 3);
+    let is_null = rustix::fs::fstat(&output).is_ok_and(|found| found.st_rdev == null);
+    let access = rustix::fs::fcntl_getfl(&output).map(|flags| flags & rustix::fs::OFlags::ACCMODE);
+    match is_null {
+        false => StandardOutput::Open,
+        true if access == Ok(rustix::fs::OFlags::RDWR) => StandardOutput::Closed,
+        true => StandardOutput::Null,
+    }
+}

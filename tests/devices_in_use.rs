@@ -212,6 +212,36 @@ fn an_image_that_something_uses_is_refused() {
     }
 }
 
+/// A second loop device over the same bytes is a second way to them.
+#[test]
+fn a_disk_is_in_use_through_another_device_over_the_same_bytes() {
+    if !ready() {
+        return;
+    }
+    let sandbox = Sandbox::new();
+    let device = device(&sandbox, "disk.raw");
+    let file = sandbox.path("disk.raw");
+    let (second, third) = (LoopDevice::over(&file, 512), LoopDevice::over(&device.0, 512));
+    let beside = LoopDevice::with(&file, &["--offset", &(64u64 << 20).to_string()]);
+    let mounted = Mounted::at(&device.0, sandbox.path("mounted"), "rw");
+    let is_mounted = format!("{} is mounted at", device.name());
+    for other in [&second, &third] {
+        sandbox.run(["convert", other.name(), "a.raw"]).fails(1, &is_mounted);
+        fs::write(mounted.0.join("new"), other.name()).unwrap();
+        sandbox.run(["convert", other.name(), "a.raw", "--live", "--force"]).ok();
+        let copy = fs::read(sandbox.path("a.raw")).unwrap();
+        let name = other.name().as_bytes();
+        assert!(copy.windows(name.len()).any(|part| part == name), "{} was not written back", other.name());
+    }
+    // Set read-only, its file system goes on writing.
+    sandbox.tool("blockdev", ["--setro", device.name()]);
+    sandbox.run(["convert", device.name(), "b.raw"]).fails(1, &is_mounted);
+    sandbox.tool("blockdev", ["--setrw", device.name()]);
+    drop(mounted);
+    sandbox.run(["convert", second.name(), "b.raw"]).ok();
+    drop(beside);
+}
+
 /// Runs `args`, which take some seconds, and calls `change` meanwhile.
 fn run_while(sandbox: &Sandbox, args: &[&str], change: impl FnOnce()) -> Run {
     let mut command = sandbox.command(args);

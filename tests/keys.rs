@@ -182,3 +182,27 @@ fn the_recovery_key_is_the_same_owner() {
     let listed = keys.json("admin", &["snapshots"]);
     assert_eq!(listed["snapshots"][0]["signing_key"], listed["snapshots"][1]["signing_key"]);
 }
+
+/// A key that nobody has read is none: the old one stays.
+#[test]
+fn a_recovery_key_that_nobody_could_read_replaces_none() {
+    let (keys, recovery) = (Keys::new(), "recovery");
+    let made = keys.run("admin", &["key", "recovery"]).ok().stdout;
+    let key = made.lines().next().unwrap().strip_prefix("recovery key: ").unwrap().to_owned();
+    std::fs::write(keys.0.path(recovery), key).unwrap();
+    for args in [&["key", "recovery"][..], &["key", "recovery", "--json"]] {
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        let mut command = keys.command(args);
+        let output = command.env("TINTYPE_PASSWORD_FILE", "admin").stdout(writer).output().unwrap();
+        Run::of(&output).fails(1, "could not be shown");
+        let mut closed = std::process::Command::new("sh");
+        closed
+            .args(["-c", "exec \"$0\" key recovery >&-", env!("CARGO_BIN_EXE_tintype")])
+            .current_dir(keys.0.path("."));
+        closed.envs(command.get_envs().filter_map(|(name, value)| Some((name, value?))));
+        Run::of(&closed.output().unwrap()).fails(2, "shown to nobody");
+    }
+    let listed = keys.json(recovery, &["key", "list"])["keys"].as_array().unwrap().clone();
+    assert_eq!(listed.iter().filter(|key| key["kind"] == "recovery").count(), 1, "{listed:?}");
+}

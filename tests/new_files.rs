@@ -55,6 +55,23 @@ fn converted_files_are_no_wider_than_their_source() {
     }
 }
 
+/// The files of a whole machine are on its disk: who may not open the device may not open the copy.
+#[test]
+fn copies_of_devices_are_no_wider_than_the_device() {
+    if !have_loop_devices() {
+        return;
+    }
+    let sandbox = Sandbox::new();
+    let disk = sandbox.raw_disk("disk.raw", 4 * MIB, 10);
+    let device = LoopDevice::over(&disk, 512);
+    set_mode(&device.0, 0o600);
+    for target in ["a.raw", "a.qcow2"] {
+        run_as(&sandbox, "000", &["convert", device.name(), target]).ok();
+        assert_eq!(mode(&sandbox.path(target)), 0o600, "{target}");
+    }
+    set_mode(&device.0, 0o660);
+}
+
 #[test]
 fn all_files_of_a_conversion_are_as_private_as_the_most_private_source() {
     let sandbox = Sandbox::new();

@@ -106,6 +106,12 @@ fn a_name_that_looks_remote_is_refused_by_every_command() {
             assert_eq!((run.code, run.stderr.contains(words)), (Some(2), true), "{args:?}: {}", run.stderr);
         }
     }
+    // Targets, too: a file of that name here is not what was meant.
+    for target in ["host:out.raw", "user@host:out.qcow2", "ssh://host/out.raw"] {
+        sandbox.run(["convert", "a.raw", target]).fails(2, "remote targets are not supported yet");
+        assert!(!sandbox.path(target).exists());
+    }
+    sandbox.run(["convert", "a.raw", "./host:out.raw"]).ok();
     // A folder that really has such a name, and one after a slash.
     for repo in ["a:b", "./c:d"] {
         fs::create_dir(sandbox.path(repo)).unwrap();
@@ -137,4 +143,21 @@ fn what_was_committed_is_reported_so_where_the_report_cannot_be_written() {
     let full = File::options().write(true).open("/dev/full").expect("/dev/full");
     let made = sandbox.command(["init", "other"]).env("TINTYPE_PASSWORD", "pw").stdout(Stdio::from(full)).output();
     Run::of(&made.unwrap()).fails(1, "its recovery key could not be written");
+}
+
+/// Scripts take exit code 10 as "make one": what cannot be looked at is no such case.
+#[test]
+fn a_repository_behind_a_closed_door_is_not_a_missing_one() {
+    if !have_root() || !have("setpriv") {
+        return;
+    }
+    let sandbox = Sandbox::in_folder(Path::new("/tmp"));
+    fs::set_permissions(sandbox.path("."), fs::Permissions::from_mode(0o755)).expect("a mode");
+    fs::create_dir(sandbox.path("closed")).expect("a folder");
+    sandbox.run(["init", "closed/repo", "--no-encryption"]).ok();
+    fs::set_permissions(sandbox.path("closed"), fs::Permissions::from_mode(0o700)).expect("a mode");
+    let mut command = std::process::Command::new("setpriv");
+    command.args(["--reuid", "65534", "--regid", "65534", "--clear-groups", env!("CARGO_BIN_EXE_tintype")]);
+    command.args(["snapshots", "-r", "closed/repo"]).current_dir(sandbox.path("."));
+    Run::of(&command.output().expect("setpriv")).fails(1, "Permission denied");
 }

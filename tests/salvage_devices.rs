@@ -309,6 +309,12 @@ fn copies_of_an_incomplete_snapshot_are_incomplete() {
     sandbox.run(["restore", "vm", "b.tin", "-r", "repo"]).fails(3, "could not be read");
     sandbox.run(["export", "-r", "repo", "vm", "c.tin"]).fails(3, "could not be read");
     sandbox.run(["convert", &device.device, "d.tin", "--salvage"]).fails(3, "");
+    sandbox.run(["import", "c.tin", "-r", "repo"]).fails(3, "incomplete");
+    for args in [&["convert", "repo::vm", "e.raw", "--json"][..], &["restore", "vm", "f.raw", "-r", "repo", "--json"]] {
+        let run = sandbox.run(args).fails(3, "");
+        let report: Value = serde_json::from_str(run.stdout.lines().last().expect("a report")).expect("JSON");
+        assert_eq!(report["unreadable"].as_array().map(Vec::len), Some(missing.0 as usize), "{report}");
+    }
     for name in ["repo::vm", "a.tin", "b.tin", "c.tin", "d.tin"] {
         sandbox.run(["digest", name]).fails(3, "could not be read");
         sandbox

@@ -53,7 +53,7 @@ fn a_map_is_continued_and_what_was_read_is_not_read_again() {
     assert_holds(&sandbox.path("copy.raw"), &without_bad(&bytes), "continued");
     let outside = |(offset, _): &(u64, u64)| ![3, 9].contains(&(offset / MIB)) && *offset > 0;
     let again: Vec<_> = device.requests().into_iter().filter(outside).collect();
-    assert!(again.len() < 8, "what was read is read again: {again:?}");
+    assert!(again.len() < 24, "what was read is read again: {again:?}");
     // All is known: nothing is asked of the bad areas any more.
     device.forget_requests();
     run(&[]).fails(3, "");
@@ -129,7 +129,7 @@ fn a_backup_goes_on_from_the_snapshot_that_its_map_names() {
     assert!(map(&sandbox).contains("0x00901000  0x00004000  -"), "{}", map(&sandbox));
     let outside = |(offset, _): &(u64, u64)| ![3, 9].contains(&(offset / MIB)) && *offset > 0;
     let again: Vec<_> = device.requests().into_iter().filter(outside).collect();
-    assert!(again.len() < 8, "what was read is read again: {again:?}");
+    assert!(again.len() < 24, "what was read is read again: {again:?}");
     // All is known: nothing is asked of the bad areas any more.
     device.forget_requests();
     back_up(&device.device, &[]).fails(3, "incomplete");
@@ -166,10 +166,10 @@ fn a_backup_of_several_disks_or_a_pipe_keeps_no_map() {
     sandbox.run([&["backup", "a.raw", "b.raw"], &with_map[..]].concat()).fails(2, "of one disk");
     sandbox.run([&["backup", "a.raw"], &with_map[..]].concat()).ok();
     assert!(map(&sandbox).contains("target: snapshot "), "{}", map(&sandbox));
-    // A whole disk: the next run has nothing to read, and stores the same again.
-    sandbox.run([&["backup", "a.raw"], &with_map[..]].concat()).ok();
+    // A whole disk: a run that goes on would store what may have changed since as if it were new.
+    sandbox.run([&["backup", "a.raw"], &with_map[..]].concat()).fails(2, "nothing to go on with");
     sandbox.run(["restore", "vm", "copy.raw", "-r", "repo"]).ok();
-    assert_holds(&sandbox.path("copy.raw"), &fs::read(sandbox.path("a.raw")).expect("a disk"), "the same again");
+    assert_holds(&sandbox.path("copy.raw"), &fs::read(sandbox.path("a.raw")).expect("a disk"), "whole");
 }
 
 #[test]
@@ -197,4 +197,56 @@ fn a_source_that_is_gone_when_a_map_is_continued_ends_the_run() {
         salvage(command, "3").fails(1, "the source is gone");
     }
     assert_eq!(maps(), before);
+}
+
+/// A path says little: another disk may have come there, and the target may have been made again.
+#[test]
+fn a_map_is_continued_only_where_source_and_target_have_what_it_calls_read() {
+    if !can_make() {
+        return;
+    }
+    let sandbox = Sandbox::new();
+    let bytes = noise(&sandbox, "d.raw");
+    sandbox.run(["init", "repo", "--no-encryption"]).ok();
+    let convert = |device: &str| sandbox.run(["convert", device, "copy.raw", "--salvage", "--salvage-map", "map"]);
+    let back_up = |device: &str| {
+        sandbox.run(["backup", device, "-r", "repo", "--name", "vm", "--salvage", "--salvage-map", "stored"])
+    };
+    let first = BadDevice::new(&sandbox, "d.raw", 512, &bad());
+    convert(&first.device).fails(3, "");
+    back_up(&first.device).fails(3, "");
+    let rescued = fs::read(sandbox.path("copy.raw")).expect("a copy");
+    fs::write(sandbox.path("copy.raw"), vec![0; DISK_BYTES as usize]).expect("a new target");
+    convert(&first.device).fails(2, "something else is stored there");
+    fs::write(sandbox.path("copy.raw"), &rescued).expect("the target");
+    let name = first.device.clone();
+    drop(first);
+    // Another disk under the same name.
+    let other: Vec<u8> = bytes.iter().map(|byte| !byte).collect();
+    fs::write(sandbox.path("d.raw"), other).expect("another disk");
+    let second = BadDevice::new(&sandbox, "d.raw", 512, &bad());
+    if second.device != name {
+        return;
+    }
+    convert(&second.device).fails(2, "something else is stored there");
+    back_up(&second.device).fails(2, "something else is stored there");
+    assert_holds(&sandbox.path("copy.raw"), &rescued, "untouched");
+}
+
+#[test]
+fn a_device_of_which_nothing_can_be_read_replaces_no_good_copy() {
+    if !can_make() {
+        return;
+    }
+    let sandbox = Sandbox::new();
+    let bytes = noise(&sandbox, "d.raw");
+    fs::write(sandbox.path("good.raw"), &bytes).expect("a good copy");
+    let mut device = BadDevice::new(&sandbox, "d.raw", 512, &[]);
+    device.vanish();
+    for target in ["good.raw", "new.qcow2"] {
+        let args = ["convert", &device.device, target, "--salvage", "--force", "--salvage-time", "20s"];
+        sandbox.run(args).fails(1, "nothing of the disk could be read");
+    }
+    assert_holds(&sandbox.path("good.raw"), &bytes, "the good copy");
+    assert!(!sandbox.path("new.qcow2").exists());
 }

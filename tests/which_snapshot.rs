@@ -429,6 +429,65 @@ fn a_snapshot_that_lost_its_end_can_be_discarded() {
     assert_eq!(scene.restored(&["vm"], 0).0, 'o');
 }
 
+/// What is not meant must not be forgotten, or changed, or taken.
+#[test]
+fn a_holder_and_a_host_bound_policies_and_ids_too() {
+    let scene = Scene::new();
+    let ids: Vec<Id> = [("web", days(3)), ("web", days(2)), ("evil", days(3)), ("evil", days(2))]
+        .map(|(who, age)| scene.back_up(who, b'x', &Says { age, ..says("vm") }))
+        .into();
+    let visible = || {
+        let listed = scene.json(&["snapshots"])["snapshots"].clone();
+        let ids = listed.as_array().unwrap().iter().map(|row| row["id"].as_str().unwrap().to_owned());
+        ids.collect::<std::collections::BTreeSet<_>>()
+    };
+    let of_evil = ids[3].to_string();
+    scene.run(&["restore", &of_evil, "x.raw", "--holder", "web"]).fails(1, "key owner evil");
+    scene.run(&["tag", &of_evil, "--set", "a=b", "--host", "nowhere"]).fails(1, "host alpha");
+    scene.run(&["forget", &of_evil, "--holder", "web"]).fails(1, "key owner evil");
+    assert_eq!(visible().len(), 4);
+    scene.run(&["forget", "--keep-last", "1", "--host", "nowhere"]).ok();
+    assert_eq!(visible().len(), 4);
+    scene.run(&["forget", "--keep-last", "1", "--holder", "web"]).ok();
+    assert_eq!(visible().len(), 3);
+    assert!(!visible().contains(&ids[0].to_string()));
+    // As a script says it whose variable is empty.
+    for command in [&["forget", "vm@"][..], &["tag", "web/vm@", "--set", "a=b"], &["restore", "web/vm@", "x.raw"]] {
+        scene.run(command).fails(1, "none of that name");
+    }
+    assert_eq!(visible().len(), 3);
+}
+
+/// A copy of the repository may have the manifest: what it needs stays, until somebody gives it up.
+#[test]
+fn a_snapshot_whose_manifest_is_missing_stops_prune_and_can_be_given_up() {
+    let scene = Scene::new();
+    scene.back_up("web", b'o', &Says { age: days(1), ..says("vm") });
+    let new = scene.back_up("web", b'n', &says("vm"));
+    let saved = fs::read(scene.manifest_of(new)).unwrap();
+    let prune = ["prune", "--fence-after", "0", "--max-unused", "0%"];
+    fs::remove_file(scene.manifest_of(new)).unwrap();
+    scene.run(&prune).fails(1, "nothing was deleted");
+    fs::write(scene.manifest_of(new), &saved).unwrap();
+    scene.run(&prune).ok();
+    assert_eq!(scene.restored(&["vm"], 0).0, 'n');
+    for damage in ["missing", "flipped", "end flipped"] {
+        let new = scene.back_up("web", b'm', &says("vm"));
+        match damage {
+            "missing" => fs::remove_file(scene.manifest_of(new)).unwrap(),
+            "flipped" => flip(&scene.manifest_of(new)),
+            _ => flip(&scene.end_of(new)),
+        }
+        assert_eq!(scene.run(&["verify"]).code, Some(4), "{damage}");
+        scene.run(&["forget", &new.to_string()]).ok();
+        scene.run(&["snapshots"]).ok();
+        scene.run(&prune).ok();
+        let verified = scene.run(&["verify"]);
+        assert_eq!(verified.code, Some(0), "{damage}: {}{}", verified.stdout, verified.stderr);
+        assert_eq!(scene.restored(&["vm"], 0).0, 'n', "{damage}");
+    }
+}
+
 /// A backup that runs has a manifest without an end for a moment: a policy must not take it for a dead one.
 #[test]
 fn a_policy_judges_what_lost_its_end_only_when_its_backup_must_be_over() {

@@ -1,6 +1,7 @@
 //! The qcow2 file that takes what the machine writes, over a disk that is never written to.
 
 use std::fs::File;
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -58,7 +59,7 @@ impl Overlay {
 
     /// A new overlay of this name.
     pub fn create(path: &Path, geometry: Geometry, parent: &Parent) -> Result<Overlay> {
-        let created = File::options().read(true).write(true).create_new(true).open(path);
+        let created = File::options().read(true).write(true).create_new(true).mode(0o600).open(path);
         let file = created.map_err(|cause| Error::io("create", cause)).on_path(path)?;
         if let Err(cause) = write_empty(&file, geometry, parent).on_path(path) {
             // What is half an overlay is none.

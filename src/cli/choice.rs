@@ -43,6 +43,13 @@ impl ChoiceArgs {
         Wishes { holder: self.holder.clone(), host: self.host.clone(), ignore_damaged: self.ignore_damaged }
     }
 
+    /// Says that nothing is chosen, where no snapshot is named.
+    pub fn note_if_unused(&self, instead: &str, global: Global) {
+        if self.holder.is_some() || self.host.is_some() {
+            output::note(&format!("--holder and --host choose among snapshots that are named: {instead}"), global);
+        }
+    }
+
     /// Finds the snapshot that a text means, and says which one it is.
     pub fn choose(&self, repository: &Arc<Repository>, text: &str, global: Global) -> Result<Snapshot, Failure> {
         Ok(told(repository.resolve(text, &self.wishes())?, global))

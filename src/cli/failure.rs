@@ -50,6 +50,14 @@ impl Failure {
         self
     }
 
+    /// The same, if there is something to say.
+    pub fn hinted_if(self, hint: Option<&str>) -> Self {
+        match hint {
+            Some(hint) => self.hinted(hint),
+            None => self,
+        }
+    }
+
     /// What sort of failure it was.
     pub fn kind(&self) -> Kind {
         self.error.kind()
@@ -116,7 +124,7 @@ fn exit_code(kind: Kind) -> u8 {
 fn remark(kind: Kind, aftermath: Aftermath) -> Option<&'static str> {
     match aftermath {
         Aftermath::Unchanged => (kind == Kind::Cancelled).then_some("the target was left as it was"),
-        Aftermath::Overwritten => Some("the target was overwritten in part and must not be used"),
+        Aftermath::Overwritten => Some("the target was overwritten in part and must not be used as it is"),
         Aftermath::Streamed => Some("what went to standard output is not the whole disk"),
     }
 }

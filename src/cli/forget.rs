@@ -205,13 +205,15 @@ fn by_policy(
         return Err(super::snapshots::no_such_name(name));
     }
     let times = Times::of(&listing.snapshots);
+    let wishes = args.choice.wishes();
     let wanted = |snapshot: &Snapshot| {
         let tags = &snapshot.manifest.tags;
         let named = args.name.as_ref().is_none_or(|name| snapshot.manifest.name == *name);
-        named && args.tag.iter().all(|(key, value)| tags.get(key) == Some(value))
+        let is_his = wishes.allow(&snapshot.origin.name, &snapshot.manifest.host);
+        named && is_his && args.tag.iter().all(|(key, value)| tags.get(key) == Some(value))
     };
     // Whole snapshots without an end are judged like those that miss a part of their disks, once their backup must be over.
-    let now = Timestamp::now();
+    let now = time::clock();
     listing.uncommitted.retain(|snapshot| is_of_old(snapshot, now));
     let uncommitted: HashSet<Id> = listing.uncommitted.iter().map(|snapshot| snapshot.id).collect();
     listing.snapshots.append(&mut listing.uncommitted);

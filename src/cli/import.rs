@@ -13,6 +13,7 @@ use tintype_formats::tin::open::TinFile;
 
 use super::failure::Failure;
 use super::repository_args::RepositoryArgs;
+use super::snapshots::unreadable_text;
 use super::source_args::ThreadArgs;
 use super::{Global, Outcome, job, output, units};
 use crate::engine::backup::{BackupDisk, BackupOptions, backup_as};
@@ -73,11 +74,26 @@ pub fn run(args: &Args, global: Global) -> Result<Outcome, Failure> {
         None => args.repository.secrets.for_images(),
     };
     let own = TinFile::open_with(&file, repository.ring()).on_path(&args.file)?;
-    let done = job::run(global, "importing", |progress| match &own {
-        Some(own) => import_own(args, &repository, own, progress),
-        None => store_anew(args, &repository, &open_foreign(args, &file)?, progress),
+    let imported = match own {
+        Some(own) => Source { file: own, is_own: true },
+        None => Source { file: open_foreign(args, &file)?, is_own: false },
+    };
+    let done = job::run(global, "importing", |progress| match &imported {
+        Source { file, is_own: true } => import_own(args, &repository, file, progress),
+        Source { file, is_own: false } => store_anew(args, &repository, file, progress),
     })?;
-    report(args, done, began, global)
+    report(args, done, began, global)?;
+    let manifest = &imported.file.manifest;
+    for disk in manifest.disks.iter().filter(|disk| disk.is_incomplete()) {
+        output::warn(&format!("the snapshot is incomplete: {}", unreadable_text(disk)), global);
+    }
+    Ok(if manifest.is_incomplete() { Outcome::Incomplete } else { Outcome::Done })
+}
+
+/// The file, and whether its packs are of this repository.
+struct Source {
+    file: TinFile,
+    is_own: bool,
 }
 
 fn open_foreign(args: &Args, file: &OpenFile) -> Result<TinFile> {
@@ -145,7 +161,7 @@ fn take_over(old: &Manifest, new: &mut Manifest) {
     }
 }
 
-fn report(args: &Args, done: Imported, began: Instant, global: Global) -> Result<Outcome, Failure> {
+fn report(args: &Args, done: Imported, began: Instant, global: Global) -> Result<(), Failure> {
     let elapsed_s = began.elapsed().as_secs_f64();
     let Imported { snapshot, copied, stored_bytes } = done;
     let file = args.file.display().to_string();
@@ -157,5 +173,5 @@ fn report(args: &Args, done: Imported, began: Instant, global: Global) -> Result
         let (how, size) = (if copied { "packs copied" } else { "stored anew" }, units::size(stored_bytes));
         output::note(&format!("snapshot {id}: {size} stored ({how}), in {elapsed_s:.1} s"), global);
     }
-    Ok(Outcome::Done)
+    Ok(())
 }

@@ -121,12 +121,13 @@ fn report(repository: &Repository, recovery: Option<&str>, global: Global) -> Re
             chunk_bytes: config.chunk_bytes,
             recovery_key: recovery,
         };
-        return output::print_json(&report);
+        let text = output::json_text(&report);
+        return if recovery.is_some() { output::print_only_copy(&text) } else { output::print(&text) };
     }
     let chunks = units::size(config.chunk_bytes);
     output::note(&format!("made repository {} in {shown}, with chunks of {chunks}", config.id), global);
     match recovery {
-        Some(key) => output::print(&recovery_text(key))?,
+        Some(key) => output::print_only_copy(&recovery_text(key))?,
         None if config.encryption == "none" => {
             output::warn("the repository is not encrypted: whoever has it can read every disk in it", global);
         }

@@ -15,8 +15,10 @@ use super::repository_args::RepositoryArgs;
 use super::secrets::NewSecretArgs;
 use super::snapshots::table;
 use super::{Global, Outcome, output, units};
+use crate::error::{Error, Kind};
 use crate::repository::Repository;
 use crate::repository::keys::{ChangedSecret, KeySlot};
+use crate::system;
 
 /// How many digits of a key's id are shown.
 const SHOWN_DIGITS: usize = 16;
@@ -297,16 +299,29 @@ struct RecoveryReport<'a> {
 fn renew_recovery(args: &RecoveryArgs, global: Global) -> Result<Outcome, Failure> {
     let repository = open(&args.repository)?;
     repository.require_root("make a recovery key")?;
+    if system::standard_output() != system::StandardOutput::Open {
+        let message = "the new recovery key would be shown to nobody: standard output is closed, or the null device";
+        return Err(Failure::usage(message));
+    }
     let recovery = RecoveryKey::generate()?;
     let shown = recovery.shown();
+    let old = repository.key_slots()?.into_iter().filter(KeySlot::is_recovery).map(|slot| slot.id).collect();
     let key = repository.add_recovery_slot(&Secret::recovery(&recovery), Cost::default())?;
-    if !global.json {
-        // Before the old one goes: a key that nobody has read is none.
-        output::print(&super::init::recovery_text(&shown))?;
+    let text = match global.json {
+        true => output::json_text(&RecoveryReport { recovery_key: &shown, key, replaces: old }),
+        false => super::init::recovery_text(&shown),
+    };
+    // Before the old one goes: a key that nobody has read is none.
+    if let Err(failure) = output::print_only_copy(&text) {
+        let left = match repository.remove_slot(&key.to_string(), false) {
+            Ok(_) => "the old recovery key is as it was".to_owned(),
+            Err(_) => format!("the old recovery key is as it was; key {key} is one that nobody has read"),
+        };
+        let message = format!("the new recovery key could not be shown: {}; {left}", failure.message());
+        return Err(Error::new(Kind::Io, message).into());
     }
     let replaces = repository.remove_recovery_slots_but(key)?;
     if global.json {
-        output::print_json(&RecoveryReport { recovery_key: &shown, key, replaces })?;
         return Ok(Outcome::Done);
     }
     let old: Vec<_> = replaces.iter().map(Id::to_string).collect();

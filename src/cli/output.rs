@@ -10,6 +10,7 @@ use super::Global;
 use super::escape::{self, printable};
 use super::failure::Failure;
 use crate::error::Error;
+use crate::system;
 
 /// Prints text on standard output.
 pub fn print(text: &str) -> Result<(), Failure> {
@@ -21,9 +22,24 @@ pub fn print(text: &str) -> Result<(), Failure> {
     }
 }
 
+/// Prints what is nowhere else: fails if nobody can have read it.
+pub fn print_only_copy(text: &str) -> Result<(), Failure> {
+    let lost = |cause| Failure::from(Error::io("write to standard output", cause));
+    if system::standard_output() == system::StandardOutput::Closed {
+        return Err(lost(io::Error::from(io::ErrorKind::BrokenPipe)));
+    }
+    let mut output = io::stdout().lock();
+    output.write_all(text.as_bytes()).and_then(|()| output.flush()).map_err(lost)
+}
+
+/// A JSON document, over several lines.
+pub fn json_text(document: &impl Serialize) -> String {
+    escape::json(&serde_json::to_string_pretty(document).unwrap_or_default()) + "\n"
+}
+
 /// Prints a JSON document, over several lines, for a program or a curious person.
 pub fn print_json(document: &impl Serialize) -> Result<(), Failure> {
-    print(&(escape::json(&serde_json::to_string_pretty(document).unwrap_or_default()) + "\n"))
+    print(&json_text(document))
 }
 
 /// Prints a JSON document in one line, as an event of a long job.

@@ -19,6 +19,7 @@ use crate::error::{Error, Kind, Result};
 use crate::repository::Repository;
 use crate::repository::names;
 use crate::repository::store::{LocalStore, PatientStore, Store};
+use crate::sources::looks_remote;
 
 /// What opens a repository.
 #[derive(Debug, Clone, Default, Args)]
@@ -186,15 +187,12 @@ impl SecretSource for ImageSecret {
     }
 }
 
-/// Refuses names that look like those of another computer. By the rule of scp and git, that is a colon before the first
-/// slash; a file that really has that name wins.
+/// Refuses names that look like those of another computer.
 pub fn refuse_remote(path: &Path) -> Result<(), Failure> {
-    let text = path.to_string_lossy();
-    let first = text.split('/').next().unwrap_or_default();
-    if !first.contains(':') || path.symlink_metadata().is_ok() {
+    if !looks_remote(path) {
         return Ok(());
     }
-    let message = format!("{}: remote repositories are not supported yet", text.escape_debug());
+    let message = format!("{}: remote repositories are not supported yet", path.to_string_lossy().escape_debug());
     let hint = "mount the remote folder here and name that; a local name with a colon is written ./NAME";
     Err(Failure::usage(message).hinted(hint))
 }
@@ -202,12 +200,19 @@ pub fn refuse_remote(path: &Path) -> Result<(), Failure> {
 /// The store at a path.
 pub fn open_store(path: &Path) -> Result<Box<dyn Store>, Failure> {
     refuse_remote(path)?;
-    if !path.exists() {
-        let message = format!("{}: there is no such folder", path.display().to_string().escape_debug());
-        return Err(Error::new(Kind::NoRepository, message).into());
-    }
-    if !path.is_dir() {
-        let message = format!("{}: it is no folder, and so no repository", path.display().to_string().escape_debug());
+    let shown = path.display().to_string();
+    let found = match path.metadata() {
+        Err(cause) if cause.kind() != std::io::ErrorKind::NotFound => {
+            return Err(Error::io("look at the repository", cause).with_path(path).into());
+        }
+        Err(_) => {
+            let message = format!("{}: there is no such folder", shown.escape_debug());
+            return Err(Error::new(Kind::NoRepository, message).into());
+        }
+        Ok(found) => found,
+    };
+    if !found.is_dir() {
+        let message = format!("{}: it is no folder, and so no repository", shown.escape_debug());
         return Err(Error::new(Kind::NoRepository, message).into());
     }
     Ok(Box::new(LocalStore::open(path).map_err(Error::from)?))

@@ -17,7 +17,9 @@ use super::failure::Failure;
 use super::repository_args::RepositoryArgs;
 use super::snapshots::unreadable_text;
 use super::source_args::NbdArgs;
-use super::target_disk::{Source, TargetArgs, Writing, check_sectors, open, parts_within, shown_rate, write};
+use super::target_disk::{
+    Source, TargetArgs, Unreadable, Writing, check_sectors, open, parts_within, shown_rate, write,
+};
 use super::{Global, Outcome, job, output, units};
 use crate::engine::delta::{DeltaOptions, rewrite};
 use crate::engine::fit::DiskSectors;
@@ -81,7 +83,7 @@ struct Report {
     #[serde(skip_serializing_if = "Option::is_none")]
     file_bytes: Option<u64>,
     verified: bool,
-    unreadable: Vec<(u64, u64)>,
+    unreadable: Vec<Unreadable>,
     /// The same for people.
     #[serde(skip)]
     what: String,
@@ -188,7 +190,10 @@ fn restore(
     let range = part.as_ref().map_or(0..record.size_bytes, |part| part.begin..part.begin + part.size_bytes);
     let missing = parts_within(&record.unreadable_ranges(), range);
     let report = match args.delta {
-        true => write_delta(args, repository, &disk, part.as_ref(), path, global)?,
+        true => {
+            let report = write_delta(args, repository, &disk, part.as_ref(), path, global)?;
+            Report { unreadable: missing.iter().map(Unreadable::from).collect(), ..report }
+        }
         false => write_all(args, disk, part.as_ref(), missing.clone(), path, global)?,
     };
     let report = Report { disk: record.name.clone(), ..report };
@@ -227,7 +232,7 @@ fn write_all(
         title: "restoring",
     };
     let written = write(source, writing, global)?;
-    let unreadable = written.converted.unreadable.iter().map(|range| (range.start, range.end - range.start)).collect();
+    let unreadable = written.converted.unreadable.iter().map(Unreadable::from).collect();
     Ok(Report {
         size_bytes: written.converted.size_bytes,
         stored_bytes: written.converted.stored_bytes,
@@ -289,9 +294,7 @@ fn say(report: &Report, global: Global) -> Result<(), Failure> {
     if global.json {
         return output::print_json_line(&Event { r#type: "restore", report, elapsed_s: report.elapsed.as_secs_f64() });
     }
-    for (at, length) in &report.unreadable {
-        output::say(&format!("unreadable at {at:#x}, {}", units::exact_size(*length)));
-    }
+    report.unreadable.iter().for_each(|range| output::say(&range.to_string()));
     if global.quiet {
         return Ok(());
     }

@@ -2,9 +2,12 @@
 
 use std::path::{Path, PathBuf};
 
+use tintype_formats::BlockSource;
+
 use super::address::Address;
 use super::failure::Failure;
 use crate::engine::salvage::map_file::About;
+use crate::engine::salvage::{AreaMap, first_difference};
 use crate::sources::BlockDevice;
 
 /// What a map of this source says; `target` has what was read.
@@ -19,6 +22,25 @@ pub fn check_source(of: &About, about: &About, path: &Path) -> Result<(), Failur
     }
     let (was, is) = ((&of.source, &of.identity), (&about.source, &about.identity));
     Err(wrong(path, &format!("the map is of {} ({}), and the source is {} ({})", was.0, was.1, is.0, is.1)))
+}
+
+/// Fails if what the map calls read is not what `holder` has.
+pub fn check_held(
+    map: &AreaMap,
+    source: &dyn BlockSource,
+    holder: &dyn BlockSource,
+    path: &Path,
+) -> Result<(), Failure> {
+    match first_difference(map, source, holder)? {
+        None => Ok(()),
+        Some(at) => Err(wrong(
+            path,
+            &format!(
+                "the map calls read what the source has at {at:#x}, and something else is stored there: it is another \
+                 disk, or it was changed, or what was stored was"
+            ),
+        )),
+    }
 }
 
 /// A map that this run cannot go on from.

@@ -146,7 +146,10 @@ pub fn run(args: &Args, global: Global) -> Result<Outcome, Failure> {
     let repository = args.repository.open()?;
     let texts: Vec<&str> = args.snapshots.iter().map(String::as_str).collect();
     let snapshots = match texts.as_slice() {
-        [] => Vec::new(),
+        [] => {
+            args.choice.note_if_unused("all are verified", global);
+            Vec::new()
+        }
         texts => args.choice.choose_all(&repository, texts, global)?,
     };
     if is_boot {

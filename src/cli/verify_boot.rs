@@ -15,6 +15,7 @@ use tintype_formats::tin::id::Id;
 use super::escape::printable;
 use super::failure::Failure;
 use super::machine_args::MachineArgs;
+use super::snapshots::unreadable_text;
 use super::{Global, Outcome, job, output};
 use crate::boot::{Condition, Serial, Settings};
 use crate::engine::verify_boot::{BootReport, BootTest, verify_boot};
@@ -97,6 +98,9 @@ pub fn run(
     let mut outcome = Outcome::Done;
     for snapshot in snapshots {
         let name = &snapshot.manifest.name;
+        for disk in snapshot.manifest.disks.iter().filter(|disk| disk.is_incomplete()) {
+            output::warn(&unreadable_text(disk), global);
+        }
         output::note(&format!("booting {name}@{}, until {}", snapshot.id, test.condition), global);
         let report = verify_boot(repository, snapshot, &test, &|| stopped.is_set())?;
         report.remarks.iter().for_each(|remark| output::note(remark, global));

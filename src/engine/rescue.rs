@@ -78,6 +78,9 @@ pub fn retry(
     } else {
         set_aside.save(&map)?;
     }
+    if first_pass == FirstPass::Done {
+        set_aside.check_anything_was_read()?;
+    }
     Ok(Late { is_changed, stored_bytes, unreadable: map.unfinished(), areas, sum, sector_bytes })
 }
 

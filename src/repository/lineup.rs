@@ -294,7 +294,10 @@ impl Look<'_> {
             };
             if let Some(damaged) = damage_of(*snapshot, *session, signer, &found) {
                 counted.insert(*snapshot);
-                lineup.damaged.push(damaged);
+                // Of one whose manifest is not listed nobody has looked for a tombstone yet.
+                if !self.repository.is_forgotten(*snapshot)? {
+                    lineup.damaged.push(damaged);
+                }
             } else {
                 self.take(*snapshot, found, lineup, &mut HashMap::new());
             }

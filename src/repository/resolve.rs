@@ -9,7 +9,6 @@ mod wanted;
 use std::fmt;
 use std::sync::Arc;
 
-use jiff::Timestamp;
 use tintype_formats::tin::id::Id;
 
 use self::choose::{choose, damaged};
@@ -28,6 +27,25 @@ pub struct Wishes {
     pub host: Option<String>,
     /// Take the newest that can be read, although a newer one is damaged.
     pub ignore_damaged: bool,
+}
+
+impl Wishes {
+    /// True if a snapshot of this key owner and this host is among those that are meant.
+    pub fn allow(&self, holder: &str, host: &str) -> bool {
+        self.holder.as_ref().is_none_or(|wanted| wanted == holder)
+            && self.host.as_ref().is_none_or(|wanted| wanted == host)
+    }
+
+    /// Fails if a snapshot that its id names is of another key owner or host than those that are meant.
+    fn check(&self, id: Id, holder: &str, host: &str) -> Result<()> {
+        if self.allow(holder, host) {
+            return Ok(());
+        }
+        let (holder, host) = (holder.escape_debug(), host.escape_debug());
+        let message =
+            format!("snapshot {id} is of key owner {holder} and host {host}, which is not what was asked for");
+        Err(Error::new(Kind::NoSnapshot, message))
+    }
 }
 
 /// A chosen snapshot.
@@ -146,7 +164,11 @@ impl Repository {
         let target = |text: &&str| {
             // A whole id names also one of which nothing is known.
             match text.parse::<Id>().ok().filter(|id| ids.contains(id)) {
-                Some(id) => Ok(Target { id, remarks: Vec::new() }),
+                Some(id) => {
+                    let fact = lineup.visible.iter().find(|fact| fact.id == id);
+                    fact.map_or(Ok(()), |fact| wishes.check(id, &fact.holder, &fact.host))?;
+                    Ok(Target { id, remarks: Vec::new() })
+                }
                 None => choose(&lineup, text, wishes, Purpose::Discard).map(|(id, remarks)| Target { id, remarks }),
             }
         };
@@ -160,7 +182,10 @@ impl Repository {
             && let Some(found) = self.committed(id)?
         {
             match found {
-                Ok(snapshot) => return Ok(vec![Chosen { snapshot, remarks: Vec::new() }]),
+                Ok(snapshot) => {
+                    wishes.check(id, &snapshot.origin.name, &snapshot.manifest.host)?;
+                    return Ok(vec![Chosen { snapshot, remarks: Vec::new() }]);
+                }
                 Err(cause) if cause.kind() == Kind::WrongKey => return Err(cause),
                 Err(_) => {}
             }
@@ -193,7 +218,7 @@ impl Repository {
 
 /// The one of these snapshots of one name that the name alone means; nothing if it would be refused.
 pub fn newest_of(named: Vec<&Fact>) -> Option<Id> {
-    let question = Question { text: "", holder: None, host: None, by: None, now: Timestamp::now() };
+    let question = Question { text: "", holder: None, host: None, by: None, now: crate::repository::time::clock() };
     newest(named, &question, &mut Vec::new()).ok().map(|fact| fact.id)
 }
 

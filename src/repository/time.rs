@@ -5,12 +5,17 @@ use jiff::{RoundMode, Span, Timestamp, TimestampRound, Unit};
 
 /// Now, in UTC and RFC 3339, to the second.
 pub fn now() -> String {
-    begun(Timestamp::now(), Unit::Second).to_string()
+    begun(clock(), Unit::Second).to_string()
 }
 
 /// Now, to the millisecond, where one of several is to be the last.
 pub fn exactly_now() -> String {
-    begun(Timestamp::now(), Unit::Millisecond).to_string()
+    begun(clock(), Unit::Millisecond).to_string()
+}
+
+/// What this computer's clock says; the last time that there is, if it runs far ahead.
+pub fn clock() -> Timestamp {
+    Timestamp::try_from(std::time::SystemTime::now()).unwrap_or(Timestamp::MAX)
 }
 
 /// When the unit began that this point in time lies in: rounded up, it would be yet to come, and what is yet to come is not
@@ -36,13 +41,13 @@ pub fn local_text(text: &str) -> String {
 
 /// Milliseconds since 1970, as a hint for the order of names.
 pub fn unix_ms() -> u64 {
-    Timestamp::now().as_millisecond().max(0) as u64
+    clock().as_millisecond().max(0) as u64
 }
 
 /// The point in time that is so long ago: "30d", "2 weeks", "12h".
 pub fn ago(length: &str) -> Option<Timestamp> {
     let span: Span = length.parse().ok()?;
-    let now = Timestamp::now();
+    let now = clock();
     let then = now.to_zoned(TimeZone::UTC).checked_sub(span).ok()?.timestamp();
     (then <= now).then_some(then)
 }
@@ -62,7 +67,7 @@ mod tests {
     fn lengths_of_time_are_read_as_people_write_them() {
         let hours = |text: &str| {
             let then = ago(text).unwrap();
-            Timestamp::now().duration_since(then).as_hours()
+            clock().duration_since(then).as_hours()
         };
         assert_eq!([hours("30d"), hours("2 weeks"), hours("12h"), hours("0d")], [720, 336, 12, 0]);
         assert_eq!([ago("-1d"), ago("soon"), ago("30"), ago("99999999y")], [None; 4]);

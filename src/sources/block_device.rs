@@ -2,12 +2,16 @@
 //!
 //! A device is known by its number. Every fact may be missing (no sysfs, no such attribute): then there is nothing to say.
 
+use std::collections::BTreeSet;
 use std::fs::{File, Metadata};
+use std::ops::Range;
 use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::OFlags;
 use rustix::io::Errno;
+
+use super::disk_identity;
 
 /// A block device.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -59,7 +63,8 @@ impl BlockDevice {
     /// Returns what the device is known by wherever it is plugged in: its WWN or serial number, and which partition of it.
     pub fn hardware_name(self) -> Option<String> {
         let disk = self.whole_disk().unwrap_or(self);
-        let text = |name| disk.attribute(name).map(|text| text.trim().to_owned()).filter(|text| !text.is_empty());
+        let folder = disk.folder();
+        let text = |name| disk_identity::text_of(&folder.join(name));
         let name = ["wwid", "device/wwid", "serial", "device/serial"].into_iter().find_map(text)?;
         let partition = self.attribute("partition").map(|number| format!(" partition {}", number.trim()));
         Some(format!("hardware {name}{}", partition.unwrap_or_default()))
@@ -104,6 +109,33 @@ impl BlockDevice {
     /// Returns the file or device that a loop device lies on.
     pub fn backing_file(self) -> Option<PathBuf> {
         Some(PathBuf::from(self.attribute("loop/backing_file")?.trim_end_matches('\n')))
+    }
+
+    /// Returns which bytes of its backing file a loop device, or a partition of one, has.
+    pub fn range_of_file(self) -> Option<Range<u64>> {
+        let number = |device: BlockDevice, name: &str| device.attribute(name)?.trim().parse::<u64>().ok();
+        let disk = self.whole_disk();
+        let start = disk.and_then(|_| number(self, "start")).unwrap_or(0) * 512;
+        let begin = number(disk.unwrap_or(self), "loop/offset")? + start;
+        Some(begin..begin + number(self, "size")? * 512)
+    }
+
+    /// Returns what the device, or the disk that it is a part of, lies on through loop devices: devices, and files with the
+    /// bytes of them that it has.
+    pub fn below(self) -> (BTreeSet<BlockDevice>, Vec<(PathBuf, Range<u64>)>) {
+        let (mut devices, mut files, mut waiting) = (BTreeSet::new(), Vec::new(), vec![self]);
+        while let Some(device) = waiting.pop()
+            && devices.len() < MAX_STACKED
+        {
+            waiting.extend(device.parts());
+            let Some(file) = device.whole_disk().unwrap_or(device).backing_file() else { continue };
+            match BlockDevice::at(&file) {
+                Some(below) if devices.insert(below) => waiting.push(below),
+                Some(_) => {}
+                None => files.push((file, device.range_of_file().unwrap_or(0..u64::MAX))),
+            }
+        }
+        (devices, files)
     }
 
     /// Returns the loop devices.

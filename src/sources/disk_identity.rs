@@ -87,7 +87,8 @@ fn udev_fact(place: &Path, udev: &Path, fact: &str) -> Option<String> {
     clean(facts.lines().find_map(find)?.as_bytes())
 }
 
-fn text_of(path: &Path) -> Option<String> {
+/// Reads one line of sysfs as text that can be printed; none if it says nothing.
+pub(super) fn text_of(path: &Path) -> Option<String> {
     clean(&std::fs::read(path).ok()?)
 }
 

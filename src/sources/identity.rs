@@ -50,3 +50,11 @@ pub fn aliases(path: &Path) -> Vec<FileIdentity> {
     }
     found
 }
+
+/// True if a name looks like one of another computer. By the rule of scp and git, that is a colon before the first slash; a file
+/// that really has that name wins.
+pub fn looks_remote(path: &Path) -> bool {
+    let text = path.to_string_lossy();
+    let first = text.split('/').next().unwrap_or_default();
+    first.contains(':') && path.symlink_metadata().is_err()
+}

@@ -6,6 +6,7 @@
 use std::collections::BTreeSet;
 use std::fmt;
 use std::fs::Metadata;
+use std::ops::Range;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::thread;
@@ -114,12 +115,11 @@ impl Watch {
         for (device, _) in &self.devices {
             found.extend(writers_of(*device));
         }
-        let own: Vec<FileIdentity> = self.files.iter().filter_map(|(file, _)| file.identity).collect();
-        for device in BlockDevice::loops().filter(|device| !device.is_read_only()) {
-            let over = device.backing_file().and_then(|file| std::fs::metadata(file).ok());
-            if over.is_some_and(|over| own.contains(&identity::of_metadata(&over))) {
-                found.extend(writers_of(device));
-            }
+        let files = self.files.iter().filter_map(|(file, _)| Some((file.identity?, 0..u64::MAX)));
+        let mut others: BTreeSet<_> = loops_over(&files.collect::<Vec<_>>()).into_iter().collect();
+        others.extend(self.devices.iter().flat_map(|(device, _)| other_ways_into(*device)));
+        for device in others {
+            found.extend(writers_of(device));
         }
         let locks = self.paths.iter().map(|path| with_suffix(path, ".lck")).filter(|folder| folder.is_dir());
         found.extend(locks.map(User::VmwareLock));
@@ -160,6 +160,28 @@ impl Watch {
     }
 }
 
+/// Returns the devices by which somebody else can write to what a device lies on: other loop devices over the same bytes, and
+/// what its own loop device lies on.
+pub fn other_ways_into(device: BlockDevice) -> BTreeSet<BlockDevice> {
+    let (mut found, files) = device.below();
+    let identity = |path: &Path| std::fs::metadata(path).ok().as_ref().map(identity::of_metadata);
+    let parts: Vec<_> = files.into_iter().filter_map(|(path, range)| Some((identity(&path)?, range))).collect();
+    found.extend(loops_over(&parts));
+    let own = [Some(device), device.whole_disk()];
+    found.retain(|device| !own.contains(&Some(*device)));
+    found
+}
+
+/// Returns the loop devices that have any of these bytes of files.
+fn loops_over(parts: &[(FileIdentity, Range<u64>)]) -> Vec<BlockDevice> {
+    let has_any = |device: &BlockDevice| {
+        let Some(over) = device.backing_file().and_then(|file| std::fs::metadata(file).ok()) else { return false };
+        let (over, range) = (identity::of_metadata(&over), device.range_of_file().unwrap_or(0..u64::MAX));
+        parts.iter().any(|(file, part)| *file == over && part.start < range.end && range.start < part.end)
+    };
+    BlockDevice::loops().filter(has_any).collect()
+}
+
 fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
     name.push(suffix);
@@ -168,9 +190,6 @@ fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
 
 /// Who may write to the device, or to a part of it.
 fn writers_of(device: BlockDevice) -> Vec<User> {
-    if device.is_read_only() {
-        return Vec::new();
-    }
     let mut found = seen_writers(device);
     for _ in 1..LOOKS {
         if !matches!(found.as_slice(), [User::Unseen(_)]) {
@@ -193,7 +212,8 @@ fn seen_writers(device: BlockDevice) -> Vec<User> {
         }
     }
     found.extend(mounts::swap_devices().into_iter().filter(|device| related.contains(device)).map(User::Swap));
-    if found.is_empty() && !is_explained(device, &all_mounts) {
+    // A device may be set read-only while it is mounted: the file system goes on writing. Nobody can begin to.
+    if found.is_empty() && !device.is_read_only() && !is_explained(device, &all_mounts) {
         let holders = related.iter().flat_map(|of| of.holders().into_iter().map(|device| (device, *of)));
         found.extend(holders.map(|(device, of)| User::Holder(device, of)));
         if found.is_empty() {

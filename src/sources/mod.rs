@@ -31,7 +31,7 @@ pub use device_file::DeviceFile;
 pub use disk_identity::identify;
 pub use extended::Extended;
 pub use folder_gate::{FolderGate, ReferencePolicy};
-pub use identity::{aliases, of_metadata as identity_of};
+pub use identity::{aliases, looks_remote, of_metadata as identity_of};
 pub use in_use::{User, Watch};
 pub use nbd_client::{NbdAddress, NbdFile, NbdOptions, is_nbd};
 pub use open::{

@@ -6,15 +6,16 @@
 use std::fs::File;
 
 use super::block_device::BlockDevice;
-use super::mounts;
+use super::{in_use, mounts};
 
-/// Writes back the file systems that are mounted from the device, its partitions and what is stacked on them, then the
-/// caches of all those devices.
+/// Writes back the file systems that are mounted from the device, its partitions, what is stacked on them, and other loop devices
+/// over the same bytes, then the caches of all those devices.
 ///
 /// Failures are not told: who reads the device then sees what is on it. Where something uses the device that this process
 /// cannot see (a mount of another namespace, a device without a node), all caches of the machine are written back.
 pub fn write_back(device: BlockDevice) {
     let mut stack = device.stack();
+    stack.extend(in_use::other_ways_into(device).into_iter().flat_map(BlockDevice::stack));
     let mut all_seen = true;
     let mounts = mounts::mounts();
     let on_it = |mount: &&mounts::Mount| mount.devices.iter().any(|device| stack.contains(device));

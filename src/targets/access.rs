@@ -2,7 +2,7 @@
 
 use std::fs::{File, Metadata, Permissions};
 use std::io;
-use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
+use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _, PermissionsExt as _};
 
 const OWNER: u32 = 0o600;
 const GROUP: u32 = 0o060;
@@ -27,10 +27,10 @@ impl Access {
     /// For the owner alone.
     pub const PRIVATE: Access = Access { mode: OWNER, group: None };
 
-    /// The same, narrowed to who may open this file, too. Devices narrow nothing: they belong to the machine, not to a user.
+    /// The same, narrowed to who may open this file or block device, too.
     #[must_use]
     pub fn no_wider_than(self, source: &Metadata) -> Access {
-        if !source.is_file() {
+        if !source.is_file() && !source.file_type().is_block_device() {
             return self;
         }
         let both = self.mode & (source.mode() | OWNER);

@@ -19,7 +19,9 @@ use super::output_file::OutputFile;
 use super::physical_disk;
 use super::standard_output::StandardOutput;
 use crate::error::{Aftermath, Error, Kind, OnPath as _, Result};
-use crate::sources::{NbdFile, NbdOptions, aliases, is_device, is_held_for_writing, is_nbd, sector_bytes};
+use crate::sources::{
+    NbdFile, NbdOptions, aliases, is_device, is_held_for_writing, is_nbd, looks_remote, sector_bytes,
+};
 
 /// How a target is to be opened.
 #[derive(Debug, Clone, Default)]
@@ -61,6 +63,10 @@ impl Target {
         if is_nbd(path) {
             let kind = TargetKind::Export(open_export(path, size_bytes, sources, options).on_path(path)?);
             return Ok(Target { path: path.to_owned(), options: options.clone(), kind });
+        }
+        if looks_remote(path) {
+            let message = "remote targets are not supported yet; a local name with a colon is written ./NAME";
+            return Err(Error::new(Kind::Usage, message).with_path(path));
         }
         refuse_source(&aliases(path), sources).on_path(path)?;
         refuse_in_use(path)?;

@@ -9,7 +9,7 @@ use std::sync::{Mutex, PoisonError};
 use tintype_formats::host_file::{HostFile, HostFileMut};
 
 use crate::error::{Error, Kind, Result};
-use crate::system::durable;
+use crate::system::{self, durable};
 
 /// A pipe or file behind standard output. Writes come in ascending order; what they leave out is written as zeros.
 pub struct StandardOutput {
@@ -32,6 +32,9 @@ impl StandardOutput {
     pub fn open() -> Result<Self> {
         if io::stdout().is_terminal() {
             return Err(Error::new(Kind::Usage, "a disk will not be written to a terminal; redirect standard output"));
+        }
+        if system::standard_output() == system::StandardOutput::Closed {
+            return Err(Error::new(Kind::Io, "standard output is closed: a disk written to it would be lost"));
         }
         let output =
             io::stdout().as_fd().try_clone_to_owned().map_err(|cause| Error::io("open standard output", cause))?;

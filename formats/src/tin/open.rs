@@ -314,8 +314,7 @@ fn describe(file: &TinFile, record: Option<&DiskRecord>) -> ImageInfo {
         details.push(("disk", record.name.clone().into()));
         details.extend(record.root.map(|root| ("merkle_root", root.id.to_string().into())));
         if !record.unreadable.is_empty() {
-            let count = record.unreadable.len();
-            warnings.push(format!("{count} ranges could not be read when the disk was stored, and are zeros here"));
+            warnings.push(unreadable_text(record));
         }
     }
     let geometry = match record {
@@ -323,6 +322,17 @@ fn describe(file: &TinFile, record: Option<&DiskRecord>) -> ImageInfo {
         None => Geometry::of_512_byte_sectors(0, file.chunk_bytes),
     };
     ImageInfo { format: super::FORMAT.name, geometry, identity: None, details, warnings }
+}
+
+/// The most ranges that are listed.
+const SHOWN: usize = 10;
+
+fn unreadable_text(record: &DiskRecord) -> String {
+    let ranges = record.unreadable.iter().take(SHOWN).map(|(at, length)| format!("{length} bytes at {at:#x}"));
+    let more = record.unreadable.len().saturating_sub(SHOWN);
+    let ranges: Vec<_> = ranges.chain((more > 0).then(|| format!("{more} more ranges"))).collect();
+    let bytes = record.unreadable_bytes();
+    format!("{bytes} bytes could not be read when the disk was stored, and are zeros: {}", ranges.join(", "))
 }
 
 impl Image for TinImage {

@@ -13,6 +13,7 @@ use crate::engine::backup::{BackedUp, Earlier};
 use crate::engine::salvage::map_file::{self, About, MapFile};
 use crate::engine::salvage::{AreaMap, joined};
 use crate::repository::Repository;
+use crate::repository::disk::SnapshotDisk;
 use crate::sources::OpenedDisk;
 
 /// The map that a backup keeps.
@@ -57,6 +58,11 @@ pub fn prepare(
         Some(MapFile { map, about: Some(of) }) => {
             salvage_map::check_source(&of, &about, path)?;
             let record = held(&of, opened, &map, repository).map_err(|message| wrong(path, &message))?;
+            let disk = SnapshotDisk::open(repository, &record)?;
+            salvage_map::check_held(&map, opened.disk.as_ref(), &disk, path)?;
+            if map.unfinished_bytes() == 0 {
+                return Err(wrong(path, &format!("{} has the whole disk: there is nothing to go on with", of.target)));
+            }
             Some(Earlier { record, map })
         }
         Some(MapFile { about: None, .. }) => {

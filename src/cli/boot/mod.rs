@@ -4,7 +4,9 @@ mod disks;
 mod terminal;
 
 use std::ffi::OsString;
+use std::fs::File;
 use std::io::{self, IsTerminal};
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -119,11 +121,20 @@ fn settings(args: &Args, global: Global) -> Result<Settings, Failure> {
     }
     let serial = match &args.serial {
         Some(path) if path.as_os_str() == "stdio" => Serial::Stdio,
-        Some(path) => Serial::File(path.clone()),
+        Some(path) => {
+            make_private(path);
+            Serial::File(path.clone())
+        }
         None if display == Display::None && !global.json => Serial::Stdio,
         None => Serial::None,
     };
     Ok(Settings { network: args.net, display, serial, more: args.qemu.clone(), ..args.machine.settings() })
+}
+
+/// Makes the file that the serial port is written to, for its owner alone: the guest's console says what its disk holds. One that
+/// is there stays as it is, and QEMU says what it cannot open.
+fn make_private(path: &Path) {
+    let _ = File::options().write(true).create_new(true).mode(0o600).open(path);
 }
 
 /// Tells what was started, and how it is ended.

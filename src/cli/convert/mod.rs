@@ -99,10 +99,9 @@ fn convert_one(args: &Args, global: Global) -> Result<Outcome, Failure> {
     sources.extend(backing.iter().flat_map(|backing| host_identities(backing.opened.disk.as_ref())));
     warn_if_target_is_held(&args.target, &in_use, &sources, global);
     let mut options = args.to.options(access, args.input.nbd.options());
-    let size_bytes = source.geometry().size_bytes;
     let salvage_map = args.salvage_map.as_deref();
     let salvage_map =
-        salvage_map.map(|path| salvage_map::prepare(path, args, format, size_bytes, &mut options)).transpose()?;
+        salvage_map.map(|path| salvage_map::prepare(path, args, format, &source, &mut options)).transpose()?;
     let writing = Writing {
         args: &args.to,
         target: &args.target,
@@ -119,7 +118,8 @@ fn convert_one(args: &Args, global: Global) -> Result<Outcome, Failure> {
         workers: args.to.threads.workers(),
         title: "converting",
     };
-    let written = write(source, writing, global)?;
+    let hint = args.salvage_map.is_some().then_some("the same command goes on from the map");
+    let written = write(source, writing, global).map_err(|failure| failure.hinted_if(hint))?;
     let found = args.live.ask_again(&in_use, global);
     report(args, format, &written, found.is_live, global)?;
     let complete = written.converted.unreadable.is_empty() && !found.is_surprise && !is_incomplete;

@@ -1,6 +1,5 @@
 //! What `convert` says when it is done.
 
-use std::ops::Range;
 use std::path::Path;
 
 use serde::Serialize;
@@ -10,7 +9,7 @@ use super::Args;
 use crate::cli::escape::printable;
 use crate::cli::failure::Failure;
 use crate::cli::in_use::LIVE;
-use crate::cli::target_disk::{Written, shown_rate};
+use crate::cli::target_disk::{Unreadable, Written, shown_rate};
 use crate::cli::{Global, output, units};
 
 #[derive(Serialize)]
@@ -29,16 +28,9 @@ struct Summary<'a> {
     elapsed_s: f64,
 }
 
-#[derive(Serialize)]
-struct Unreadable {
-    offset: u64,
-    length_bytes: u64,
-}
-
 /// Prints the digest, what could not be read, and a summary.
 pub fn report(args: &Args, format: &Format, written: &Written, is_live: bool, global: Global) -> Result<(), Failure> {
     let converted = &written.converted;
-    let unreadable = |range: &Range<u64>| Unreadable { offset: range.start, length_bytes: range.end - range.start };
     if global.json {
         return output::print_json_line(&Summary {
             r#type: "summary",
@@ -49,14 +41,12 @@ pub fn report(args: &Args, format: &Format, written: &Written, is_live: bool, gl
             file_bytes: written.file_bytes,
             digest: converted.digest.as_ref().map(|digest| format!("{}:{}", digest.algorithm.name(), digest.to_hex())),
             verified: converted.verified,
-            unreadable: converted.unreadable.iter().map(unreadable).collect(),
+            unreadable: converted.unreadable.iter().map(Unreadable::from).collect(),
             consistency: is_live.then_some(LIVE),
             elapsed_s: written.elapsed.as_secs_f64(),
         });
     }
-    for range in &converted.unreadable {
-        output::say(&format!("unreadable at {:#x}, {}", range.start, units::exact_size(range.end - range.start)));
-    }
+    converted.unreadable.iter().for_each(|range| output::say(&Unreadable::from(range).to_string()));
     if let Some(digest) = &converted.digest {
         print_digest(args, &digest.to_hex())?;
     }

@@ -9,10 +9,11 @@ use tintype_formats::{Format, raw};
 use super::Args;
 use crate::cli::failure::Failure;
 use crate::cli::salvage_map::{self, full_path};
+use crate::cli::target_disk::Source;
 use crate::engine::salvage::SalvageMap;
 use crate::engine::salvage::map_file::{self, About, MapFile};
 use crate::error::{Error, OnPath as _};
-use crate::sources::is_device_or_export;
+use crate::sources::{self, OpenOptions, is_device_or_export};
 use crate::targets::TargetOptions;
 
 /// Reads the map, checks that it is of this source and target, and has the target written in place: what it holds is never
@@ -21,12 +22,16 @@ pub fn prepare(
     path: &Path,
     args: &Args,
     format: &Format,
-    size_bytes: u64,
+    source: &Source,
     options: &mut TargetOptions,
 ) -> Result<SalvageMap, Failure> {
     if !std::ptr::eq(format, &raw::FORMAT) || args.target == Path::new("-") {
         return Err(Failure::usage("--salvage-map needs a raw file or a device as target, which holds what was read"));
     }
+    let Source::Disk(disk, _) = source else {
+        return Err(Failure::usage("--salvage-map is of a disk that can be read again, not of a pipe"));
+    };
+    let size_bytes = disk.geometry().size_bytes;
     let found = map_file::read(path, size_bytes)?;
     if found.is_none() {
         create_target(args, size_bytes, options)?;
@@ -44,6 +49,15 @@ pub fn prepare(
             Some(map)
         }
     };
+    if let Some(map) = &continued {
+        let raw = OpenOptions {
+            format: Some(raw::FORMAT.name.to_owned()),
+            nbd: args.input.nbd.options(),
+            ..OpenOptions::default()
+        };
+        let target = sources::open_disk(&args.target, &raw, None)?;
+        salvage_map::check_held(map, disk.as_ref(), target.disk.as_ref(), path)?;
+    }
     options.existing = true;
     Ok(SalvageMap { path: path.to_owned(), about, continued })
 }

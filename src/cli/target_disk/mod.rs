@@ -8,7 +8,7 @@ use std::path::Path;
 use clap::Args;
 use tintype_formats::{Format, raw};
 
-pub use self::source::{Source, host_identities, parts_within};
+pub use self::source::{Source, Unreadable, host_identities, parts_within};
 pub use self::write::{Parent, Writing, Written, check_sectors, open, shown_rate, write};
 use super::create_args::{CreateArgs, parse_bytes, parse_rate};
 use super::failure::Failure;

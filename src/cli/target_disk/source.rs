@@ -1,13 +1,16 @@
 //! The disk that is written to a target: one that can be read at any place, or a pipe.
 
+use std::fmt;
 use std::io::{self, Read};
 use std::ops::Range;
 use std::path::Path;
 
+use serde::Serialize;
 use tintype_formats::host_file::FileIdentity;
 use tintype_formats::{BlockSource, Geometry};
 
 use crate::cli::failure::Failure;
+use crate::cli::units;
 use crate::engine::NamedDisk;
 use crate::engine::convert::Input;
 use crate::engine::fit::DiskSectors;
@@ -72,6 +75,10 @@ impl Source {
     /// Who may open a new file that is made of this disk: nobody who may not open the files of its source.
     pub fn access(&self, path: &Path) -> Access {
         let Source::Disk(disk, _) = self else { return Access::default() };
+        if sources::is_nbd(path) {
+            // Nobody knows here who else may read the export.
+            return Access::PRIVATE;
+        }
         let files = disk.host_files().iter().filter_map(|file| file.file.as_file()?.metadata().ok());
         let all = files.chain(std::fs::metadata(path).ok());
         all.fold(Access::default(), |access, found| access.no_wider_than(&found))
@@ -100,4 +107,23 @@ pub fn parts_within(ranges: &[Range<u64>], part: Range<u64>) -> Vec<Range<u64>> 
     let cut = |range: &Range<u64>| range.start.max(part.start)..range.end.min(part.end);
     let inside = ranges.iter().map(cut).filter(|range| !range.is_empty());
     inside.map(|range| range.start - part.start..range.end - part.start).collect()
+}
+
+/// A range of a disk that could not be read, as reports list it.
+#[derive(Debug, Serialize)]
+pub struct Unreadable {
+    offset: u64,
+    length_bytes: u64,
+}
+
+impl From<&Range<u64>> for Unreadable {
+    fn from(range: &Range<u64>) -> Self {
+        Unreadable { offset: range.start, length_bytes: range.end - range.start }
+    }
+}
+
+impl fmt::Display for Unreadable {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "unreadable at {:#x}, {}", self.offset, units::exact_size(self.length_bytes))
+    }
 }

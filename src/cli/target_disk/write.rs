@@ -16,7 +16,7 @@ use crate::cli::{Global, job, units};
 use crate::engine::convert::{ConvertOptions, Converted, convert};
 use crate::engine::digest::Algorithm;
 use crate::engine::fit::{self, DiskSectors};
-use crate::engine::salvage::SalvageMap;
+use crate::engine::salvage::{SalvageMap, joined};
 use crate::sources::is_device;
 use crate::targets::{Target, TargetOptions};
 
@@ -97,7 +97,7 @@ pub fn write(mut source: Source, writing: Writing<'_>, global: Global) -> Result
     explicit.map_or(Ok(()), |size| check_sectors(args, sectors, size, writing.target))?;
     let (link, parent) = parent.map(|parent| (parent.link, (parent.disk, parent.gate))).unzip();
     create.parent = link;
-    create.unreadable = writing.unreadable;
+    create.unreadable.clone_from(&writing.unreadable);
     warn(fit::unrecorded_sectors(format, geometry), global);
     let signals = job::catch_signals()?;
     let target = open(writing.target, geometry, &writing.sources, &writing.options, global)?;
@@ -116,9 +116,10 @@ pub fn write(mut source: Source, writing: Writing<'_>, global: Global) -> Result
         reproducible: writing.reproducible,
     };
     let abandon = |error| job::with_aftermath(error, target.abandon());
-    let converted = job::run_and_abandon(global, writing.title, signals, &abandon, |progress| {
+    let mut converted = job::run_and_abandon(global, writing.title, signals, &abandon, |progress| {
         convert(source.input(writing.source_path), &target, options, progress)
     })?;
+    converted.unreadable = joined(geometry.size_bytes, converted.unreadable.into_iter().chain(writing.unreadable));
     let found = std::fs::metadata(writing.target).ok().filter(std::fs::Metadata::is_file);
     Ok(Written { converted, file_bytes: found.map(|found| found.len()), elapsed: began.elapsed() })
 }

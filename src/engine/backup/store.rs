@@ -18,7 +18,7 @@ use crate::engine::plan::{DiskPlan, Feed, PipePlan, PlanOptions};
 use crate::engine::rate_limit::RateLimit;
 use crate::engine::salvage::{AreaMap, Retry, SetAside, Spool, State, Witness, amend, check_length, joined};
 use crate::engine::{NamedDisk, Progress};
-use crate::error::{Error, Kind, OnPath as _, Result};
+use crate::error::{OnPath as _, Result};
 use crate::repository::Repository;
 use crate::repository::session::WriteSession;
 
@@ -122,9 +122,7 @@ impl Job<'_> {
             self.session.flush()?;
         }
         let spool = self.retry(source, set_aside.witness(), &mut map)?;
-        if !set_aside.witness().has_seen() {
-            return Err(Error::new(Kind::Io, "nothing of the disk could be read"));
-        }
+        set_aside.check_anything_was_read()?;
         if spool.is_empty() || self.options.dry_run {
             return Ok((stored, map));
         }

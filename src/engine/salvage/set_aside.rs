@@ -92,6 +92,14 @@ impl SetAside {
         &self.witness
     }
 
+    /// Fails if all that was tried failed: a copy of zeros is none.
+    pub fn check_anything_was_read(&self) -> Result<()> {
+        if self.witness.has_seen() || self.map().unfinished_bytes() == 0 {
+            return Ok(());
+        }
+        Err(Error::new(Kind::Io, "nothing of the disk could be read"))
+    }
+
     /// Fills each buffer with the bytes from its offset on; with zeros, where they are set aside.
     pub fn read(&self, source: &dyn BlockSource, parts: &mut [(u64, &mut [u8])]) -> Result<()> {
         if let (Some(disk), [_, _, ..]) = (source.storage_order(), &*parts) {

@@ -97,7 +97,7 @@ fn is_whole(session: Id, begun: &Begun, manifests: &HashSet<(Id, [u8; 32])>) -> 
 /// Whether a session began so long ago, or says something that cannot be true.
 fn is_old(began: Option<Timestamp>, fence_after: Duration) -> bool {
     let Some(began) = began else { return true };
-    Timestamp::now().duration_since(began).unsigned_abs() >= fence_after
+    crate::repository::time::clock().duration_since(began).unsigned_abs() >= fence_after
 }
 
 /// Fences a session; false if it had ended by itself.

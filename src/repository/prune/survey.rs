@@ -284,6 +284,12 @@ fn snapshots_to_keep(repository: &Arc<Repository>, without: Option<&HashSet<Id>>
     let mut snapshots = Vec::new();
     let mut ids = repository.snapshot_ids()?;
     ids.retain(|id| without.is_none_or(|without| !without.contains(id)));
+    // Of one that was committed, and whose manifest is missing, nobody knows what it uses; a copy may have it.
+    if let Some(lost) = repository.lineup(&|_| false)?.damaged.iter().find(|damaged| !ids.contains(&damaged.id)) {
+        if without.is_none_or(|without| !without.contains(&lost.id)) {
+            return Err(unknown_use(lost.id, &lost.cause));
+        }
+    }
     // After the snapshots: one that was forgotten before they were read was leased before that, or nobody reads it.
     let leased = repository.leased_snapshots()?;
     ids.extend(leased.into_iter().filter(|id| !ids.contains(id)).collect::<Vec<_>>());
@@ -291,16 +297,18 @@ fn snapshots_to_keep(repository: &Arc<Repository>, without: Option<&HashSet<Id>>
         match repository.kept(id)? {
             None => {}
             Some(Ok(snapshot)) => snapshots.push(snapshot),
-            Some(Err(cause)) => {
-                let message = format!(
-                    "find out what is in use: snapshot {id} cannot be read ({cause}); nothing was deleted; \"tintype \
-                     forget {id}\" gives it up"
-                );
-                return Err(Error::new(Kind::Io, message));
-            }
+            Some(Err(cause)) => return Err(unknown_use(id, &cause.to_string())),
         }
     }
     Ok(snapshots)
+}
+
+fn unknown_use(id: Id, cause: &str) -> Error {
+    let message = format!(
+        "find out what is in use: snapshot {id} cannot be read ({cause}); nothing was deleted; \"tintype forget {id}\" gives it \
+         up"
+    );
+    Error::new(Kind::Io, message)
 }
 
 fn incomplete(snapshot: &Snapshot, cause: Error) -> Error {

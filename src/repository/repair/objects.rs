@@ -5,10 +5,10 @@ use std::sync::Arc;
 use serde::Serialize;
 use tintype_formats::tin::id::Id;
 use tintype_formats::tin::signed::ObjectKind;
+use tintype_formats::tin::slot::SlotInfo;
 
 use crate::error::Result;
 use crate::repository::index::SegmentBuilder;
-use crate::repository::ledger::Entry;
 use crate::repository::names::{self, Named};
 use crate::repository::protocol::{ListedPack, put_own};
 use crate::repository::verify::{Finding, Wrong};
@@ -90,14 +90,17 @@ fn copy_of(repository: &Repository, copy: &Repository, kind: ObjectKind, name: &
     Some(bytes)
 }
 
-/// The same key slot in a copy of the repository, if it is what the ledger says that it was: only who knows its password can
-/// tell otherwise whether it is the true one.
+/// The same key slot in a copy of the repository, if it is what the ledger says that it was, or if the ledger says nothing of it:
+/// only who knows its password can tell then whether it is the true one, and a wrong one opens nothing.
 fn slot_of_copy(repository: &Repository, copy: &Repository, name: &str) -> Option<Vec<u8>> {
     let id = names::parse_flat("keys", name)?;
     let bytes = copy.store().get(name, MAX_INDEX_BYTES).ok()?;
     let hash = blake3::hash(&bytes).to_string();
-    let was = |entry: &Entry| entry.slots.get(&id) == Some(&hash);
-    repository.ledger().ok()?.iter().any(|(_, entry)| was(entry)).then_some(bytes)
+    let known: Vec<_> =
+        repository.ledger().ok()?.into_iter().filter_map(|(_, mut entry)| entry.slots.remove(&id)).collect();
+    let is_true = known.contains(&hash);
+    let is_whole = || SlotInfo::parse(&bytes).is_ok_and(|info| info.repository == repository.config().id);
+    (is_true || (known.is_empty() && is_whole())).then_some(bytes)
 }
 
 /// Makes the store's reserve again, if it is the object that is damaged.

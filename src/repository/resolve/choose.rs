@@ -15,7 +15,7 @@ use crate::repository::time;
 
 /// Finds the snapshot that a text means, and what there is to say of it.
 pub fn choose(lineup: &Lineup, text: &str, wishes: &Wishes, purpose: Purpose) -> Result<(Id, Vec<Remark>)> {
-    let choice = Choice { lineup, text, wishes, purpose, now: Timestamp::now() };
+    let choice = Choice { lineup, text, wishes, purpose, now: time::clock() };
     let readings = readings(text, &TimeZone::system());
     let is_split = |reading: &&Reading<'_>| reading.holder.is_some();
     let fits = |reading: &&Reading<'_>| choice.has_any(reading);

@@ -66,7 +66,7 @@ fn named<'a>(text: &'a str, pick: &Pick) -> Vec<Reading<'a>> {
 
 /// What stands behind the `@`.
 fn pick(text: &str, zone: &TimeZone) -> Option<Pick> {
-    if text.is_empty() || text == "latest" {
+    if text == "latest" {
         return Some(Pick::Latest);
     }
     by(text, zone).map(Pick::By).or_else(|| id_prefix(text).map(Pick::Id))

@@ -195,9 +195,12 @@ impl Known {
     /// Finds what should be there and is not. What was listed while others wrote is asked for once more.
     fn compare(&self, repository: &Repository, objects: &mut Objects) -> Result<()> {
         self.compare_manifests(objects);
+        self.pass_over_forgotten(objects);
         let mut missing = Vec::new();
         for (session, (end, _)) in &self.ends {
-            if let End::Commit { snapshot, .. } = end {
+            if let End::Commit { snapshot, .. } = end
+                && !self.forgotten.contains(snapshot)
+            {
                 missing.push((names::snapshot(*snapshot), "its session committed it: the snapshot is lost"));
             }
             if !self.begun.contains(session) {
@@ -219,6 +222,17 @@ impl Known {
             }
         }
         Ok(())
+    }
+
+    /// What is damaged of a snapshot that was given up is no damage any more.
+    fn pass_over_forgotten(&self, objects: &mut Objects) {
+        let manifests = self.forgotten.iter().map(|id| names::snapshot(*id));
+        let sessions =
+            self.manifests.iter().filter(|(id, ..)| self.forgotten.contains(id)).map(|(_, session, ..)| session);
+        let ends =
+            sessions.filter(|session| !self.ends.contains_key(*session)).map(|session| names::session_end(*session));
+        let given_up: HashSet<String> = manifests.chain(ends).collect();
+        objects.findings.retain(|finding| !given_up.contains(&finding.object));
     }
 
     fn compare_manifests(&self, objects: &mut Objects) {
