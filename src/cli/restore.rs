@@ -83,7 +83,7 @@ struct Report {
     #[serde(skip_serializing_if = "Option::is_none")]
     file_bytes: Option<u64>,
     verified: bool,
-    unreadable: Vec<Unreadable>,
+    unreadable: Vec<(u64, u64)>,
     /// The same for people.
     #[serde(skip)]
     what: String,
@@ -192,7 +192,7 @@ fn restore(
     let report = match args.delta {
         true => {
             let report = write_delta(args, repository, &disk, part.as_ref(), path, global)?;
-            Report { unreadable: missing.iter().map(Unreadable::from).collect(), ..report }
+            Report { unreadable: pairs(&missing), ..report }
         }
         false => write_all(args, disk, part.as_ref(), missing.clone(), path, global)?,
     };
@@ -232,7 +232,7 @@ fn write_all(
         title: "restoring",
     };
     let written = write(source, writing, global)?;
-    let unreadable = written.converted.unreadable.iter().map(Unreadable::from).collect();
+    let unreadable = pairs(&written.converted.unreadable);
     Ok(Report {
         size_bytes: written.converted.size_bytes,
         stored_bytes: written.converted.stored_bytes,
@@ -284,6 +284,11 @@ fn workers(args: &Args) -> usize {
     args.to.threads.workers().max(MIN_WORKERS)
 }
 
+/// Offset and length of each range.
+fn pairs(ranges: &[Range<u64>]) -> Vec<(u64, u64)> {
+    ranges.iter().map(|range| (range.start, range.end - range.start)).collect()
+}
+
 impl Report {
     fn new(path: &Path, format: &Format) -> Self {
         Report { target: path.display().to_string(), format: format.name, ..Report::default() }
@@ -294,7 +299,9 @@ fn say(report: &Report, global: Global) -> Result<(), Failure> {
     if global.json {
         return output::print_json_line(&Event { r#type: "restore", report, elapsed_s: report.elapsed.as_secs_f64() });
     }
-    report.unreadable.iter().for_each(|range| output::say(&range.to_string()));
+    for (at, length) in &report.unreadable {
+        output::say(&Unreadable::from(&(*at..at + length)).to_string());
+    }
     if global.quiet {
         return Ok(());
     }

@@ -285,10 +285,10 @@ fn snapshots_to_keep(repository: &Arc<Repository>, without: Option<&HashSet<Id>>
     let mut ids = repository.snapshot_ids()?;
     ids.retain(|id| without.is_none_or(|without| !without.contains(id)));
     // Of one that was committed, and whose manifest is missing, nobody knows what it uses; a copy may have it.
-    if let Some(lost) = repository.lineup(&|_| false)?.damaged.iter().find(|damaged| !ids.contains(&damaged.id)) {
-        if without.is_none_or(|without| !without.contains(&lost.id)) {
-            return Err(unknown_use(lost.id, &lost.cause));
-        }
+    let is_given_up = |id: &Id| without.is_some_and(|without| without.contains(id));
+    let damaged = repository.lineup(&|_| false)?.damaged;
+    if let Some(lost) = damaged.iter().find(|damaged| !ids.contains(&damaged.id) && !is_given_up(&damaged.id)) {
+        return Err(unknown_use(lost.id, &lost.cause));
     }
     // After the snapshots: one that was forgotten before they were read was leased before that, or nobody reads it.
     let leased = repository.leased_snapshots()?;
