@@ -34,7 +34,7 @@ pub struct Disk {
 struct Layer {
     mapping: Box<dyn ImageLayer>,
     info: ImageInfo,
-    /// What could not be read when the image was made.
+    /// Ranges that could not be read when the image was made.
     unreadable: Vec<Range<u64>>,
     /// The host file of the image itself.
     name: String,

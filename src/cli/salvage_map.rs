@@ -10,7 +10,7 @@ use crate::engine::salvage::map_file::About;
 use crate::engine::salvage::{AreaMap, first_difference};
 use crate::sources::BlockDevice;
 
-/// What a map of this source says; `target` has what was read.
+/// The comments of a map of this source; `target` holds the bytes that were read.
 pub fn about(source: &Address, size_bytes: u64, target: String) -> About {
     About { source: source.to_string(), identity: identity(&source.path), size_bytes, target }
 }

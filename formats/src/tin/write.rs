@@ -126,7 +126,7 @@ impl<S: ChunkSink> DiskWriter<S> {
         (writer, outcome)
     }
 
-    /// Whether a piece can be kept where another map says that it is: its pack may have been condemned since.
+    /// Returns true if a piece may be kept at the place that another map gives: its pack may have been condemned since.
     pub fn may_keep(&self, entry: &Entry) -> bool {
         match entry {
             Entry::Data(_, location) => self.sink.may_use(location),

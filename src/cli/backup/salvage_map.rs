@@ -22,7 +22,7 @@ pub struct Kept {
     about: About,
 }
 
-/// What a map says holds the bytes that were read: a disk of a snapshot.
+/// The stored disk that holds the bytes that were read.
 struct Holder {
     snapshot: Id,
     repository: Id,

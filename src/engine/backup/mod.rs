@@ -41,15 +41,15 @@ pub struct BackupDisk<'a> {
     pub is_device: bool,
     /// Ranges that are known to be missing in it, and are zeros.
     pub unreadable: Vec<Range<u64>>,
-    /// What an earlier backup has of it: only what is missing there is read.
+    /// An incomplete backup to go on from: only the bytes that it misses are read.
     pub earlier: Option<Earlier>,
 }
 
-/// What an earlier, incomplete backup has of a disk.
+/// A disk of an earlier, incomplete snapshot.
 pub struct Earlier {
-    /// What its snapshot says of the disk.
+    /// The snapshot's record of the disk.
     pub record: DiskRecord,
-    /// What of it was read.
+    /// The map of the bytes that were read.
     pub map: AreaMap,
 }
 
@@ -87,7 +87,7 @@ pub struct BackedUp {
     pub parent: Option<Id>,
     /// The disks.
     pub disks: Vec<DiskRecord>,
-    /// What of each disk was read.
+    /// A map for each disk of the bytes that were read.
     pub maps: Vec<AreaMap>,
     /// The disks that are smaller than in that snapshot: name, size before and size now, in bytes.
     pub shrunk: Vec<(String, u64, u64)>,
