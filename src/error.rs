@@ -48,6 +48,8 @@ pub enum Kind {
     SeveralSnapshots,
     /// A snapshot is there, or a newer one than the one that would be taken, and cannot be read.
     SnapshotDamaged,
+    /// A newer snapshot than the one that could be taken is damaged.
+    NewerDamaged,
     /// The password or key opens nothing.
     WrongKey,
     /// The key's role does not allow it.

@@ -284,6 +284,12 @@ fn what_is_changed_while_it_is_read_is_found_at_the_end() {
     };
     let args = ["convert", device.name(), "c.raw", "--rate-limit", "2M"];
     run_while(&sandbox, &args, write).fails(3, "was written to");
+    let below = || {
+        let mut file = File::options().write(true).open(sandbox.path("disk.raw")).unwrap();
+        file.write_all(b"below").unwrap();
+    };
+    let args = [&args[..], &["--force"]].concat();
+    run_while(&sandbox, &args, below).fails(3, "disk.raw was changed");
     sandbox.run(["convert", device.name(), "c.raw", "--force"]).ok();
 }
 

@@ -342,6 +342,38 @@ fn a_repository_shows_its_names_and_new_snapshots_appear() {
     }
 }
 
+/// The link means what a name means to every other command.
+#[test]
+fn latest_of_a_repository_is_what_the_name_means() {
+    if !can_mount() {
+        return;
+    }
+    let sandbox = Sandbox::new();
+    repository(&sandbox, &["--no-encryption"]);
+    let of_host = |host: &str| {
+        sandbox.run(["backup", "--repo", "repo", "--name", "web", "--host", host, "a.raw"]).ok();
+    };
+    ["alpha", "beta"].into_iter().for_each(of_host);
+    let mount = Mount::new(&sandbox, &["repo", "--host", "alpha"]);
+    assert_eq!(names_in(&mount.path("web")).len(), 2, "one snapshot and its link");
+    mount.end(&sandbox);
+    let newest = names_in(&sandbox.path("repo/snapshots")).into_iter().max().unwrap();
+    let manifest = sandbox.path("repo/snapshots").join(&newest);
+    let mut bytes = fs::read(&manifest).unwrap();
+    bytes[200] ^= 1;
+    fs::remove_file(&manifest).unwrap();
+    fs::write(&manifest, bytes).unwrap();
+    let mount = Mount::new(&sandbox, &["repo"]);
+    let said = fs::read_to_string(sandbox.path("mount.log")).unwrap();
+    assert!(said.contains(&format!("snapshot {newest} is damaged and not shown")), "{said}");
+    let names = names_in(&mount.path("web"));
+    assert!(names.len() == 2 && !names.contains(&"latest".to_owned()), "{names:?}");
+    mount.end(&sandbox);
+    let mount = Mount::new(&sandbox, &["repo", "--ignore-damaged"]);
+    assert_eq!(names_in(&mount.path("web")).len(), 3);
+    mount.end(&sandbox);
+}
+
 #[test]
 fn signals_end_it_within_a_second_even_while_it_is_in_use() {
     if !can_mount() {

@@ -2,6 +2,7 @@
 
 mod common;
 
+use std::io::{BufRead as _, BufReader};
 use std::process::Stdio;
 
 use clap::builder::ArgAction;
@@ -126,6 +127,31 @@ fn a_flag_that_a_variable_switches_on_is_switched_off_for_one_run() {
         let shown = run(&sandbox, &["digest", "a.raw"], &[("TINTYPE_JSON", off), ("TINTYPE_QUIET", off)]).ok();
         assert!(!shown.stdout.starts_with('{'), "{off}: {}", shown.stdout);
     }
+    for variable in ["TINTYPE_FORCE", "TINTYPE_QUIET"] {
+        run(&sandbox, &convert, &[(variable, "flase")]).fails(2, variable);
+    }
+}
+
+/// Two options that go together when both are typed: one that is typed is all that was asked for.
+#[test]
+fn a_typed_place_to_listen_on_comes_before_the_variable_of_another() {
+    let sandbox = Sandbox::new();
+    sandbox.raw_disk("a.raw", 1 << 20, 4);
+    let places = |args: &[&str], variables: &[(&str, &str)]| {
+        let mut command = sandbox.command(["serve", "a.raw", "--json"].iter().chain(args));
+        command.envs(variables.iter().copied()).stdin(Stdio::null()).stdout(Stdio::piped());
+        let mut child = command.spawn().expect("run tintype");
+        let mut line = String::new();
+        BufReader::new(child.stdout.take().expect("its output")).read_line(&mut line).expect("a line");
+        child.kill().and_then(|()| child.wait()).expect("it ends");
+        let (tcp, unix) = (line.matches("nbd://").count(), line.matches("nbd+unix://").count());
+        (tcp, unix)
+    };
+    let (listen, socket) = (("TINTYPE_LISTEN", "127.0.0.1:0"), ("TINTYPE_SOCKET", "s"));
+    assert_eq!(places(&["--socket", "t"], &[listen]), (0, 1));
+    assert_eq!(places(&["--listen", "127.0.0.1:0"], &[socket]), (1, 0));
+    assert_eq!(places(&["--listen", "127.0.0.1:0", "--socket", "u"], &[socket]), (1, 1));
+    assert_eq!(places(&[], &[listen, socket]), (1, 1));
 }
 
 /// What has no JSON prints what it has, where only a variable asks for JSON.

@@ -109,6 +109,7 @@ fn exit_code(kind: Kind) -> u8 {
         | Kind::NoSnapshot
         | Kind::SeveralSnapshots
         | Kind::SnapshotDamaged
+        | Kind::NewerDamaged
         | Kind::Unreadable
         | Kind::ShrankToNothing
         | Kind::Fenced
@@ -172,7 +173,8 @@ fn hint(error: &Error) -> Option<&'static str> {
         }
         Kind::ShrankToNothing => "check the source; if it is meant to be empty, pass --allow-empty",
         Kind::SeveralSnapshots => "name one by its id (NAME@ID), or say whose: HOLDER/NAME or --holder, --host",
-        Kind::SnapshotDamaged => {
+        Kind::SnapshotDamaged => "\"tintype repair\" may mend it; \"tintype snapshots\" lists the others",
+        Kind::NewerDamaged => {
             "\"tintype repair\" may mend it; name another one by its id (NAME@ID), or pass --ignore-damaged"
         }
         Kind::Fenced => "run it again: what is stored already is not stored twice",

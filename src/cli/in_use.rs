@@ -17,7 +17,7 @@ pub const LIVE: &str = "live";
 #[derive(Debug, Clone, Copy, Args)]
 pub struct LiveArgs {
     /// Read a disk although it is mounted or otherwise in use: the copy may be torn
-    #[arg(long, env = "TINTYPE_LIVE", value_parser = clap::builder::FalseyValueParser::new())]
+    #[arg(long, env = "TINTYPE_LIVE", value_parser = clap::builder::BoolishValueParser::new())]
     pub live: bool,
 }
 

@@ -88,10 +88,10 @@ pub struct Cli {
 pub struct Global {
     /// Print one JSON document, or JSON lines with a "type" for long jobs, on standard output; warnings and errors as JSON
     /// lines on standard error
-    #[arg(long, global = true, env = "TINTYPE_JSON", value_parser = clap::builder::FalseyValueParser::new())]
+    #[arg(long, global = true, env = "TINTYPE_JSON", value_parser = clap::builder::BoolishValueParser::new())]
     json: bool,
     /// Print no progress, no summary and no warnings
-    #[arg(long, short, global = true, env = "TINTYPE_QUIET", value_parser = clap::builder::FalseyValueParser::new())]
+    #[arg(long, short, global = true, env = "TINTYPE_QUIET", value_parser = clap::builder::BoolishValueParser::new())]
     quiet: bool,
 }
 

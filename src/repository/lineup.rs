@@ -141,6 +141,17 @@ pub struct Lineup {
     pub kept: HashMap<Id, Snapshot>,
 }
 
+impl Lineup {
+    /// Counts a snapshot as damaged that the cache knew as visible; false if it is none of the visible ones.
+    pub fn mark_damaged(&mut self, id: Id, cause: String) -> bool {
+        let Some(place) = self.visible.iter().position(|fact| fact.id == id) else { return false };
+        let fact = self.visible.remove(place);
+        let (session, holder) = (fact.session, Some(fact.holder.clone()));
+        self.damaged.push(Damaged { id, session, holder, fact: Some(fact), cause });
+        true
+    }
+}
+
 /// What a manifest turned out to be.
 enum Seen {
     Gone,

@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use tintype_formats::tin::id::Id;
 
-use self::choose::{choose, damaged};
+use self::choose::{choose, damaged, newer_damage};
 use self::rules::{Question, newest};
 use super::Repository;
 use super::lineup::{Damaged, Fact, Lineup};
@@ -206,20 +206,19 @@ impl Repository {
                 None => "its manifest or the end of its session is missing or damaged".to_owned(),
             };
             // The cache knew it before it was damaged.
-            let Some(place) = lineup.visible.iter().position(|fact| fact.id == id) else {
+            if !lineup.mark_damaged(id, cause.clone()) {
                 return Err(damaged(text, &format!("snapshot {id} cannot be read: {cause}")));
-            };
-            let fact = lineup.visible.remove(place);
-            let (session, holder) = (fact.session, Some(fact.holder.clone()));
-            lineup.damaged.push(Damaged { id, session, holder, fact: Some(fact), cause });
+            }
         }
     }
 }
 
 /// The one of these snapshots of one name that the name alone means; nothing if it would be refused.
-pub fn newest_of(named: Vec<&Fact>) -> Option<Id> {
-    let question = Question { text: "", holder: None, host: None, by: None, now: crate::repository::time::clock() };
-    newest(named, &question, &mut Vec::new()).ok().map(|fact| fact.id)
+pub fn newest_of(named: Vec<&Fact>, damaged: &[Damaged], wishes: &Wishes) -> Option<Id> {
+    let (holder, host) = (wishes.holder.as_deref(), wishes.host.as_deref());
+    let question = Question { text: "", holder, host, by: None, now: crate::repository::time::clock() };
+    let fact = newest(named, &question, &mut Vec::new()).ok()?;
+    (wishes.ignore_damaged || newer_damage(damaged, fact, &question).next().is_none()).then_some(fact.id)
 }
 
 fn nothing_named() -> Error {

@@ -63,6 +63,8 @@ impl fmt::Display for User {
 pub struct Watch {
     devices: Vec<(BlockDevice, Option<u64>)>,
     files: Vec<(OpenFile, Stamp)>,
+    /// The files that loop devices among the devices show as a whole: who writes to such a file writes to the disk.
+    below: Vec<(PathBuf, Stamp)>,
     paths: BTreeSet<PathBuf>,
     force_share: bool,
 }
@@ -84,6 +86,10 @@ impl Stamp {
         }
     }
 
+    fn at(path: &Path) -> Option<Stamp> {
+        std::fs::metadata(path).ok().as_ref().map(Stamp::of)
+    }
+
     fn of_file(file: &OpenFile) -> Option<Stamp> {
         file.file.as_file()?.metadata().ok().as_ref().map(Stamp::of)
     }
@@ -96,9 +102,11 @@ impl Watch {
         let of_file =
             |file: &OpenFile| file.identity.filter(identity::is_device).map(|found| BlockDevice(found.device));
         let devices: BTreeSet<_> = files.iter().filter_map(of_file).collect();
+        let below = devices.iter().flat_map(|device| files_shown_by(*device)).collect();
         Watch {
             devices: devices.into_iter().map(|device| (device, device.written_sectors())).collect(),
             files: files.iter().filter_map(stamped).collect(),
+            below,
             paths: files.iter().map(|file| PathBuf::from(&file.name)).chain([path.to_owned()]).collect(),
             force_share: false,
         }
@@ -149,6 +157,12 @@ impl Watch {
                 found.push(format!("{} was changed", file.name));
             }
         }
+        // What was written to the device was written to its file.
+        if found.is_empty() {
+            let changed = |(path, before): &&(PathBuf, Stamp)| Stamp::at(path).is_some_and(|now| now != *before);
+            let below = self.below.iter().filter(changed);
+            found.extend(below.map(|(path, _)| format!("{} was changed", path.display())));
+        }
         found
     }
 
@@ -158,6 +172,15 @@ impl Watch {
         let own: Vec<FileIdentity> = devices.chain(self.files.iter().filter_map(|(file, _)| file.identity)).collect();
         !own.is_empty() && storage_under(path).iter().any(|part| own.contains(part))
     }
+}
+
+/// The files that a device shows from their begin to their end.
+fn files_shown_by(device: BlockDevice) -> Vec<(PathBuf, Stamp)> {
+    let stamped = |(path, range): (PathBuf, Range<u64>)| {
+        let stamp = Stamp::at(&path)?;
+        (range.start == 0 && range.end.saturating_add(512) > stamp.length_bytes).then_some((path, stamp))
+    };
+    device.below().1.into_iter().filter_map(stamped).collect()
 }
 
 /// Returns the devices by which somebody else can write to what a device lies on: other loop devices over the same bytes, and

@@ -132,9 +132,15 @@ fn opened_image(disk: Disk) -> Result<OpenedDisk> {
 }
 
 fn failed_to_open(cause: ImageError, file: &OpenFile, format: Option<&'static Format>) -> Error {
-    let is_denied = cause.kind() == ErrorKind::ReferenceDenied && format.is_none();
-    let guess = if is_denied { Guess::of(file).ok() } else { None };
-    failed_to_follow(cause, guess.as_ref())
+    let guess = match cause.kind() {
+        ErrorKind::ReferenceDenied | ErrorKind::Io if format.is_none() => Guess::of(file),
+        _ => return cause.into(),
+    };
+    match guess {
+        // Where its beginning cannot be read, nothing tells its format.
+        Err(unread) if unread.kind() == ErrorKind::Io => Error::from(cause).of_kind(Kind::UndeclaredFormat),
+        guess => failed_to_follow(cause, guess.ok().as_ref()),
+    }
 }
 
 /// A reference that was denied because only the content states the image's format is a failure of its own sort.

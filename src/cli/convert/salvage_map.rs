@@ -31,6 +31,7 @@ pub fn prepare(
     let Source::Disk(disk, _) = source else {
         return Err(Failure::usage("--salvage-map is of a disk that can be read again, not of a pipe"));
     };
+    map_file::check_writable(path)?;
     let size_bytes = disk.geometry().size_bytes;
     let found = map_file::read(path, size_bytes)?;
     if found.is_none() {

@@ -123,7 +123,8 @@ fn repository(args: &Args, shared: Shared) -> Result<Content, Failure> {
     let repository = args.opening.secrets.open_patiently(&absolute(&source.path)?, args.retry_time)?;
     repository.require_data("mount")?;
     let pool = Arc::clone(&shared.pool);
-    Ok(Content { root: Catalog::open(repository, shared)?, disks: None, total_bytes: 0, writable: None, pool })
+    let root = Catalog::open(repository, shared, args.opening.choice.wishes())?;
+    Ok(Content { root, disks: None, total_bytes: 0, writable: None, pool })
 }
 
 fn snapshot(args: &Args, wanted: &str, shared: &Shared, global: Global) -> Result<Content, Failure> {

@@ -1,6 +1,6 @@
 //! A repository as a folder of its names, each with its snapshots.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
@@ -9,12 +9,13 @@ use tintype_formats::tin::id::Id;
 use tintype_formats::tin::manifest::{DiskRecord, Manifest};
 use tintype_formats::tin::read::ChunkReader;
 
+use super::super::output;
 use super::content::Shared;
 use crate::error::Result;
 use crate::repository::disk::SnapshotDisk;
 use crate::repository::lease::Lease;
-use crate::repository::lineup::Fact;
-use crate::repository::resolve::newest_of;
+use crate::repository::lineup::{Damaged, Fact, Lineup};
+use crate::repository::resolve::{Wishes, newest_of};
 use crate::repository::snapshots::Snapshot;
 use crate::repository::{Repository, time};
 use crate::serve::fuse::{DiskEntry, Entry, Folder, LazyDisk, OpenDisk, file_name, folder_of};
@@ -98,14 +99,20 @@ pub struct Catalog {
     repository: Arc<Repository>,
     reader: Arc<ChunkReader>,
     shared: Shared,
+    /// Which snapshots are shown.
+    wishes: Wishes,
     known: Mutex<Known>,
 }
 
 #[derive(Default)]
 struct Known {
     listed: Option<Instant>,
+    /// The manifests that were there; nothing while one of them may yet be committed or mended.
+    ids: HashSet<Id>,
     /// Manifests never change: each is read once.
     snapshots: HashMap<Id, Stored>,
+    /// Those that a warning was given of.
+    damaged: HashSet<Id>,
     names: Arc<BTreeMap<String, Arc<Name>>>,
 }
 
@@ -123,15 +130,16 @@ struct Stored {
 struct Name {
     snapshots: BTreeMap<String, Entry>,
     folders: BTreeMap<Id, String>,
-    /// None, if a command that reads the newest of the name would refuse: of several key owners, or with a wrong clock.
+    /// None, if a command that reads the newest of the name would refuse: of several key owners, with a wrong clock, or with a
+    /// newer one that is damaged.
     newest: Option<(Id, String, SystemTime)>,
 }
 
 impl Catalog {
     /// Lists the snapshots for the first time.
-    pub fn open(repository: Arc<Repository>, shared: Shared) -> Result<Arc<dyn Folder>> {
+    pub fn open(repository: Arc<Repository>, shared: Shared, wishes: Wishes) -> Result<Arc<dyn Folder>> {
         let reader = repository.chunk_reader();
-        let catalog = Catalog { repository, reader, shared, known: Mutex::default() };
+        let catalog = Catalog { repository, reader, shared, wishes, known: Mutex::default() };
         catalog.list_again()?;
         Ok(Arc::new(Names(Arc::new(catalog))))
     }
@@ -158,38 +166,60 @@ impl Catalog {
     }
 
     fn list_again(&self) -> Result<()> {
-        let ids = self.repository.snapshot_ids()?;
-        let mut before = std::mem::take(&mut self.lock().snapshots);
+        let ids: HashSet<Id> = self.repository.snapshot_ids()?.into_iter().collect();
+        if !ids.is_empty() && self.lock().ids == ids {
+            return Ok(());
+        }
+        let mut lineup = self.repository.lineup(&|_| true)?;
+        let before = self.lock().snapshots.clone();
         let mut snapshots = HashMap::new();
-        let mut failure = Ok(());
-        for id in &ids {
-            let stored = match before.remove(id) {
-                Some(stored) => Some(stored),
-                None if failure.is_err() => None,
-                None => match self.repository.committed(*id) {
-                    Ok(Some(Ok(snapshot))) => Some(self.stored(&snapshot)),
-                    // Of another host, or damaged: "tintype snapshots" says so.
-                    Ok(_) => None,
-                    Err(cause) => {
-                        failure = Err(cause);
-                        None
-                    }
-                },
+        for Fact { id, holder, host, .. } in lineup.visible.clone() {
+            if !self.wishes.allow(&holder, &host) {
+                continue;
+            }
+            let kept = lineup.kept.remove(&id);
+            let stored = match before.get(&id) {
+                Some(stored) => Some(stored.clone()),
+                None => self.read(id, kept, &mut lineup)?.map(|snapshot| self.stored(&snapshot)),
             };
-            snapshots.extend(stored.map(|stored| (*id, stored)));
+            snapshots.extend(stored.map(|stored| (id, stored)));
         }
         let mut names: BTreeMap<String, Name> = BTreeMap::new();
-        for id in &ids {
-            if let Some(stored) = snapshots.get(id) {
-                names.entry(stored.name.clone()).or_default().add(*id, stored);
-            }
+        for (id, stored) in &snapshots {
+            names.entry(stored.name.clone()).or_default().add(*id, stored);
         }
         for name in names.values_mut() {
-            name.find_newest(&snapshots);
+            name.find_newest(&snapshots, &lineup.damaged, &self.wishes);
         }
         let names = names.into_iter().map(|(name, all)| (name, Arc::new(all))).collect();
-        *self.lock() = Known { listed: Some(Instant::now()), snapshots, names: Arc::new(names) };
-        failure
+        self.warn_of(&lineup.damaged);
+        let known = &mut *self.lock();
+        known.ids = if lineup.uncommitted.is_empty() && lineup.damaged.is_empty() { ids } else { HashSet::new() };
+        (known.listed, known.snapshots, known.names) = (Some(Instant::now()), snapshots, Arc::new(names));
+        Ok(())
+    }
+
+    /// Reads a visible snapshot that was not read just now.
+    fn read(&self, id: Id, kept: Option<Snapshot>, lineup: &mut Lineup) -> Result<Option<Snapshot>> {
+        if kept.is_some() {
+            return Ok(kept);
+        }
+        let cause = match self.repository.committed(id)? {
+            Some(Ok(snapshot)) => return Ok(Some(snapshot)),
+            Some(Err(cause)) => cause.to_string(),
+            None => "its manifest or the end of its session is missing or damaged".to_owned(),
+        };
+        lineup.mark_damaged(id, cause);
+        Ok(None)
+    }
+
+    /// Says once which snapshots are not shown, although somebody committed them.
+    fn warn_of(&self, damaged: &[Damaged]) {
+        for Damaged { id, cause, .. } in damaged {
+            if self.lock().damaged.insert(*id) {
+                output::warn_always(&format!("snapshot {id} is damaged and not shown: {cause}"));
+            }
+        }
     }
 
     fn stored(&self, snapshot: &Snapshot) -> Stored {
@@ -218,9 +248,9 @@ impl Name {
     }
 
     /// Finds the snapshot that the name alone means.
-    fn find_newest(&mut self, snapshots: &HashMap<Id, Stored>) {
+    fn find_newest(&mut self, snapshots: &HashMap<Id, Stored>, damaged: &[Damaged], wishes: &Wishes) {
         let stored = self.folders.keys().filter_map(|id| snapshots.get(id));
-        let newest = newest_of(stored.map(|stored| &stored.fact).collect());
+        let newest = newest_of(stored.map(|stored| &stored.fact).collect(), damaged, wishes);
         self.newest = newest.and_then(|id| Some((id, self.folders.get(&id)?.clone(), snapshots.get(&id)?.changed)));
     }
 }

@@ -5,7 +5,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 
 use super::super::failure::Failure;
-use super::super::{Global, output};
+use super::super::{Global, output, usage};
 use crate::error::{Error, Kind};
 use crate::serve::nbd::{Address, Listener};
 use crate::system;
@@ -33,10 +33,10 @@ impl ListenArgs {
         for socket in inherited.map_err(|cause| Error::io("use the sockets that systemd opened", cause))? {
             listeners.push(Listener::inherited(socket)?);
         }
-        for path in &self.socket {
+        for path in typed_before_variable(&self.socket, "socket", &self.listen, "listen") {
             listeners.push(Listener::unix(path).map_err(advised)?);
         }
-        for text in &self.listen {
+        for text in typed_before_variable(&self.listen, "listen", &self.socket, "socket") {
             for address in resolve(text)? {
                 if !encrypted && !address.ip().is_loopback() {
                     let text = format!(
@@ -53,6 +53,12 @@ impl ListenArgs {
         }
         Ok(listeners)
     }
+}
+
+/// What an option gives; nothing if that is its variable's value and the other option was typed.
+fn typed_before_variable<'a, T, U>(own: &'a [T], id: &str, other: &[U], other_id: &str) -> &'a [T] {
+    let is_other_typed = !other.is_empty() && !usage::is_from_variable(other_id);
+    if is_other_typed && usage::is_from_variable(id) { &[] } else { own }
 }
 
 /// Says what to do about a socket that is taken.

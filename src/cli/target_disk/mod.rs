@@ -28,7 +28,7 @@ pub struct TargetArgs {
     #[arg(long)]
     pub verify: bool,
     /// Overwrite an existing file, or a device
-    #[arg(long, env = "TINTYPE_FORCE", value_parser = clap::builder::FalseyValueParser::new())]
+    #[arg(long, env = "TINTYPE_FORCE", value_parser = clap::builder::BoolishValueParser::new())]
     pub force: bool,
     /// Write into an existing raw file or device, in place
     #[arg(long, short = 'n')]

@@ -17,7 +17,9 @@
 
 use std::fmt::Write as _;
 use std::io::Write as _;
-use std::path::{Path, PathBuf};
+use std::path::Path;
+
+use tempfile::NamedTempFile;
 
 use super::{AreaMap, State};
 use crate::error::{Error, Kind, OnPath as _, Result};
@@ -144,14 +146,25 @@ fn text(map: &AreaMap, about: &About) -> String {
     text
 }
 
+/// Fails if no map can be written to `path`. Before hours of reading, that is worth a look.
+pub fn check_writable(path: &Path) -> Result<()> {
+    temporary(path).map(drop)
+}
+
+/// A file beside `path` that gets its name once it is whole.
+fn temporary(path: &Path) -> Result<NamedTempFile> {
+    let folder = match path.parent() {
+        Some(folder) if !folder.as_os_str().is_empty() => folder,
+        _ => Path::new("."),
+    };
+    let file = tempfile::Builder::new().prefix(".map.").tempfile_in(folder);
+    file.map_err(|cause| Error::io("write the map", cause)).on_path(path)
+}
+
 /// Writes a map under a temporary name beside `path`, and renames it.
 pub fn write(path: &Path, map: &AreaMap, about: &About) -> Result<()> {
-    let folder = match path.parent() {
-        Some(folder) if !folder.as_os_str().is_empty() => folder.to_owned(),
-        _ => PathBuf::from("."),
-    };
     let doing = |cause| Error::io("write the map", cause);
-    let mut file = tempfile::Builder::new().prefix(".map.").tempfile_in(folder).map_err(doing).on_path(path)?;
+    let mut file = temporary(path)?;
     file.write_all(text(map, about).as_bytes()).map_err(doing).on_path(path)?;
     file.as_file().sync_all().map_err(doing).on_path(path)?;
     file.persist(path).map_err(|cause| doing(cause.error)).on_path(path)?;

@@ -28,13 +28,13 @@ pub fn choose(lineup: &Lineup, text: &str, wishes: &Wishes, purpose: Purpose) ->
         meant.retain(|reading| reading.name.is_none());
     }
     match meant.as_slice() {
-        [] => Err(choice.nothing()),
+        [] => Err(choice.nothing(&readings)),
         [reading] => choice.answer(reading),
         several => {
             let answers: Vec<_> = several.iter().map(|reading| choice.answer(reading)).collect();
             let ids: Vec<Option<Id>> = answers.iter().map(|answer| answer.as_ref().ok().map(|(id, _)| *id)).collect();
             if ids.iter().all(|id| id.is_some() && *id == ids[0]) {
-                return answers.into_iter().next().unwrap_or_else(|| Err(choice.nothing()));
+                return answers.into_iter().next().unwrap_or_else(|| Err(choice.nothing(&readings)));
             }
             let meanings: Vec<String> = several.iter().map(|reading| reading.to_string()).collect();
             Err(choice.question(None).several(&format!("it can mean {}", meanings.join(", or "))))
@@ -91,13 +91,17 @@ impl<'a> Choice<'a> {
         own.into_iter().any(|fact| readings.iter().any(|reading| is_named(fact, reading)))
     }
 
-    fn nothing(&self) -> Error {
-        let looks_like_id =
-            self.text.rsplit('@').next().is_some_and(|id| id.bytes().all(|byte| byte.is_ascii_hexdigit()));
-        self.question(None).none(match looks_like_id {
-            true => "there is none of that name or id",
-            false => "there is none of that name",
-        })
+    fn nothing(&self, readings: &[Reading<'_>]) -> Error {
+        let has = |is: fn(&Pick) -> bool| readings.iter().any(|reading| is(&reading.pick));
+        let question = self.question(None);
+        match self.text.rsplit_once('@') {
+            _ if has(|pick| matches!(pick, Pick::Id(_))) => question.none("there is none of that name or id"),
+            Some((_, which)) if !has(|pick| *pick != Pick::Name) => {
+                let which = which.escape_debug();
+                question.none(&format!("there is none of that name, and \"{which}\" is no id, day, time or age"))
+            }
+            _ => question.none("there is none of that name"),
+        }
     }
 
     fn answer(&self, reading: &Reading<'a>) -> Result<(Id, Vec<Remark>)> {
@@ -126,11 +130,11 @@ impl<'a> Choice<'a> {
         }
         let mut remarks = Vec::new();
         let fact = newest(named, question, &mut remarks)?;
-        for damage in self.newer_damage(fact, question) {
+        for damage in newer_damage(&self.lineup.damaged, fact, question) {
             if !self.wishes.ignore_damaged {
                 let (id, cause) = (damage.id, &damage.cause);
                 let found = format!("snapshot {id} is newer than {} and damaged: {cause}", fact.id);
-                return Err(damaged(self.text, &found));
+                return Err(cannot_be_read(Kind::NewerDamaged, self.text, &found));
             }
             remarks.push(Remark::NewerDamaged { id: damage.id, cause: damage.cause.clone() });
         }
@@ -142,19 +146,6 @@ impl<'a> Choice<'a> {
         });
         remarks.extend(uncommitted.map(|snapshot| Remark::NotCommitted { id: snapshot.id }));
         Ok((fact.id, remarks))
-    }
-
-    /// The damaged snapshots of the same holder that are newer, and not known to be of another name.
-    fn newer_damage(&self, fact: &'a Fact, question: &Question<'a>) -> impl Iterator<Item = &'a Damaged> + 'a {
-        let (by, host) = (question.by, question.host);
-        self.lineup.damaged.iter().filter(move |damage| {
-            let is_by = by.is_none_or(|by| damage.made().is_none_or(|at| at <= by));
-            let is_same = damage.fact.as_ref().is_none_or(|own| {
-                own.name == fact.name && own.holder == fact.holder && host.is_none_or(|host| own.host == host)
-            });
-            let is_his = damage.holder.as_ref().is_none_or(|holder| *holder == fact.holder);
-            is_by && is_same && is_his && damage.is_newer_than(fact)
-        })
     }
 
     fn by_id(&self, reading: &Reading<'a>, prefix: &str, question: &Question<'a>) -> Result<(Id, Vec<Remark>)> {
@@ -175,7 +166,7 @@ impl<'a> Choice<'a> {
             ([], []) => Err(question.none("there is none of that name and id")),
             ([fact], []) => {
                 let named = reading.name.is_some() && self.purpose == Purpose::Read;
-                let newer = self.newer_damage(fact, question).filter(|_| named);
+                let newer = newer_damage(&self.lineup.damaged, fact, question).filter(|_| named);
                 let remark = |damage: &Damaged| Remark::NewerDamaged { id: damage.id, cause: damage.cause.clone() };
                 Ok((fact.id, newer.map(remark).collect()))
             }
@@ -204,6 +195,23 @@ impl<'a> Choice<'a> {
     }
 }
 
+/// The damaged snapshots of the same holder that are newer, and not known to be of another name.
+pub fn newer_damage<'a>(
+    damaged: &'a [Damaged],
+    fact: &'a Fact,
+    question: &Question<'a>,
+) -> impl Iterator<Item = &'a Damaged> + 'a {
+    let (by, host) = (question.by, question.host);
+    damaged.iter().filter(move |damage| {
+        let is_by = by.is_none_or(|by| damage.made().is_none_or(|at| at <= by));
+        let is_same = damage.fact.as_ref().is_none_or(|own| {
+            own.name == fact.name && own.holder == fact.holder && host.is_none_or(|host| own.host == host)
+        });
+        let is_his = damage.holder.as_ref().is_none_or(|holder| *holder == fact.holder);
+        is_by && is_same && is_his && damage.is_newer_than(fact)
+    })
+}
+
 impl fmt::Display for Reading<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let holder = self.holder.map(|holder| format!(" of key owner {}", holder.escape_debug())).unwrap_or_default();
@@ -220,7 +228,11 @@ impl fmt::Display for Reading<'_> {
     }
 }
 
-/// An error: the snapshot, or a newer one, cannot be read.
+/// An error: the snapshot cannot be read.
 pub fn damaged(text: &str, found: &str) -> Error {
-    Error::new(Kind::SnapshotDamaged, format!("find the snapshot \"{}\": {found}", text.escape_debug()))
+    cannot_be_read(Kind::SnapshotDamaged, text, found)
+}
+
+fn cannot_be_read(kind: Kind, text: &str, found: &str) -> Error {
+    Error::new(kind, format!("find the snapshot \"{}\": {found}", text.escape_debug()))
 }
