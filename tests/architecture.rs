@@ -1,34 +1,28 @@
 //! The arrows of the house go one way: cli -> engine -> {sources, targets, repository, serve, boot} -> formats.
 
+#[path = "common/uses.rs"]
+mod uses;
+
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
+
+use uses::{Uses, circles, rust_files, uses_below};
 
 /// What each room may use of the others.
 const MAY_USE: &[(&str, &[&str])] = &[
-    ("cli", &["engine", "repository", "boot", "serve", "sources", "targets", "error", "system"]),
-    ("engine", &["repository", "boot", "sources", "targets", "error"]),
-    ("repository", &["error", "system"]),
+    ("cli", &["engine", "repository", "boot", "serve", "sources", "targets", "progress", "error", "system"]),
+    ("engine", &["repository", "boot", "sources", "targets", "progress", "error"]),
+    ("repository", &["progress", "error", "system"]),
     ("targets", &["sources", "error", "system"]),
     ("boot", &["serve", "sources", "targets", "error", "system"]),
     ("serve", &["sources", "channel", "nbd_protocol", "error", "system"]),
     ("sources", &["channel", "nbd_protocol", "error", "system"]),
     ("channel", &["error"]),
+    ("progress", &["error"]),
     ("error", &[]),
     ("nbd_protocol", &[]),
     ("system", &[]),
 ];
-
-fn rust_files(folder: &Path) -> Vec<PathBuf> {
-    let mut files = Vec::new();
-    for entry in fs::read_dir(folder).expect("a folder").map(|entry| entry.expect("an entry").path()) {
-        if entry.is_dir() {
-            files.extend(rust_files(&entry));
-        } else if entry.extension().is_some_and(|extension| extension == "rs") {
-            files.push(entry);
-        }
-    }
-    files
-}
 
 /// The rooms that a file names by `crate::`.
 fn used_rooms(text: &str) -> Vec<String> {
@@ -51,6 +45,36 @@ fn rooms_use_only_what_is_below_them() {
                 assert!(fine, "{}: {room} must not use {used}", file.display());
             }
         }
+    }
+}
+
+/// Files that use each other can only be read, and moved, together.
+#[test]
+fn no_files_use_each_other_in_a_circle() {
+    let found = circles(&uses_below(&Path::new(env!("CARGO_MANIFEST_DIR")).join("src")));
+    assert!(found.is_empty(), "{found:#?}");
+}
+
+#[test]
+fn circles_are_found() {
+    let path = |text: &str| text.split('/').map(str::to_owned).collect::<Vec<_>>();
+    let of = |arrows: &[(&str, &str)]| {
+        let mut uses = Uses::new();
+        for (from, to) in arrows {
+            uses.entry(path(from)).or_default().insert(path(to));
+            uses.entry(path(to)).or_default();
+        }
+        circles(&uses)
+    };
+    assert!(of(&[("a", "b"), ("b", "c"), ("a", "c")]).is_empty());
+    assert_eq!(of(&[("a", "b"), ("b", "c"), ("c", "a"), ("d", "a")]), [[path("a"), path("b"), path("c")]]);
+    assert!(of(&[("a", "a/b"), ("a/b", "a")]).is_empty(), "a file and its own folder");
+    // The crate's own files, by every way that they name each other.
+    let uses = uses_below(&Path::new(env!("CARGO_MANIFEST_DIR")).join("src"));
+    for (from, to) in
+        [("cli/output", "cli/failure"), ("engine/import", "repository/disk"), ("repository/session", "repository/ids")]
+    {
+        assert!(uses[&path(from)].contains(&path(to)), "{from} uses {to}: {:?}", uses[&path(from)]);
     }
 }
 

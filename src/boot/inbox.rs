@@ -8,7 +8,7 @@ use std::sync::mpsc::RecvTimeoutError;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use super::machine::Event;
+use super::event::Event;
 
 /// How many bytes of ports may wait, apart from the last piece.
 const MAX_BYTES: usize = 256 << 10;

@@ -13,9 +13,10 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use rustix::io::{FdFlags, fcntl_setfd};
-use serde_json::{Value, json};
+use serde_json::json;
 
 use super::confine::{Confinement, clean_environment};
+use super::event::Event;
 use super::exports::{BootDisk, Exports};
 use super::firmware::Flash;
 use super::inbox::{Receiver, Sender, inbox};
@@ -28,19 +29,6 @@ use super::variables;
 use crate::error::{Error, Kind, Result};
 use crate::sources::{OpenOptions, open_disk};
 use crate::system;
-
-/// Something that was heard of a machine.
-#[derive(Debug, Clone, PartialEq)]
-pub enum Event {
-    /// An event of QEMU's, by its name, and what it says.
-    Qmp(String, Value),
-    /// Bytes from the serial port.
-    Serial(Vec<u8>),
-    /// Bytes from the firmware.
-    FirmwareLog(Vec<u8>),
-    /// QEMU has gone.
-    Gone,
-}
 
 /// How a machine ended.
 #[derive(Debug, Clone, PartialEq, Eq)]

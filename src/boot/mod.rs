@@ -14,6 +14,7 @@
 
 mod condition;
 mod confine;
+mod event;
 mod exports;
 mod fat;
 mod firmware;
@@ -33,9 +34,10 @@ mod variables;
 mod watch;
 
 pub use condition::Condition;
+pub use event::Event;
 pub use exports::{BootDisk, Exports};
 pub use look::{Look, System, look_at};
-pub use machine::{End, Event, Machine};
+pub use machine::{End, Machine};
 pub use overlay::{Overlay, Parent};
 pub use settings::{Accelerator, Bus, Display, Firmware, Network, Plan, Serial, Settings};
 pub use watch::{Verdict, warn_of, watch_until};

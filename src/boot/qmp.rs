@@ -9,8 +9,8 @@ use std::time::Duration;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
+use super::event::Event;
 use super::inbox::Sender as Events;
-use super::machine::Event;
 use crate::error::{Error, Kind, Result};
 
 /// The longest line that is read; the longest that QEMU writes here are screens full of text.

@@ -8,7 +8,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use super::condition::Condition;
-use super::machine::{Event, Machine};
+use super::event::Event;
+use super::machine::Machine;
 use super::screen::{LONGEST_FAILURE_BYTES, Screen, failure_in};
 use crate::error::{Error, Result};
 

@@ -2,12 +2,9 @@
 
 use std::io;
 
-use serde::Serialize;
 use tintype_formats::{ErrorKind, ImageError};
 
-use super::Global;
 use super::escape::printable;
-use super::output;
 use crate::error::{Aftermath, Error, Kind, in_words, system_says};
 
 /// Why a command failed.
@@ -28,14 +25,6 @@ impl From<ImageError> for Failure {
     fn from(error: ImageError) -> Self {
         Error::from(error).into()
     }
-}
-
-#[derive(Serialize)]
-struct FailureEvent<'a> {
-    r#type: &'static str,
-    message: &'a str,
-    hint: Option<&'a str>,
-    exit_code: u8,
 }
 
 impl Failure {
@@ -73,19 +62,14 @@ impl Failure {
         printable(&message)
     }
 
-    /// Says what happened, and gives the exit code for it.
-    pub fn report(&self, global: Global) -> u8 {
-        let (message, exit_code) = (self.message(), exit_code(self.error.kind()));
-        if global.json {
-            let hint = self.hint.as_deref();
-            output::say_json(&FailureEvent { r#type: "error", message: &message, hint, exit_code });
-            return exit_code;
-        }
-        output::say(&format!("tintype: {message}"));
-        if let Some(hint) = self.hint.as_deref().filter(|_| !global.quiet) {
-            output::say(&format!("hint: {hint}"));
-        }
-        exit_code
+    /// What to do next, if there is something to say.
+    pub fn hint(&self) -> Option<&str> {
+        self.hint.as_deref()
+    }
+
+    /// What the process ends with.
+    pub fn exit_code(&self) -> u8 {
+        exit_code(self.kind())
     }
 }
 
@@ -115,6 +99,7 @@ fn exit_code(kind: Kind) -> u8 {
         | Kind::Fenced
         | Kind::TargetExists
         | Kind::TargetUnfit
+        | Kind::SectorsDiffer
         | Kind::TargetIsSource
         | Kind::TargetBusy
         | Kind::ImageInUse => 1,
@@ -148,6 +133,7 @@ fn hint(error: &Error) -> Option<&'static str> {
     Some(match error.kind() {
         Kind::TargetExists => "use --force to overwrite it",
         Kind::TargetBusy => "unmount it, or stop what uses it",
+        Kind::SectorsDiffer => "choose a target with the disk's sectors, or write it all the same with --keep-sectors",
         Kind::ImageInUse => "stop the machine first, or use --force-share if a torn copy will do",
         Kind::NoSpace if error.aftermath() == Some(Aftermath::Unchanged) => {
             "nothing was changed; make room, or choose another place"

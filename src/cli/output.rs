@@ -117,3 +117,25 @@ pub fn note(text: &str, global: Global) {
         say(&format!("note: {}", printable(text)));
     }
 }
+
+#[derive(Serialize)]
+struct FailureEvent<'a> {
+    r#type: &'static str,
+    message: &'a str,
+    hint: Option<&'a str>,
+    exit_code: u8,
+}
+
+/// Says why the command failed, and gives the exit code for it.
+pub fn report(failure: &Failure, global: Global) -> u8 {
+    let (message, hint, exit_code) = (failure.message(), failure.hint(), failure.exit_code());
+    if global.json {
+        say_json(&FailureEvent { r#type: "error", message: &message, hint, exit_code });
+        return exit_code;
+    }
+    say(&format!("tintype: {message}"));
+    if let Some(hint) = hint.filter(|_| !global.quiet) {
+        say(&format!("hint: {hint}"));
+    }
+    exit_code
+}

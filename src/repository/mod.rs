@@ -4,11 +4,13 @@
 
 pub mod disk;
 mod entrance;
+mod ids;
 pub mod index;
 pub mod keys;
 pub mod lease;
 pub mod ledger;
 pub mod lineup;
+pub mod listing;
 pub mod names;
 pub mod policy;
 mod process;

@@ -100,7 +100,7 @@ impl WriteSession {
     /// W4 to W6: completes what is stored, writes the manifest and commits. A session that was fenced fails with
     /// [`Kind::Fenced`]: all begins again, with a new session.
     pub fn commit(self, manifest: &Manifest) -> Result<Id> {
-        let snapshot = super::snapshots::new_id()?;
+        let snapshot = super::ids::new_id()?;
         self.commit_as(snapshot, manifest)
     }
 

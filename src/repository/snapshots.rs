@@ -9,7 +9,7 @@ use tintype_formats::tin::keys::{Certificate, KeyRing};
 use tintype_formats::tin::manifest::{self, DiskRecord, Envelope, Manifest, Original};
 use tintype_formats::tin::signed::ObjectKind;
 
-use super::lineup::Damaged;
+use super::ids::id_beside;
 use super::protocol::End;
 use super::session::WriteSession;
 use super::store::StoreErrorKind;
@@ -56,27 +56,8 @@ impl Snapshot {
     }
 }
 
-/// The visible snapshots.
-pub struct Listing {
-    /// Those that these keys open, the oldest first.
-    pub snapshots: Vec<Snapshot>,
-    /// How many there are of other hosts, which these keys do not open.
-    pub sealed: usize,
-    /// Those that were committed and cannot be read, and why.
-    pub damaged: Vec<Damaged>,
-    /// Whole ones without an end of their session: a backup runs, or died.
-    pub uncommitted: Vec<Snapshot>,
-}
-
 /// How many more manifests are read to find a parent of the same host. A container may have another name each time.
 const MAX_FURTHER: usize = 32;
-
-/// A new id. It begins with the time, so that the newest are listed last; nothing but the order of a search hangs on it.
-pub fn new_id() -> Result<Id> {
-    let mut id = Id::random()?;
-    id.0[..6].copy_from_slice(&time::unix_ms().to_be_bytes()[2..]);
-    Ok(id)
-}
 
 /// Who backed a snapshot up. Only who may change tags is believed that it was somebody else.
 pub fn origin_of(ring: &KeyRing, signer: &Certificate, manifest: &Manifest) -> Certificate {
@@ -87,13 +68,6 @@ pub fn origin_of(ring: &KeyRing, signer: &Certificate, manifest: &Manifest) -> C
 /// True if the holder may change what others made.
 pub fn is_keeper(holder: &Certificate) -> bool {
     holder.role.maintains()
-}
-
-/// A new id that is listed where this one is: another of the same time.
-fn id_beside(id: Id) -> Result<Id> {
-    let mut new = Id::random()?;
-    new.0[..6].copy_from_slice(&id.0[..6]);
-    Ok(new)
 }
 
 impl Repository {
@@ -172,13 +146,6 @@ impl Repository {
             Snapshot { id, session, signer, origin, manifest }
         };
         Ok(Some(envelope.manifest.map(snapshot).map_err(Error::from)))
-    }
-
-    /// All visible snapshots, and what there is beside them. Every manifest is read.
-    pub fn snapshots(&self) -> Result<Listing> {
-        let mut lineup = self.lineup_anew()?;
-        let snapshots = lineup.visible.iter().filter_map(|fact| lineup.kept.remove(&fact.id)).collect();
-        Ok(Listing { snapshots, sealed: lineup.sealed.len(), damaged: lineup.damaged, uncommitted: lineup.uncommitted })
     }
 
     /// The newest snapshot of a name that these keys' own holder made: what its next backup builds on. One of this host comes

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::OFlags;
 use rustix::io::Errno;
 
-use super::disk_identity;
+use super::sysfs;
 
 /// A block device.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -64,7 +64,7 @@ impl BlockDevice {
     pub fn hardware_name(self) -> Option<String> {
         let disk = self.whole_disk().unwrap_or(self);
         let folder = disk.folder();
-        let text = |name| disk_identity::text_of(&folder.join(name));
+        let text = |name| sysfs::text_of(&folder.join(name));
         let name = ["wwid", "device/wwid", "serial", "device/serial"].into_iter().find_map(text)?;
         let partition = self.attribute("partition").map(|number| format!(" partition {}", number.trim()));
         Some(format!("hardware {name}{}", partition.unwrap_or_default()))

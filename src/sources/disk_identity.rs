@@ -11,9 +11,7 @@ use tintype_formats::tin::disk_identity::DiskIdentity;
 use super::block_device::BlockDevice;
 use super::open::{OpenOptions, open_disk};
 use super::partitions::{PartitionTable, TableId, partition_table};
-
-/// The most letters of a serial number that are kept.
-const MAX_LETTERS: usize = 128;
+use super::sysfs::{clean, text_of};
 
 /// Returns what tells a disk from others. `path` is the file or device that it is read from.
 pub fn identify(disk: &dyn BlockSource, path: &Path) -> DiskIdentity {
@@ -85,20 +83,6 @@ fn udev_fact(place: &Path, udev: &Path, fact: &str) -> Option<String> {
     let facts = std::fs::read_to_string(udev.join(format!("b{number}"))).ok()?;
     let find = |line: &str| line.strip_prefix("E:")?.strip_prefix(fact)?.strip_prefix('=').map(str::to_owned);
     clean(facts.lines().find_map(find)?.as_bytes())
-}
-
-/// Reads one line of sysfs as text that can be printed; none if it says nothing.
-pub(super) fn text_of(path: &Path) -> Option<String> {
-    clean(&std::fs::read(path).ok()?)
-}
-
-/// Returns what a disk said as text that can be printed; none if it says nothing, as disks do whose number is all zeros.
-fn clean(bytes: &[u8]) -> Option<String> {
-    let text = String::from_utf8_lossy(bytes);
-    let text: String = text.chars().filter(|letter| !letter.is_control()).take(MAX_LETTERS).collect();
-    let text = text.trim();
-    let number = text.split_once('.').map_or(text, |(_, number)| number);
-    number.contains(|letter| letter != '0').then(|| text.to_owned())
 }
 
 #[cfg(test)]

@@ -10,7 +10,7 @@ use tintype_formats::reference_gate::{ReferenceGate, Referenced};
 use tintype_formats::registry::{self, Format};
 use tintype_formats::{ImageError, OpenFile};
 
-use super::open::{check_not_in_use, into_open_file};
+use super::local::{check_not_in_use, into_open_file};
 
 /// What the user allows.
 #[derive(Debug, Clone, Default)]

@@ -11,6 +11,7 @@ mod extended;
 mod folder_gate;
 mod identity;
 mod in_use;
+mod local;
 mod mounts;
 mod nbd_client;
 mod open;
@@ -21,6 +22,7 @@ mod qemu_lock;
 mod sectors;
 mod slice;
 mod standard_input;
+mod sysfs;
 mod write_back;
 
 pub use aligned::AlignedBuffer;

@@ -8,7 +8,6 @@ use std::sync::Arc;
 
 use tintype_formats::guess::{self, Gated, Guess};
 use tintype_formats::layer::{Choice, ImageInfo};
-use tintype_formats::local_file::LocalFile;
 use tintype_formats::reference_gate::{NoReferences, ReferenceGate};
 use tintype_formats::secrets::Secrets;
 use tintype_formats::{BlockSource, Disk, ErrorKind, Format, HostFile, Image, ImageError, OpenFile, raw, registry};
@@ -17,12 +16,13 @@ use super::block_device::BlockDevice;
 use super::device_cache::CachedDevice;
 use super::device_file::DeviceFile;
 use super::folder_gate::{FolderGate, ReferencePolicy};
+use super::identity;
 use super::in_use::Watch;
+use super::local::{check_not_in_use, into_open_file};
 use super::nbd_client::{NbdFile, NbdOptions, is_nbd};
 use super::physical_disk::{self, PhysicalDisk};
 use super::sectors::with_recognised_sectors;
 use super::write_back::write_back;
-use super::{identity, qemu_lock};
 use crate::error::{Error, Kind, OnPath as _, Result};
 
 /// How a disk is to be opened.
@@ -330,25 +330,4 @@ fn device_file(device: File, path: &Path, read_repeatedly: bool) -> Result<(Open
 pub fn open_raw_device(device: File, path: &Path) -> Result<OpenedDisk> {
     let (file, device) = device_file(device, path, false)?;
     open_device(file, &device, path, Choice::default())
-}
-
-/// Fails if a running machine writes to the image, unless that is wanted.
-pub fn check_not_in_use(file: &File, force_share: bool) -> Result<(), String> {
-    if !force_share && qemu_lock::is_held_for_writing(file) {
-        return Err("a running machine has the image open for writing, a copy would be torn".to_owned());
-    }
-    Ok(())
-}
-
-/// Wraps an open file for the formats.
-pub fn into_open_file(file: File, path: &Path) -> Result<OpenFile> {
-    let metadata = file.metadata().map_err(|cause| Error::io("look at the file", cause))?;
-    let file = LocalFile::new(file).map_err(|cause| Error::io("find out the length", cause))?;
-    let name = PathBuf::from(path).display().to_string();
-    Ok(OpenFile {
-        file: Arc::new(file),
-        name,
-        identity: Some(identity::of_metadata(&metadata)),
-        secrets: Secrets::default(),
-    })
 }

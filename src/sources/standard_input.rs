@@ -8,7 +8,8 @@ use std::path::Path;
 
 use tintype_formats::is_zero;
 
-use super::open::{OpenedDisk, into_open_file, open_raw, open_raw_device};
+use super::local::into_open_file;
+use super::open::{OpenedDisk, open_raw, open_raw_device};
 use crate::error::{Error, Kind, Result};
 
 /// What standard input turned out to be.

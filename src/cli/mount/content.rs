@@ -12,7 +12,7 @@ use super::super::address::Address;
 use super::super::failure::Failure;
 use super::super::{Global, output};
 use super::Args;
-use super::stored::{self, Catalog};
+use super::stored::{self, Catalog, Shared};
 use crate::repository::names;
 use crate::serve::fuse::{DiskEntry, Folder, LazyDisk, OpenDisk, OpenDisks, folder_of};
 use crate::sources::{self, CachedDisk, DiskCache, OpenedDisk, Overlay, WritableDisk};
@@ -35,14 +35,6 @@ pub struct Content {
     pub writable: Option<Arc<dyn WritableDisk>>,
     /// Keeps disks open.
     pub pool: Arc<OpenDisks>,
-}
-
-/// What all disks of a mount share.
-pub struct Shared {
-    /// Keeps disks open.
-    pub pool: Arc<OpenDisks>,
-    /// Keeps what was decoded.
-    pub cache: Arc<DiskCache>,
 }
 
 /// Opens what is to be mounted.
@@ -113,7 +105,7 @@ fn is_repository(path: &Path) -> bool {
 
 fn repository(args: &Args, shared: Shared) -> Result<Content, Failure> {
     let source = &args.source;
-    if source.disk.is_some() || source.snapshot.is_some() {
+    if source.disk.is_some() || source.snapshot.is_some() || source.partition.is_some() {
         let message = format!("{source}: choose a snapshot, too (REPO::NAME?disk=...), or leave the choice out");
         return Err(Failure::usage(message));
     }
@@ -129,6 +121,9 @@ fn repository(args: &Args, shared: Shared) -> Result<Content, Failure> {
 
 fn snapshot(args: &Args, wanted: &str, shared: &Shared, global: Global) -> Result<Content, Failure> {
     let source = &args.source;
+    if source.partition.is_some() {
+        return Err(Failure::usage(format!("{source}: partitions have files of their own; leave ?partition= out")));
+    }
     if source.snapshot.is_some() {
         return Err(Failure::usage(format!("{source}: a stored disk has no snapshots inside; say NAME@ID instead")));
     }

@@ -10,7 +10,6 @@ use tintype_formats::tin::manifest::{DiskRecord, Manifest};
 use tintype_formats::tin::read::ChunkReader;
 
 use super::super::output;
-use super::content::Shared;
 use crate::error::Result;
 use crate::repository::disk::SnapshotDisk;
 use crate::repository::lease::Lease;
@@ -18,7 +17,7 @@ use crate::repository::lineup::{Damaged, Fact, Lineup};
 use crate::repository::resolve::{Wishes, newest_of};
 use crate::repository::snapshots::Snapshot;
 use crate::repository::{Repository, time};
-use crate::serve::fuse::{DiskEntry, Entry, Folder, LazyDisk, OpenDisk, file_name, folder_of};
+use crate::serve::fuse::{DiskEntry, Entry, Folder, LazyDisk, OpenDisk, OpenDisks, file_name, folder_of};
 use crate::sources::{CachedDisk, DiskCache};
 
 /// For how long what was listed is good: who looks sooner sees the same.
@@ -29,6 +28,14 @@ const SHOWN_DIGITS: usize = 16;
 
 /// The link to the newest snapshot of a name.
 const LATEST: &str = "latest";
+
+/// What all disks of a mount share.
+pub struct Shared {
+    /// Keeps disks open.
+    pub pool: Arc<OpenDisks>,
+    /// Keeps what was decoded.
+    pub cache: Arc<DiskCache>,
+}
 
 /// Takes a lease when it is called first, and keeps it: for who only lists, a prune need not care.
 fn hold(repository: &Arc<Repository>, snapshot: &Arc<Snapshot>) -> Arc<dyn Fn() + Send + Sync> {

@@ -8,8 +8,7 @@ use serde::Serialize;
 use tintype_formats::extent::DiskKind;
 use tintype_formats::{BlockSource, ImageError};
 
-use super::names::file_name;
-use super::tree::{Entry, FixedFolder, Folder, Text};
+use super::text::Text;
 use crate::error::{Error, Kind, Result};
 use crate::sources::{Partition, WritableDisk, partitions};
 
@@ -101,9 +100,9 @@ pub struct LazyDisk {
 }
 
 /// What a look at a disk found.
-struct Parts {
-    partitions: Vec<Partition>,
-    info: Arc<Text>,
+pub(super) struct Parts {
+    pub(super) partitions: Vec<Partition>,
+    pub(super) info: Arc<Text>,
 }
 
 #[derive(Serialize)]
@@ -155,7 +154,28 @@ impl LazyDisk {
         self.entry.size_bytes
     }
 
-    fn parts(&self) -> Arc<Parts> {
+    /// When it was as it is.
+    pub(super) fn changed(&self) -> SystemTime {
+        self.entry.changed
+    }
+
+    /// Its name, as people gave it.
+    pub(super) fn name(&self) -> &str {
+        &self.entry.name
+    }
+
+    /// A file that shows a part of it.
+    pub(super) fn file(self: &Arc<Self>, begin: u64, size_bytes: u64) -> Arc<DiskFile> {
+        Arc::new(DiskFile { disk: Arc::clone(self), begin, size_bytes })
+    }
+
+    /// Whether its partitions are known, or that it has none.
+    pub(super) fn is_known(&self) -> bool {
+        lock(&self.parts).is_some()
+    }
+
+    /// Its partitions, and what there is to tell of it. A disk whose table cannot be read has none.
+    pub(super) fn parts(&self) -> Arc<Parts> {
         if let Some(parts) = &*lock(&self.parts) {
             return Arc::clone(parts);
         }
@@ -201,69 +221,9 @@ impl PartitionInfo {
     }
 }
 
-fn partition_file(partition: &Partition) -> String {
+/// The name of a partition's file.
+pub(super) fn partition_file(partition: &Partition) -> String {
     format!("partition-{}.raw", partition.number)
-}
-
-/// The folder of one disk.
-struct DiskFolder(Arc<LazyDisk>);
-
-impl DiskFolder {
-    fn file(&self, begin: u64, size_bytes: u64) -> Entry {
-        Entry::Disk(Arc::new(DiskFile { disk: Arc::clone(&self.0), begin, size_bytes }))
-    }
-
-    fn whole(&self) -> Entry {
-        self.file(0, self.0.size_bytes())
-    }
-}
-
-impl Folder for DiskFolder {
-    fn entries(&self) -> Result<Vec<(String, Entry)>> {
-        let parts = self.0.parts();
-        let of_partition =
-            |partition: &Partition| (partition_file(partition), self.file(partition.begin, partition.size_bytes));
-        let mut entries = vec![("disk.raw".to_owned(), self.whole())];
-        entries.extend(parts.partitions.iter().map(of_partition));
-        entries.push(("info.json".to_owned(), Entry::Text(Arc::clone(&parts.info))));
-        Ok(entries)
-    }
-
-    fn entry(&self, name: &str) -> Result<Option<Entry>> {
-        match name {
-            // Without a look at the disk.
-            "disk.raw" => Ok(Some(self.whole())),
-            _ if !name.ends_with(".raw") && name != "info.json" => Ok(None),
-            _ => Ok(self.entries()?.into_iter().find(|(own, _)| own == name).map(|(_, entry)| entry)),
-        }
-    }
-
-    fn changed(&self) -> SystemTime {
-        self.0.entry.changed
-    }
-
-    fn changes(&self) -> bool {
-        // As long as the partitions are not known.
-        lock(&self.0.parts).is_none()
-    }
-}
-
-/// The folder of these disks: of one, what it has; of several, a folder for each by its name.
-pub fn folder_of(mut disks: Vec<Arc<LazyDisk>>) -> Arc<dyn Folder> {
-    if disks.len() == 1
-        && let Some(disk) = disks.pop()
-    {
-        return Arc::new(DiskFolder(disk));
-    }
-    let changed = disks.iter().map(|disk| disk.entry.changed).max().unwrap_or(SystemTime::UNIX_EPOCH);
-    let mut entries: Vec<(String, Entry)> = Vec::new();
-    for (index, disk) in disks.into_iter().enumerate() {
-        let name = file_name(&disk.entry.name);
-        let is_taken = entries.iter().any(|(other, _)| *other == name);
-        let name = if is_taken { format!("{name}%{}", index + 1) } else { name };
-        entries.push((name, Entry::Folder(Arc::new(DiskFolder(disk)))));
-    }
-    Arc::new(FixedFolder { entries, changed })
 }
 
 /// A file that shows a disk, or a part of it.

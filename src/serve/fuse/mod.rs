@@ -15,17 +15,21 @@
 //! disk (a partition) when that is opened after it.
 
 mod disk;
+mod disk_folder;
 mod errors;
 mod file_system;
 mod inodes;
 mod mount_table;
 mod names;
 mod session;
+mod text;
 mod tree;
 
-pub use disk::{DiskEntry, DiskFile, LazyDisk, OpenDisk, OpenDisks, folder_of};
+pub use disk::{DiskEntry, DiskFile, LazyDisk, OpenDisk, OpenDisks};
+pub use disk_folder::folder_of;
 pub use errors::Observer;
 pub use mount_table::{MountEntry, mount_at, whole_path};
 pub use names::file_name;
 pub use session::{HELPERS, Mounted, Options, SUBTYPE, mount, unmount};
-pub use tree::{Entry, FixedFolder, Folder, Text};
+pub use text::Text;
+pub use tree::{Entry, FixedFolder, Folder};

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use super::disk::DiskFile;
+use super::text::Text;
 use crate::error::Result;
 
 /// Something that stands in a folder under a name.
@@ -36,14 +37,6 @@ pub trait Folder: Send + Sync {
     fn changes(&self) -> bool {
         false
     }
-}
-
-/// A text that does not change.
-pub struct Text {
-    /// What it says.
-    pub bytes: Vec<u8>,
-    /// When it was written.
-    pub changed: SystemTime,
 }
 
 /// A folder whose entries are known.

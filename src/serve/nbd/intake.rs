@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use super::handshake::Failure;
 use super::request::Request;
-use super::transmission::Reserve;
+use super::worker::Reserve;
 use crate::channel::{Channel, deadline_for};
 use crate::nbd_protocol::REQUEST_BYTES;
 

@@ -29,14 +29,18 @@ mod read;
 mod reply;
 mod request;
 mod server;
+mod settings;
+mod shared;
 mod splice;
 mod tls;
 mod transmission;
+mod worker;
 mod write;
 
 pub use export::{Access, Export, Exports};
 pub use listener::{Address, Listener};
-pub use server::{Counters, Event, Limits, Observer, Remote, Server, Settings};
+pub use server::{Remote, Server};
+pub use settings::{Counters, Event, Limits, Observer, Settings};
 pub use tls::{TlsFiles, TlsSettings};
 
 /// Locks what stays whole whatever its holder does: a request that panicked ended its own connection.

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use super::server::Limits;
+use super::settings::Limits;
 use crate::channel::Socket;
 
 /// What a client is doing.

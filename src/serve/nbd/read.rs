@@ -10,8 +10,8 @@ use super::budget::PIECE_BYTES;
 use super::errno::Refusal;
 use super::lock;
 use super::request::Request;
-use super::splice::Pipe;
-use super::transmission::{Transmission, WORKER_BYTES, Worker};
+use super::transmission::Transmission;
+use super::worker::{WORKER_BYTES, Worker};
 use crate::nbd_protocol::command_flag;
 
 /// From this length on, in bytes, it is worth asking where holes are, and letting the kernel pass on what is stored.
@@ -200,27 +200,5 @@ impl Transmission<'_> {
             }
         }
         self.reply_done(request)
-    }
-}
-
-/// A worker's pipe: made when it is first needed, and not asked for again where there is none.
-#[derive(Default)]
-pub enum LazyPipe {
-    #[default]
-    Untried,
-    None,
-    Some(Pipe),
-}
-
-impl LazyPipe {
-    /// The pipe, if there is one.
-    pub fn get(&mut self) -> Option<&mut Pipe> {
-        if matches!(self, LazyPipe::Untried) {
-            *self = Pipe::new().map_or(LazyPipe::None, LazyPipe::Some);
-        }
-        match self {
-            LazyPipe::Some(pipe) => Some(pipe),
-            _ => None,
-        }
     }
 }

@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 use std::os::fd::OwnedFd;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
@@ -15,8 +15,8 @@ use super::export::Exports;
 use super::handshake::{Failure, negotiate};
 use super::listener::{Address, Listener};
 use super::lock;
-use super::places::Places;
-use super::tls::TlsSettings;
+use super::settings::{Counters, Event, Settings};
+use super::shared::{Shared, State};
 use super::transmission::Transmission;
 use crate::channel::{Socket, is_timeout};
 use crate::error::{Error, Result};
@@ -32,86 +32,6 @@ const CUT: Duration = Duration::from_millis(200);
 
 /// How long to wait before the next try, where no client can be accepted.
 const ACCEPT_AGAIN: Timespec = Timespec { tv_sec: 0, tv_nsec: 100_000_000 };
-
-/// What one server does at most.
-#[derive(Debug, Clone, Copy)]
-pub struct Limits {
-    /// Clients at the same time that have chosen an export.
-    pub connections: usize,
-    /// Clients at the same time that have not: the oldest makes room for another one.
-    pub handshakes: usize,
-    /// Requests of one connection at the same time.
-    pub requests: usize,
-    /// Time in which a client has to choose an export.
-    pub handshake: Duration,
-    /// Time after which a client that asks for nothing is sent away.
-    pub idle: Option<Duration>,
-    /// Time after which a client that asks for nothing is sent away if another one needs its place.
-    pub yields_after: Duration,
-    /// Time in which a request has to come, once it has begun, and its answer has to be taken; a long one has more.
-    pub request: Option<Duration>,
-}
-
-impl Default for Limits {
-    fn default() -> Self {
-        Limits {
-            connections: 64,
-            handshakes: 256,
-            requests: 16,
-            handshake: Duration::from_secs(10),
-            idle: None,
-            yields_after: Duration::from_secs(10),
-            request: Some(Duration::from_secs(120)),
-        }
-    }
-}
-
-/// Something that whoever runs a server may want to know.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Event {
-    /// A client was sent away: there are too many.
-    TurnedAway,
-    /// A client was sent away: it did nothing, and another one needed its place.
-    MadeRoom,
-    /// A connection ended before its client wanted.
-    ConnectionFailed(String),
-    /// A disk could not be read or written; the client was told.
-    DiskFailed {
-        /// The name of the export.
-        export: String,
-        /// What happened.
-        message: String,
-    },
-}
-
-/// Whom to tell; called from any thread, and not to take long.
-pub type Observer = Box<dyn Fn(Event) + Send + Sync>;
-
-/// How a server is to serve.
-#[derive(Default)]
-pub struct Settings {
-    /// What it does at most.
-    pub limits: Limits,
-    /// Who it is; clients have to use TLS then.
-    pub tls: Option<TlsSettings>,
-    /// Whether it ends by itself when the last client has gone.
-    pub ends_with_last_client: bool,
-    /// Whom to tell what happens.
-    pub observer: Option<Observer>,
-}
-
-/// What a server has done until now.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Counters {
-    /// Clients that are connected.
-    pub connections: usize,
-    /// Clients that have chosen an export, ever.
-    pub clients: u64,
-    /// Bytes of disks that were sent; holes are not among them.
-    pub read_bytes: u64,
-    /// Bytes that clients wrote.
-    pub written_bytes: u64,
-}
 
 /// A running server. When it is dropped it stops, as by [`stop`](Self::stop).
 pub struct Server {
@@ -226,116 +146,40 @@ fn spawn(name: &str, run: impl FnOnce() + Send + 'static) -> Result<JoinHandle<(
     spawned.map_err(|cause| Error::io("start a thread", cause))
 }
 
-/// What the threads of a server share.
-pub struct Shared {
-    exports: Exports,
-    settings: Settings,
-    budget: Budget,
-    stopping: AtomicBool,
-    /// Closed to wake those who listen.
-    stop_signal: Mutex<Option<OwnedFd>>,
-    state: Mutex<State>,
-    /// A connection has gone, or the server is to stop.
-    changed: Condvar,
-    read_bytes: AtomicU64,
-    written_bytes: AtomicU64,
+/// Serves a connection until it ends.
+fn serve(shared: &Shared, socket: &Arc<Socket>, id: u64) -> Result<(), Failure> {
+    let deadline = Instant::now() + shared.limits().handshake;
+    let set_known = || lock(&shared.state).open.set_known(id);
+    let tls = shared.settings.tls.as_ref();
+    let Some(negotiated) = negotiate(socket, &shared.exports, tls, (deadline, &set_known))? else {
+        return Ok(());
+    };
+    let mut state = lock(&shared.state);
+    let Some(activity) = state.open.begin_to_serve(id, shared.limits()) else {
+        let is_told = state.open.was_sent_away(id);
+        drop(state);
+        if !is_told {
+            shared.tell(Event::TurnedAway);
+        }
+        return Ok(());
+    };
+    state.clients += 1;
+    drop(state);
+    socket.limit_writes(shared.limits().request)?;
+    match Transmission::new(negotiated, socket, activity, shared).run() {
+        Some(failure) => Err(failure),
+        None => Ok(()),
+    }
 }
 
-#[derive(Default)]
-struct State {
-    open: Places,
-    clients: u64,
-}
-
-impl Shared {
-    pub(super) fn limits(&self) -> &Limits {
-        &self.settings.limits
+/// Notes a new connection, unless there are too many.
+fn admit(shared: &Arc<Shared>, socket: &Arc<Socket>, address: Option<IpAddr>) -> Option<Place> {
+    let mut state = lock(&shared.state);
+    if shared.is_stopping() {
+        return None;
     }
-
-    pub(super) fn budget(&self) -> &Budget {
-        &self.budget
-    }
-
-    pub(super) fn is_stopping(&self) -> bool {
-        self.stopping.load(Ordering::Relaxed)
-    }
-
-    pub(super) fn tell(&self, event: Event) {
-        if let Some(observer) = &self.settings.observer {
-            observer(event);
-        }
-    }
-
-    pub(super) fn count_read(&self, bytes: u64) {
-        self.read_bytes.fetch_add(bytes, Ordering::Relaxed);
-    }
-
-    pub(super) fn count_written(&self, bytes: u64) {
-        self.written_bytes.fetch_add(bytes, Ordering::Relaxed);
-    }
-
-    fn counters(&self) -> Counters {
-        let state = lock(&self.state);
-        Counters {
-            connections: state.open.count(),
-            clients: state.clients,
-            read_bytes: self.read_bytes.load(Ordering::Relaxed),
-            written_bytes: self.written_bytes.load(Ordering::Relaxed),
-        }
-    }
-
-    fn begin_to_stop(&self) {
-        // Under the lock, so that no one who has just looked goes to sleep.
-        let state = lock(&self.state);
-        self.stopping.store(true, Ordering::Relaxed);
-        lock(&self.stop_signal).take();
-        drop(state);
-        self.changed.notify_all();
-    }
-
-    fn for_each_open(&self, act: fn(&Socket)) {
-        lock(&self.state).open.sockets().for_each(act);
-    }
-
-    fn wait_until_empty(&self, limit: Duration) -> bool {
-        let waiting = self.changed.wait_timeout_while(lock(&self.state), limit, |state| !state.open.is_empty());
-        waiting.unwrap_or_else(PoisonError::into_inner).0.open.is_empty()
-    }
-
-    /// Notes a new connection, unless there are too many.
-    fn admit(self: &Arc<Self>, socket: &Arc<Socket>, address: Option<IpAddr>) -> Option<Place> {
-        let mut state = lock(&self.state);
-        if self.is_stopping() {
-            return None;
-        }
-        let id = state.open.admit(socket, address, self.limits())?;
-        Some(Place { shared: Arc::clone(self), id })
-    }
-
-    fn serve(&self, socket: &Arc<Socket>, id: u64) -> Result<(), Failure> {
-        let deadline = Instant::now() + self.limits().handshake;
-        let set_known = || lock(&self.state).open.set_known(id);
-        let tls = self.settings.tls.as_ref();
-        let Some(negotiated) = negotiate(socket, &self.exports, tls, (deadline, &set_known))? else {
-            return Ok(());
-        };
-        let mut state = lock(&self.state);
-        let Some(activity) = state.open.begin_to_serve(id, self.limits()) else {
-            let is_told = state.open.was_sent_away(id);
-            drop(state);
-            if !is_told {
-                self.tell(Event::TurnedAway);
-            }
-            return Ok(());
-        };
-        state.clients += 1;
-        drop(state);
-        socket.limit_writes(self.limits().request)?;
-        match Transmission::new(negotiated, socket, activity, self).run() {
-            Some(failure) => Err(failure),
-            None => Ok(()),
-        }
-    }
+    let id = state.open.admit(socket, address, shared.limits())?;
+    Some(Place { shared: Arc::clone(shared), id })
 }
 
 /// A connection's place among those that are open, until dropped.
@@ -376,12 +220,12 @@ fn listen(shared: &Arc<Shared>, listener: &Listener, stop: &OwnedFd) {
 
 fn begin(shared: &Arc<Shared>, socket: Socket, address: Option<IpAddr>) {
     let socket = Arc::new(socket);
-    let Some(place) = shared.admit(&socket, address) else {
+    let Some(place) = admit(shared, &socket, address) else {
         shared.tell(Event::TurnedAway);
         return;
     };
     let run = move || {
-        let served = place.shared.serve(&socket, place.id);
+        let served = serve(&place.shared, &socket, place.id);
         if lock(&place.shared.state).open.was_sent_away(place.id) {
             place.shared.tell(Event::MadeRoom);
         } else if let Err(failure) = served

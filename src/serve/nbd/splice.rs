@@ -62,3 +62,25 @@ impl Pipe {
         Ok(())
     }
 }
+
+/// A worker's pipe: made when it is first needed, and not asked for again where there is none.
+#[derive(Default)]
+pub enum LazyPipe {
+    #[default]
+    Untried,
+    None,
+    Some(Pipe),
+}
+
+impl LazyPipe {
+    /// The pipe, if there is one.
+    pub fn get(&mut self) -> Option<&mut Pipe> {
+        if matches!(self, LazyPipe::Untried) {
+            *self = Pipe::new().map_or(LazyPipe::None, LazyPipe::Some);
+        }
+        match self {
+            LazyPipe::Some(pipe) => Some(pipe),
+            _ => None,
+        }
+    }
+}

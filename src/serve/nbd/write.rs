@@ -5,7 +5,8 @@ use std::io;
 use tintype_formats::ImageError;
 
 use super::request::Request;
-use super::transmission::{Payload, Transmission, Worker};
+use super::transmission::{Payload, Transmission};
+use super::worker::Worker;
 use crate::nbd_protocol::command_flag;
 use crate::sources::WritableDisk;
 
