@@ -30,6 +30,8 @@ pub enum Kind {
     TargetBusy,
     /// The target is nothing that a disk can be written to: a folder, a FIFO.
     TargetUnfit,
+    /// The target has sectors of another size than the disk.
+    SectorsDiffer,
     /// The target cannot hold the disk.
     TargetTooSmall,
     /// The file system or device is full.

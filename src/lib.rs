@@ -1,7 +1,7 @@
 //! Tintype: reads any disk, and makes any disk of it.
 //!
 //! Arrows go one way: `cli -> engine -> {sources, targets, repository, serve, boot} -> formats`; `error`, `system`,
-//! `nbd_protocol` and `channel` are below all of them.
+//! `progress`, `nbd_protocol` and `channel` are below all of them.
 
 pub mod boot;
 mod channel;
@@ -9,6 +9,7 @@ pub mod cli;
 pub mod engine;
 pub mod error;
 mod nbd_protocol;
+pub mod progress;
 pub mod repository;
 pub mod serve;
 pub mod sources;

@@ -1,19 +1,28 @@
-//! How far a job is, and whether it is to stop: counters that the engine adds to and somebody else looks at.
+//! How far a long job is, and whether it is to stop: counters that the one who works adds to and somebody else looks at.
 
 use std::sync::Mutex;
 use std::sync::PoisonError;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 
 use crate::error::{Error, Result};
-use crate::repository::prune::Watch;
 
-/// The state of a running job. The engine never waits for who watches it.
+/// The state of a running job. Who works never waits for who watches.
 #[derive(Debug, Default)]
 pub struct Progress {
     total_bytes: AtomicU64,
     done_bytes: AtomicU64,
     cancelled: AtomicBool,
+    now: Mutex<Now>,
     notes: Mutex<Vec<String>>,
+}
+
+/// What is going on.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Now {
+    /// The part of the job.
+    pub phase: &'static str,
+    /// The disk that it is about, where there are several.
+    pub disk: Option<String>,
 }
 
 impl Progress {
@@ -22,7 +31,22 @@ impl Progress {
         Self::default()
     }
 
-    /// Begins a phase of the job: so many guest bytes are to be passed.
+    /// What goes on from now on: "converting", "syncing", "verifying".
+    pub fn enter(&self, phase: &'static str) {
+        self.now.lock().unwrap_or_else(PoisonError::into_inner).phase = phase;
+    }
+
+    /// Which of several disks the job is at.
+    pub fn enter_disk(&self, name: &str) {
+        self.now.lock().unwrap_or_else(PoisonError::into_inner).disk = Some(name.to_owned());
+    }
+
+    /// What goes on.
+    pub fn now(&self) -> Now {
+        self.now.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Counts anew: so many guest bytes are to be passed.
     pub fn begin(&self, total_bytes: u64) {
         self.done_bytes.store(0, Relaxed);
         self.total_bytes.store(total_bytes, Relaxed);
@@ -61,19 +85,5 @@ impl Progress {
     /// Takes the words left so far.
     pub fn take_notes(&self) -> Vec<String> {
         std::mem::take(&mut self.notes.lock().unwrap_or_else(PoisonError::into_inner))
-    }
-}
-
-impl Watch for Progress {
-    fn check(&self) -> Result<()> {
-        self.check_cancelled()
-    }
-
-    fn begin(&self, total_bytes: u64) {
-        Progress::begin(self, total_bytes);
-    }
-
-    fn reach(&self, done_bytes: u64) {
-        Progress::reach(self, done_bytes);
     }
 }

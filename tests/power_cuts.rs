@@ -14,6 +14,7 @@ use std::time::Duration;
 use cheap::CHEAP;
 use stored::{back_up, prune_all};
 use tintype::error::{Kind, Result};
+use tintype::progress::Progress;
 use tintype::repository::disk::SnapshotDisk;
 use tintype::repository::store::simulated::{Faults, Simulation};
 use tintype::repository::{InitOptions, Repository};
@@ -78,7 +79,7 @@ impl World {
     fn export(&mut self, repository: &Arc<Repository>) {
         let snapshot = repository.newest_own("machine", "host").unwrap().expect("a snapshot");
         let file = Arc::new(MemoryFile::default());
-        repository.export(&snapshot, Arc::clone(&file) as _, &|_, _| Ok(())).unwrap();
+        repository.export(&snapshot, Arc::clone(&file) as _, &Progress::new()).unwrap();
         let file = OpenFile { file, name: "exported".to_owned(), identity: None, secrets: Secrets::default() };
         self.exported = Some((file, self.kept[&snapshot.id].clone()));
     }
@@ -86,7 +87,7 @@ impl World {
     fn import(&mut self, repository: &Arc<Repository>) -> Result<()> {
         let (file, content) = self.exported.as_ref().expect("an exported snapshot");
         let file = TinFile::open_with(file, repository.ring())?.expect("a file of this repository");
-        if let Some((id, _)) = repository.import(&file, &|_, _| Ok(()))? {
+        if let Some((id, _)) = repository.import(&file, &Progress::new())? {
             self.kept.insert(id, content.clone());
         }
         Ok(())

@@ -4,10 +4,13 @@ use std::io;
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
+use super::escape::printable;
+use crate::progress::{Now, Progress};
+
 /// From so many columns on, a line holds so much.
 const TEMPLATES: [(u16, &str); 3] = [
     (80, "{msg} [{wide_bar}] {percent:>3} %  {bytes} of {total_bytes}  {bytes_per_sec}  {eta} left"),
-    (50, "{percent:>3} %  {bytes} of {total_bytes}  {eta} left"),
+    (50, "{msg}  {percent:>3} %  {bytes} of {total_bytes}  {eta} left"),
     (0, "{percent:>3} %  {eta} left"),
 ];
 
@@ -15,21 +18,27 @@ const TEMPLATES: [(u16, &str); 3] = [
 pub struct Bar {
     bar: ProgressBar,
     template: &'static str,
+    now: Now,
 }
 
 impl Bar {
-    /// A bar of a job with this title.
-    pub fn new(title: &str) -> Self {
+    /// A bar that shows nothing yet.
+    pub fn new() -> Self {
         let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr());
-        let mut bar = Bar { bar, template: "" };
-        bar.fit();
-        bar.bar.set_message(title.to_owned());
-        bar
+        Bar { bar, template: "", now: Now::default() }
     }
 
-    /// Shows so many bytes done, of how many.
-    pub fn show(&mut self, (done, total): (u64, u64)) {
+    /// Shows what goes on, and how far it is.
+    pub fn show(&mut self, progress: &Progress) {
+        let now = progress.now();
+        if now != self.now {
+            self.bar.set_message(shown(&now));
+            // The rate and the time left are those of what goes on.
+            self.bar.reset();
+            self.now = now;
+        }
         self.fit();
+        let (done, total) = progress.position();
         self.bar.set_length(total);
         self.bar.set_position(done);
     }
@@ -48,6 +57,14 @@ impl Bar {
     /// Leaves the line empty.
     pub fn clear(self) {
         self.bar.finish_and_clear();
+    }
+}
+
+/// For people: what goes on.
+pub fn shown(now: &Now) -> String {
+    match &now.disk {
+        Some(disk) => format!("{} {}", now.phase, printable(disk)),
+        None => now.phase.to_owned(),
     }
 }
 

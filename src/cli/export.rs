@@ -12,7 +12,7 @@ use super::failure::Failure;
 use super::repository_args::RepositoryArgs;
 use super::snapshots::unreadable_text;
 use super::{Global, Outcome, job, output, units};
-use crate::error::OnPath as _;
+use crate::engine::export::export;
 use crate::targets::{Access, Target, TargetOptions};
 
 /// Write a snapshot into one .tin file
@@ -65,15 +65,7 @@ pub fn run(args: &Args, mut global: Global) -> Result<Outcome, Failure> {
     }
     let abandon = |error| job::with_aftermath(error, target.abandon());
     let exported = job::run_and_abandon(global, "exporting", signals, &abandon, |progress| {
-        let watch = |done_bytes, total_bytes| {
-            progress.begin(total_bytes);
-            progress.reach(done_bytes);
-            progress.check_cancelled()
-        };
-        let exported = repository.export(&snapshot, target.file(), &watch)?;
-        progress.check_cancelled()?;
-        target.commit().on_path(&args.file)?;
-        Ok(exported)
+        export(&repository, &snapshot, &target, progress)
     })?;
     let (packs, pack_bytes) = (exported.packs, exported.pack_bytes);
     let elapsed_s = began.elapsed().as_secs_f64();

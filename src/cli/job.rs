@@ -8,11 +8,11 @@ use serde::Serialize;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1};
 use signal_hook::iterator::{Handle, Signals};
 
-use super::bar::Bar;
+use super::bar::{Bar, shown};
 use super::failure::Failure;
 use super::{Global, output, units};
-use crate::engine::Progress;
 use crate::error::{Aftermath, Error};
+use crate::progress::{Now, Progress};
 use crate::system;
 
 const BAR_INTERVAL: Duration = Duration::from_millis(100);
@@ -27,13 +27,20 @@ const GRACE_STEP: Duration = Duration::from_millis(20);
 #[derive(Serialize)]
 struct ProgressEvent {
     r#type: &'static str,
+    phase: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    disk: Option<String>,
     done_bytes: u64,
     total_bytes: u64,
     elapsed_s: f64,
 }
 
 /// Runs `work`, which writes nothing, while its progress is shown.
-pub fn run<T>(global: Global, title: &str, work: impl FnOnce(&Progress) -> Result<T, Error>) -> Result<T, Failure> {
+pub fn run<T>(
+    global: Global,
+    title: &'static str,
+    work: impl FnOnce(&Progress) -> Result<T, Error>,
+) -> Result<T, Failure> {
     let nothing = |error: Error| Some(error);
     run_and_abandon(global, title, catch_signals()?, &nothing, work)
 }
@@ -44,12 +51,13 @@ pub fn run<T>(global: Global, title: &str, work: impl FnOnce(&Progress) -> Resul
 /// `abandon` has cleaned up: it completes the error, or gives nothing if the job has done its work already.
 pub fn run_and_abandon<T>(
     global: Global,
-    title: &str,
+    title: &'static str,
     mut signals: Signals,
     abandon: &(dyn Fn(Error) -> Option<Error> + Sync),
     work: impl FnOnce(&Progress) -> Result<T, Error>,
 ) -> Result<T, Failure> {
     let progress = Progress::new();
+    progress.enter(title);
     let began = Instant::now();
     let handle = signals.handle();
     let (finished, watching) = mpsc::channel::<()>();
@@ -57,7 +65,7 @@ pub fn run_and_abandon<T>(
         let progress = &progress;
         let closing = CloseOnDrop(handle);
         scope.spawn(move || Watcher { global, progress, began, abandon }.watch(&mut signals));
-        let shown = scope.spawn(move || show_progress(global, title, progress, began, &watching));
+        let shown = scope.spawn(move || show_progress(global, progress, began, &watching));
         let result = work(progress);
         drop(finished);
         // Only when all is shown: signals still end a process that waits for a reader of its events.
@@ -123,7 +131,7 @@ impl Watcher<'_> {
         if !handle.is_closed()
             && let Some(error) = (self.abandon)(Error::cancelled())
         {
-            std::process::exit(Failure::from(error).report(self.global).into());
+            std::process::exit(output::report(&Failure::from(error), self.global).into());
         }
     }
 
@@ -144,10 +152,11 @@ pub fn with_aftermath(error: Error, aftermath: Option<Aftermath>) -> Option<Erro
 fn position(progress: &Progress) -> String {
     let (done, total) = progress.position();
     let percent = if total == 0 { 100.0 } else { done as f64 * 100.0 / total as f64 };
-    format!("{} of {} ({percent:.1} %)", units::size(done), units::size(total))
+    let now = shown(&progress.now());
+    format!("{now}: {} of {} ({percent:.1} %)", units::size(done), units::size(total))
 }
 
-fn show_progress(global: Global, title: &str, progress: &Progress, began: Instant, finished: &mpsc::Receiver<()>) {
+fn show_progress(global: Global, progress: &Progress, began: Instant, finished: &mpsc::Receiver<()>) {
     let goes_on =
         |interval| finished.recv_timeout(interval) == Err(RecvTimeoutError::Timeout) && !progress.is_cancelled();
     if global.json {
@@ -155,17 +164,18 @@ fn show_progress(global: Global, title: &str, progress: &Progress, began: Instan
             print_event(progress, began);
         }
     } else if !global.quiet && io::stderr().is_terminal() {
-        let mut bar = Bar::new(title);
+        let mut bar = Bar::new();
         while goes_on(BAR_INTERVAL) {
-            bar.show(progress.position());
+            bar.show(progress);
         }
         bar.clear();
     }
 }
 
 fn print_event(progress: &Progress, began: Instant) {
-    let (done_bytes, total_bytes) = progress.position();
+    let ((done_bytes, total_bytes), Now { phase, disk }) = (progress.position(), progress.now());
     let elapsed_s = began.elapsed().as_secs_f64();
     // If nobody reads the events, the job goes on all the same.
-    let _ = output::print_json_line(&ProgressEvent { r#type: "progress", done_bytes, total_bytes, elapsed_s });
+    let _ =
+        output::print_json_line(&ProgressEvent { r#type: "progress", phase, disk, done_bytes, total_bytes, elapsed_s });
 }

@@ -17,12 +17,13 @@ use super::failure::Failure;
 use super::repository_args::RepositoryArgs;
 use super::snapshots::unreadable_text;
 use super::source_args::NbdArgs;
-use super::target_disk::{
-    Source, TargetArgs, Unreadable, Writing, check_sectors, open, parts_within, shown_rate, write,
-};
+use super::target_args::{TargetArgs, Unreadable, shown_rate, shown_writing, warn, write};
 use super::{Global, Outcome, job, output, units};
 use crate::engine::delta::{DeltaOptions, rewrite};
+use crate::engine::disk_source::{DiskSource, parts_within};
 use crate::engine::fit::DiskSectors;
+use crate::engine::restore::files_in;
+use crate::engine::write_disk::{Writing, open_target};
 use crate::error::{Error, Kind, OnPath as _};
 use crate::repository::Repository;
 use crate::repository::disk::SnapshotDisk;
@@ -32,9 +33,6 @@ use crate::targets::{Access, TargetOptions};
 
 /// How many chunks are read at once at least: a store may be far away.
 const MIN_WORKERS: usize = 16;
-
-/// The longest name that Linux's file systems take.
-const MAX_FILE_NAME_BYTES: usize = 255;
 
 /// Restore the disks of a snapshot, to files of any format or to devices
 ///
@@ -108,8 +106,10 @@ pub fn run(args: &Args, global: Global) -> Result<Outcome, Failure> {
     repository.require_data("restore")?;
     let snapshot = args.choice.choose(&repository, &args.snapshot, global)?;
     let mut complete = true;
-    for (record, path) in targets(args, &snapshot)? {
-        complete &= restore(args, &repository, record, &path, global)?;
+    let targets = targets(args, &snapshot)?;
+    for (record, path) in &targets {
+        let name = (targets.len() > 1).then_some(record.name.as_str());
+        complete &= restore(args, &repository, (record, name), path, global)?;
     }
     Ok(if complete { Outcome::Done } else { Outcome::Incomplete })
 }
@@ -118,16 +118,26 @@ pub fn run(args: &Args, global: Global) -> Result<Outcome, Failure> {
 fn targets<'a>(args: &Args, snapshot: &'a Snapshot) -> Result<Vec<(&'a DiskRecord, PathBuf)>, Failure> {
     let disks = &snapshot.manifest.disks;
     let to_folder = args.target.is_dir();
+    let files = |disks: &[DiskRecord]| -> Result<Vec<PathBuf>, Failure> {
+        let format = if args.delta { &raw::FORMAT } else { args.to.create.format(Some(Path::new("disk.raw")))? };
+        Ok(files_in(&args.target, disks, format))
+    };
     if args.disk.is_some() || args.partition.is_some() || (disks.len() == 1 && !to_folder) {
         let record = snapshot.disk(args.disk.as_deref())?;
-        let path = if to_folder { args.target.join(file_name(args, record, &[])?) } else { args.target.clone() };
+        let path = match to_folder {
+            true => files(std::slice::from_ref(record))?.remove(0),
+            false => args.target.clone(),
+        };
         return Ok(vec![(record, path)]);
     }
     if !to_folder {
         if args.target.symlink_metadata().is_ok() {
-            let found = disks.len();
-            let message =
-                format!("the snapshot has {found} disks, and the target is no folder; choose one with --disk");
+            let names: Vec<_> = disks.iter().map(|disk| disk.name.escape_debug().to_string()).collect();
+            let message = format!(
+                "the snapshot has {} disks ({}), and the target is no folder; choose one with --disk",
+                disks.len(),
+                names.join(", ")
+            );
             return Err(Error::new(Kind::Usage, message).with_path(&args.target).into());
         }
         let mut folder = std::fs::DirBuilder::new();
@@ -137,33 +147,7 @@ fn targets<'a>(args: &Args, snapshot: &'a Snapshot) -> Result<Vec<(&'a DiskRecor
             .map_err(|cause| Error::io("make the folder", cause))
             .on_path(&args.target)?;
     }
-    let mut taken = Vec::new();
-    for record in disks {
-        let name = file_name(args, record, &taken)?;
-        taken.push(name);
-    }
-    Ok(disks.iter().zip(taken).map(|(record, name)| (record, args.target.join(name))).collect())
-}
-
-/// The name of a disk's file in a folder. The disk's own name is whatever somebody wrote into the snapshot.
-fn file_name(args: &Args, record: &DiskRecord, taken: &[String]) -> Result<String, Failure> {
-    let format = if args.delta { &raw::FORMAT } else { args.to.create.format(Some(Path::new("disk.raw")))? };
-    let harmless = |letter: char| if letter.is_alphanumeric() || "._-".contains(letter) { letter } else { '_' };
-    let mut stem: String = record.name.chars().map(harmless).collect();
-    if stem.is_empty() || stem.starts_with(['.', '-']) {
-        stem.insert(0, '_');
-    }
-    let extension = format.extensions.first().copied().unwrap_or("img");
-    let numbered = (2..).map(|number| fitted(&stem, &format!("-{number}.{extension}")));
-    let mut names = std::iter::once(fitted(&stem, &format!(".{extension}"))).chain(numbered);
-    Ok(names.find(|name| !taken.contains(name)).unwrap_or_default())
-}
-
-/// As much of a name as fits before its end.
-fn fitted(stem: &str, end: &str) -> String {
-    let most = MAX_FILE_NAME_BYTES.saturating_sub(end.len());
-    let cut = (0..=most.min(stem.len())).rev().find(|at| stem.is_char_boundary(*at)).unwrap_or_default();
-    format!("{}{end}", &stem[..cut])
+    Ok(disks.iter().zip(files(disks)?).collect())
 }
 
 fn format_of(args: &Args, path: &Path) -> Result<&'static Format, Failure> {
@@ -174,11 +158,21 @@ fn format_of(args: &Args, path: &Path) -> Result<&'static Format, Failure> {
     Ok(&raw::FORMAT)
 }
 
+/// What of a disk is restored, and to where.
+struct Piece<'a> {
+    /// The disk's name, where it is one of several.
+    name: Option<&'a str>,
+    part: Option<Partition>,
+    /// Ranges that could not be read when it was backed up.
+    missing: Vec<Range<u64>>,
+    path: &'a Path,
+}
+
 /// Restores one disk, or a partition of it; false if something could not be read.
 fn restore(
     args: &Args,
     repository: &Arc<Repository>,
-    record: &DiskRecord,
+    (record, name): (&DiskRecord, Option<&str>),
     path: &Path,
     global: Global,
 ) -> Result<bool, Failure> {
@@ -189,49 +183,35 @@ fn restore(
     let part = args.partition.map(|number| partition_of(&disk, number)).transpose()?;
     let range = part.as_ref().map_or(0..record.size_bytes, |part| part.begin..part.begin + part.size_bytes);
     let missing = parts_within(&record.unreadable_ranges(), range);
+    let piece = Piece { name, part, missing, path };
     let report = match args.delta {
-        true => {
-            let report = write_delta(args, repository, &disk, part.as_ref(), path, global)?;
-            Report { unreadable: pairs(&missing), ..report }
-        }
-        false => write_all(args, disk, part.as_ref(), missing.clone(), path, global)?,
+        true => write_delta(args, repository, &disk, &piece, global)?,
+        false => write_all(args, disk, &piece, global)?,
     };
     let report = Report { disk: record.name.clone(), ..report };
     output::reported("the disk is restored", say(&report, global), global);
-    Ok(report.unreadable.is_empty() && missing.is_empty())
+    Ok(report.unreadable.is_empty())
 }
 
-fn write_all(
-    args: &Args,
-    disk: SnapshotDisk,
-    part: Option<&Partition>,
-    unreadable: Vec<Range<u64>>,
-    path: &Path,
-    global: Global,
-) -> Result<Report, Failure> {
+fn write_all(args: &Args, disk: SnapshotDisk, piece: &Piece<'_>, global: Global) -> Result<Report, Failure> {
+    let path = piece.path;
     let format = format_of(args, path)?;
-    let disk: Box<dyn BlockSource> = match part {
+    let disk: Box<dyn BlockSource> = match &piece.part {
         Some(part) => Box::new(Slice::new(disk, part.begin, Some(part.size_bytes))?),
         None => Box::new(disk),
     };
-    let source = args.to.fit(Source::of(disk), global)?;
+    let source = args.to.fit(DiskSource::of(disk), global)?;
     let writing = Writing {
-        args: &args.to,
         target: path,
-        format,
-        options: args.to.options(Access::PRIVATE, args.nbd.options()),
+        target_options: args.to.options(Access::PRIVATE, args.nbd.options()),
         source_path: Path::new("the repository"),
         sources: Vec::new(),
-        unreadable,
-        parent: None,
-        digest: None,
-        reflink: false,
-        salvage_map: None,
-        reproducible: false,
-        workers: workers(args),
-        title: "restoring",
+        unreadable: piece.missing.clone(),
+        disk: piece.name,
+        keep_sectors: args.to.keep_sectors,
+        convert: args.to.convert_options(format, source.geometry(), workers(args))?,
     };
-    let written = write(source, writing, global)?;
+    let written = write(source, writing, "restoring", global)?;
     let unreadable = pairs(&written.converted.unreadable);
     Ok(Report {
         size_bytes: written.converted.size_bytes,
@@ -239,7 +219,7 @@ fn write_all(
         file_bytes: written.file_bytes,
         verified: written.converted.verified,
         unreadable,
-        what: written.shown(),
+        what: shown_writing(&written),
         elapsed: written.elapsed,
         ..Report::new(path, format)
     })
@@ -249,24 +229,24 @@ fn write_delta(
     args: &Args,
     repository: &Arc<Repository>,
     disk: &SnapshotDisk,
-    part: Option<&Partition>,
-    path: &Path,
+    piece: &Piece<'_>,
     global: Global,
 ) -> Result<Report, Failure> {
-    let began = Instant::now();
+    let (began, path) = (Instant::now(), piece.path);
     let format = format_of(args, path)?;
     let geometry = disk.geometry();
-    let range = part.map_or(0..geometry.size_bytes, |part| part.begin..part.begin + part.size_bytes);
+    let range = piece.part.as_ref().map_or(0..geometry.size_bytes, |part| part.begin..part.begin + part.size_bytes);
     let geometry = Geometry { size_bytes: range.end - range.start, ..geometry };
     let options = TargetOptions { existing: true, ..args.to.options(Access::PRIVATE, args.nbd.options()) };
     let slice = Slice::new(disk, range.start, Some(geometry.size_bytes))?;
     let sectors = DiskSectors::of(&slice);
     let signals = job::catch_signals()?;
-    let target = open(path, geometry, &[], &options, global)?;
-    target.sector_bytes().map_or(Ok(()), |size| check_sectors(&args.to, sectors, size, path))?;
+    let (target, caution) = open_target(path, geometry, sectors, &[], &options, args.to.keep_sectors)?;
+    warn(caution, global);
     let options = DeltaOptions { workers: workers(args), rate_limit: args.to.rate_limit };
     let abandon = |error| job::with_aftermath(error, target.abandon());
     let done = job::run_and_abandon(global, "restoring", signals, &abandon, |progress| {
+        piece.name.into_iter().for_each(|name| progress.enter_disk(name));
         rewrite(disk, repository.ring(), range, &target, options, progress)
     })?;
     let (differed, zeroed) = (units::size(done.written_bytes), units::size(done.zeroed_bytes));
@@ -274,6 +254,7 @@ fn write_delta(
         size_bytes: done.compared_bytes,
         stored_bytes: done.written_bytes,
         zeroed_bytes: Some(done.zeroed_bytes),
+        unreadable: pairs(&piece.missing),
         what: format!("{differed} differed and were written, {zeroed} made zeros"),
         elapsed: began.elapsed(),
         ..Report::new(path, format)
@@ -281,7 +262,7 @@ fn write_delta(
 }
 
 fn workers(args: &Args) -> usize {
-    args.to.threads.workers().max(MIN_WORKERS)
+    args.to.threads.workers_at_least(MIN_WORKERS)
 }
 
 /// Offset and length of each range.

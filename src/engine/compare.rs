@@ -5,11 +5,12 @@ use std::sync::{Mutex, PoisonError};
 
 use tintype_formats::{BlockSource, ImageError};
 
+use super::NamedDisk;
 use super::pipeline::{Pipeline, Stop, Unreadable, joined};
 use super::plan::{DiskPlan, PlanOptions};
 use super::zero_scan;
-use super::{NamedDisk, Progress};
 use crate::error::{OnPath as _, Result};
+use crate::progress::Progress;
 use crate::sources::AlignedBuffer;
 
 /// Differences are told by the sector.

@@ -18,8 +18,9 @@ use super::plan::{DiskPlan, Feed, PipePlan, PlanOptions};
 use super::rate_limit::RateLimit;
 use super::rescue::{FirstPass, Late, retry, stage, verify_late};
 use super::salvage::{AreaMap, Journal, SalvageMap, SetAside, State, Tolerance, check_length, joined};
-use super::{NamedDisk, Progress, storage_order};
+use super::{NamedDisk, storage_order};
 use crate::error::{Error, Kind, OnPath as _, Result};
+use crate::progress::Progress;
 use crate::targets::Target;
 
 /// Where the bytes come from.
@@ -97,6 +98,7 @@ pub fn convert(
     progress: &Progress,
 ) -> Result<Converted> {
     let converted = write(&mut input, target, options, progress).and_then(|converted| {
+        progress.enter("syncing");
         target.commit()?;
         Ok(converted)
     });
@@ -125,6 +127,7 @@ fn write(
     options.create.target_holds_old_data = target.holds_old_data();
     let size_bytes = options.create.geometry.size_bytes;
     options.create.unreadable = joined(size_bytes, options.create.unreadable);
+    let phase = progress.now().phase;
     progress.begin(size_bytes);
     let clonable = clonable_files(input, target, &options);
     let writer = options.format.begin(target, &options.create).on_path(target.path())?;
@@ -145,11 +148,13 @@ fn write(
         (Some(set_aside), Input::Disk(source)) => {
             let tolerance = options.salvage.unwrap_or(Tolerance::NONE);
             let late = retry(*source, set_aside, target.file().as_ref(), (tolerance, first_pass), progress);
+            progress.enter(phase);
             Some(late.on_path(source.path)?)
         }
         _ => None,
     };
     let seed = identity_seed(options.reproducible, copied.digest.as_ref())?;
+    progress.enter("syncing");
     writer.finish(&seed).on_path(target.path())?;
     match &late {
         Some(late) if late.is_changed => {
@@ -190,6 +195,7 @@ fn read_back(
     progress: &Progress,
 ) -> Result<Option<Digest>> {
     let Some(made) = made else { return Ok(None) };
+    progress.enter("verifying");
     let disk = open_written(target, options)?;
     let written = NamedDisk { disk: disk.as_ref(), path: target.path() };
     if options.verify {
@@ -302,6 +308,7 @@ fn verify(
     made: Option<&Digest>,
     progress: &Progress,
 ) -> Result<()> {
+    progress.enter("verifying");
     let expected = match (made, input) {
         (Some(digest), _) => digest.clone(),
         (None, Input::Disk(source)) => digest(*source, Algorithm::Blake3, options.workers, progress)?,

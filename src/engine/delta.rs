@@ -10,9 +10,9 @@ use tintype_formats::tin::keys::KeyRing;
 use tintype_formats::tin::map::Entry;
 use tintype_formats::{BlockSource as _, HostFileMut};
 
-use super::Progress;
 use super::rate_limit::RateLimit;
 use crate::error::{Error, OnPath as _, Result};
+use crate::progress::Progress;
 use crate::repository::disk::SnapshotDisk;
 use crate::targets::Target;
 

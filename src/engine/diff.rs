@@ -10,9 +10,9 @@ use tintype_formats::tin::manifest::DiskRecord;
 use tintype_formats::tin::map::{Entry, Location, PAGE_ENTRIES, Page, Shape};
 use tintype_formats::tin::read::ChunkReader;
 
-use super::Progress;
 use super::pipeline::joined;
 use crate::error::{Error, Kind, Result};
+use crate::progress::Progress;
 use crate::repository::Repository;
 
 /// What a comparison of two maps found.

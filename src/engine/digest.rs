@@ -3,11 +3,12 @@
 use std::fmt::Write as _;
 use std::sync::{Mutex, PoisonError};
 
+use super::NamedDisk;
 use super::ordered_window::OrderedWindow;
 use super::pipeline::{LoadedUnit, Pipeline, Stop, Unreadable};
 use super::plan::{DiskPlan, PlanOptions};
-use super::{NamedDisk, Progress};
 use crate::error::Result;
+use crate::progress::Progress;
 use blake3::hazmat::{ChainingValue, HasherExt, Mode, merge_subtrees_non_root, merge_subtrees_root};
 use sha2::{Digest as _, Sha256};
 

@@ -1,67 +1,67 @@
 //! The disk that is written to a target: one that can be read at any place, or a pipe.
 
-use std::fmt;
 use std::io::{self, Read};
 use std::ops::Range;
 use std::path::Path;
 
-use serde::Serialize;
 use tintype_formats::host_file::FileIdentity;
 use tintype_formats::{BlockSource, Geometry};
 
-use crate::cli::failure::Failure;
-use crate::cli::units;
-use crate::engine::NamedDisk;
-use crate::engine::convert::Input;
-use crate::engine::fit::DiskSectors;
-use crate::error::Error;
+use super::NamedDisk;
+use super::convert::Input;
+use super::fit::DiskSectors;
+use crate::error::{Error, Kind, Result};
 use crate::sources::{self, Extended, HEAD_BYTES, Head};
 use crate::targets::Access;
 
 /// An open source.
-pub enum Source {
+pub enum DiskSource {
     /// A disk, and the files it is made of.
     Disk(Box<dyn BlockSource>, Vec<FileIdentity>),
     /// A pipe, and the disk that comes through it.
     Pipe(Box<dyn Read + Send>, Geometry),
 }
 
-impl Source {
+impl DiskSource {
     /// Takes a disk with the files that it is made of.
-    pub fn of(disk: Box<dyn BlockSource>) -> Source {
+    pub fn of(disk: Box<dyn BlockSource>) -> DiskSource {
         let identities = host_identities(disk.as_ref());
-        Source::Disk(disk, identities)
+        DiskSource::Disk(disk, identities)
     }
 
     /// Gives the disk zeros after its end, up to this size.
-    pub fn extended(self, size_bytes: u64) -> Result<Source, Failure> {
+    pub fn extended(self, size_bytes: u64) -> Result<DiskSource> {
         match self {
-            Source::Disk(disk, identities) => Ok(Source::Disk(Box::new(Extended::new(disk, size_bytes)?), identities)),
-            Source::Pipe(..) => Err(Failure::usage("a pipe cannot be extended; put the disk into a file first")),
+            DiskSource::Disk(disk, identities) => {
+                Ok(DiskSource::Disk(Box::new(Extended::new(disk, size_bytes)?), identities))
+            }
+            DiskSource::Pipe(..) => {
+                Err(Error::new(Kind::Usage, "a pipe cannot be extended; put the disk into a file first"))
+            }
         }
     }
 
     /// As the engine wants it; failures to read a disk name `path`.
     pub fn input<'a>(&'a mut self, path: &'a Path) -> Input<'a> {
         match self {
-            Source::Disk(disk, _) => Input::Disk(NamedDisk { disk: &**disk, path }),
-            Source::Pipe(pipe, geometry) => Input::Pipe(pipe, geometry.size_bytes),
+            DiskSource::Disk(disk, _) => Input::Disk(NamedDisk { disk: &**disk, path }),
+            DiskSource::Pipe(pipe, geometry) => Input::Pipe(pipe, geometry.size_bytes),
         }
     }
 
     /// The numbers that describe the disk.
     pub fn geometry(&self) -> Geometry {
         match self {
-            Source::Disk(disk, _) => disk.geometry(),
-            Source::Pipe(_, geometry) => *geometry,
+            DiskSource::Disk(disk, _) => disk.geometry(),
+            DiskSource::Pipe(_, geometry) => *geometry,
         }
     }
 
     /// Looks at what the disk holds. Of a pipe the beginning is read, and put before the rest.
-    pub fn sectors(&mut self) -> Result<DiskSectors, Failure> {
+    pub fn sectors(&mut self) -> Result<DiskSectors> {
         let (pipe, geometry) = match self {
-            Source::Disk(disk, _) => return Ok(DiskSectors::of(disk.as_ref())),
-            Source::Pipe(pipe, geometry) => (pipe, *geometry),
+            DiskSource::Disk(disk, _) => return Ok(DiskSectors::of(disk.as_ref())),
+            DiskSource::Pipe(pipe, geometry) => (pipe, *geometry),
         };
         let mut head = Vec::new();
         let read = pipe.by_ref().take(HEAD_BYTES.min(geometry.size_bytes)).read_to_end(&mut head);
@@ -74,7 +74,7 @@ impl Source {
 
     /// Who may open a new file that is made of this disk: nobody who may not open the files of its source.
     pub fn access(&self, path: &Path) -> Access {
-        let Source::Disk(disk, _) = self else { return Access::default() };
+        let DiskSource::Disk(disk, _) = self else { return Access::default() };
         if sources::is_nbd(path) {
             // Nobody knows here who else may read the export.
             return Access::PRIVATE;
@@ -87,12 +87,12 @@ impl Source {
     /// The files that must not be written to: the disk's own, and what else `path` names.
     pub fn identities(&self, path: &Path) -> Vec<FileIdentity> {
         match self {
-            Source::Disk(_, identities) => {
+            DiskSource::Disk(_, identities) => {
                 let mut all = identities.clone();
                 all.extend(sources::aliases(path));
                 all
             }
-            Source::Pipe(..) => Vec::new(),
+            DiskSource::Pipe(..) => Vec::new(),
         }
     }
 }
@@ -107,23 +107,4 @@ pub fn parts_within(ranges: &[Range<u64>], part: Range<u64>) -> Vec<Range<u64>> 
     let cut = |range: &Range<u64>| range.start.max(part.start)..range.end.min(part.end);
     let inside = ranges.iter().map(cut).filter(|range| !range.is_empty());
     inside.map(|range| range.start - part.start..range.end - part.start).collect()
-}
-
-/// A range of a disk that could not be read, as reports list it.
-#[derive(Debug, Serialize)]
-pub struct Unreadable {
-    offset: u64,
-    length_bytes: u64,
-}
-
-impl From<&Range<u64>> for Unreadable {
-    fn from(range: &Range<u64>) -> Self {
-        Unreadable { offset: range.start, length_bytes: range.end - range.start }
-    }
-}
-
-impl fmt::Display for Unreadable {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "unreadable at {:#x}, {}", self.offset, units::exact_size(self.length_bytes))
-    }
 }

@@ -1,8 +1,10 @@
 //! How a disk fits its target: facts that a front end should tell before anything is written.
 
+use std::path::Path;
+
 use tintype_formats::{BlockSource, Format, Geometry};
 
-use crate::error::{Error, Kind, Result};
+use crate::error::{Error, Kind, OnPath as _, Result};
 use crate::sources::{Content, content_of};
 use crate::targets::Target;
 
@@ -69,7 +71,7 @@ impl DiskSectors {
     }
 
     /// Fails if the disk would not be found, or not be mounted, where sectors have this size.
-    pub fn check(self, target_bytes: u32) -> Result<()> {
+    fn check(self, target_bytes: u32) -> Result<()> {
         let own_bytes = self.sector_bytes;
         let reason = match self.content {
             Some(_) if own_bytes == target_bytes => return Ok(()),
@@ -81,6 +83,11 @@ impl DiskSectors {
         let message = format!(
             "the disk has sectors of {own_bytes} bytes, and the target would have sectors of {target_bytes}: {reason}"
         );
-        Err(Error::new(Kind::TargetUnfit, message))
+        Err(Error::new(Kind::SectorsDiffer, message))
     }
+}
+
+/// Fails if the sectors of the target are not those of the disk, and that matters, and the risk is not to be taken.
+pub fn check_sectors(keep: bool, disk: DiskSectors, target_bytes: u32, path: &Path) -> Result<()> {
+    if keep { Ok(()) } else { disk.check(target_bytes).on_path(path) }
 }

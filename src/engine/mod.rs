@@ -1,5 +1,8 @@
 //! The operations, each in a file of its own, over one copying pipeline. Prints nothing and knows no command line.
 //!
+//! An operation lives here if disks take part in it; one among the objects of a repository alone (prune, forget, keys) lives in
+//! [`repository`](crate::repository).
+//!
 //! ```text
 //!   plan ─────────────► load (all workers) ──► zero scan ──► encode ──► place (in order) ──► write (all workers)
 //!   what to read, in    the guest's bytes                                  │
@@ -16,26 +19,29 @@ mod data_budget;
 pub mod delta;
 pub mod diff;
 pub mod digest;
+pub mod disk_source;
+pub mod export;
 pub mod fit;
+pub mod import;
+pub mod layers;
 pub mod map;
 mod ordered_window;
 mod pipeline;
 mod plan;
-pub mod progress;
 mod rate_limit;
 pub mod repair;
 mod rescue;
+pub mod restore;
 pub mod salvage;
 mod storage_order;
 pub mod verify;
 pub mod verify_boot;
+pub mod write_disk;
 mod zero_scan;
 
 use std::path::Path;
 
 use tintype_formats::BlockSource;
-
-pub use progress::Progress;
 
 /// A disk to work on, and what its user calls it.
 #[derive(Clone, Copy)]

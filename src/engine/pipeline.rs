@@ -6,12 +6,12 @@ use std::sync::{Mutex, PoisonError};
 
 use tintype_formats::{BlockSource, HostFile};
 
-use super::Progress;
 use super::ordered_window::{Closed, OrderedWindow};
 use super::plan::{Feed, Part, Unit, Work};
 use super::rate_limit::RateLimit;
 use super::salvage::{SetAside, check_length};
 use crate::error::{Error, OnPath as _, Result};
+use crate::progress::Progress;
 use crate::sources::AlignedBuffer;
 
 /// What all workers of a job share.

@@ -8,10 +8,10 @@ use tintype_formats::extent::{DiskExtent, DiskKind, HostRange};
 use tintype_formats::sink::WriterLayout;
 use tintype_formats::{BlockSource, ImageError};
 
-use super::Progress;
 use super::data_budget::DataBudget;
 use super::salvage::is_lost;
 use crate::error::{Error, Kind, Result};
+use crate::progress::Progress;
 
 /// The smallest unit, in bytes: large enough for system calls not to matter, small enough for the processor's cache.
 const MIN_UNIT_BYTES: u64 = 1 << 20;

@@ -3,8 +3,8 @@
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use super::Progress;
 use crate::error::Result;
+use crate::progress::Progress;
 
 /// How long a worker may sleep without looking whether the job was stopped.
 const STEP: Duration = Duration::from_millis(100);

@@ -7,11 +7,12 @@ use tintype_formats::BlockSource;
 use tintype_formats::tin::chunk::{ChunkKind, Packed};
 use tintype_formats::tin::id::{ChunkId, Id};
 use tintype_formats::tin::read::ChunkReader;
+use tintype_formats::tin::signed::ObjectKind;
 use tintype_formats::tin::write::{ChunkSink, Reserved};
 
-use super::Progress;
 use super::verify::{HitDisk, Verified, VerifyOptions, look, look_until_quiet};
 use crate::error::Result;
+use crate::progress::Progress;
 use crate::repository::Repository;
 use crate::repository::disk::SnapshotDisk;
 use crate::repository::names::{self, Named};
@@ -173,8 +174,7 @@ fn in_session<R>(
 }
 
 /// Commits whole snapshots whose session has no end that counts: those of this holder as they are, those of others under
-/// another id. While a prune is not finished this is left
-/// alone: what it decides on must not change below it.
+/// another id. While a prune is not finished this is left alone: what it decides on must not change below it.
 fn commit_late(repository: &Arc<Repository>, options: &RepairOptions<'_>, done: &mut Repaired) -> Result<()> {
     if repository.protocol().epochs()?.open().is_some() {
         return Ok(());
@@ -183,10 +183,7 @@ fn commit_late(repository: &Arc<Repository>, options: &RepairOptions<'_>, done: 
     let mut walk = MapWalk::new(repository, &packs);
     for id in &done.before.unfinished {
         let Some(Uncommitted { session, snapshot, commit }) = repository.uncommitted(*id)? else { continue };
-        let missing = Finding::missing(names::session_end(session), "");
-        if let Some(how) = mend_object(repository, &missing, copy_of(repository, options), false)? {
-            done.mended.push((missing.object, how));
-        }
+        mend_missing(repository, names::session_end(session), options, done)?;
         let Some(snapshot) = snapshot else { continue };
         let mut whole = true;
         for record in &snapshot.manifest.disks {
@@ -200,7 +197,25 @@ fn commit_late(repository: &Arc<Repository>, options: &RepairOptions<'_>, done: 
             true => done.committed.extend(repository.commit_late(session, commit)?.then_some(*id)),
             false => done.committed.push(repository.commit_for_another(&snapshot)?),
         }
+        // The whole folder of the session may have been lost: its end would be there without a begin.
+        let begin = names::session_begin(session);
+        if repository.protocol().read(ObjectKind::SessionBegin, &begin)?.is_none() {
+            mend_missing(repository, begin, options, done)?;
+        }
     }
+    Ok(())
+}
+
+/// Makes an object that is not there, if that can be.
+fn mend_missing(
+    repository: &Arc<Repository>,
+    object: String,
+    options: &RepairOptions<'_>,
+    done: &mut Repaired,
+) -> Result<()> {
+    let missing = Finding::missing(object, "");
+    let how = mend_object(repository, &missing, copy_of(repository, options), false)?;
+    done.mended.extend(how.map(|how| (missing.object, how)));
     Ok(())
 }
 

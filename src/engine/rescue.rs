@@ -18,8 +18,9 @@ use super::pipeline::{Pipeline, Unreadable};
 use super::plan::PlanOptions;
 use super::rate_limit::RateLimit;
 use super::salvage::{AreaMap, Masked, RescuedSum, Retry, SetAside, State, Tolerance};
-use super::{NamedDisk, Progress, storage_order, zero_scan};
+use super::{NamedDisk, storage_order, zero_scan};
 use crate::error::{Error, Kind, OnPath as _, Result};
+use crate::progress::Progress;
 use crate::targets::OutputFile;
 
 /// What was stored after the first pass.
@@ -209,7 +210,9 @@ pub fn stage(
     };
     let copy_options = CopyOptions { parent: None, explicit_zeros: false, ordered_writes: false, digest: None };
     copy(&pipeline, feed.as_mut(), size_bytes, writer.as_ref(), &copy_options)?;
+    let phase = progress.now().phase;
     let late = retry(source, &set_aside, file.as_ref(), (tolerance, FirstPass::Done), progress).on_path(source.path)?;
+    progress.enter(phase);
     writer.finish(&IdentitySeed([0; 32]))?;
     Ok(Staged { disk: open_staged(reader, source_geometry)?, unreadable: late.unreadable })
 }

@@ -215,11 +215,11 @@ mod tests {
     use tintype_formats::{CreateOptions, Geometry, HostFileMut as _, ImageError, Result as ImageResult, raw};
 
     use super::*;
-    use crate::engine::Progress;
     use crate::engine::copy::{CopyOptions, copy};
     use crate::engine::pipeline::{Pipeline, Unreadable};
     use crate::engine::salvage::{AreaMap, Retry, SetAside, State, Tolerance};
     use crate::error::Error;
+    use crate::progress::Progress;
     use crate::sources::Slice;
 
     const PIECE_BYTES: u64 = 16 << 10;

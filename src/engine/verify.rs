@@ -9,9 +9,9 @@ use jiff::Timestamp;
 use tintype_formats::tin::id::Id;
 use tintype_formats::tin::manifest::DiskRecord;
 
-use super::Progress;
 use super::pipeline::joined;
 use crate::error::{Error, Kind, Result, in_words};
+use crate::progress::Progress;
 use crate::repository::protocol::ListedPack;
 use crate::repository::snapshots::Snapshot;
 use crate::repository::verify::maps::{Lost, MapWalk, Packs};

@@ -61,49 +61,24 @@ impl FromStr for Count {
     }
 }
 
-/// A time span like `1y5m7d2h`.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Within {
-    years: i64,
-    months: i64,
-    days: i64,
-    hours: i64,
-}
+/// A length of time of the calendar, like `1y6mo` or `30d`.
+#[derive(Debug, Clone, Copy)]
+pub struct Within(Span);
 
 impl FromStr for Within {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let wrong = || "expected a time like 30d, 12h, 8w or 1y6m (years, months, weeks, days, hours)".to_owned();
-        let mut within = Within::default();
-        let mut rest = text;
-        while !rest.is_empty() {
-            let digits = rest.find(|letter: char| !letter.is_ascii_digit()).ok_or_else(wrong)?;
-            let number: i64 = rest[..digits].parse().ok().filter(|number| *number <= 10_000).ok_or_else(wrong)?;
-            let unit = rest[digits..].chars().next().ok_or_else(wrong)?;
-            match unit {
-                'y' => within.years += number,
-                'm' => within.months += number,
-                'w' => within.days += 7 * number,
-                'd' => within.days += number,
-                'h' => within.hours += number,
-                _ => return Err(wrong()),
-            }
-            rest = &rest[digits + unit.len_utf8()..];
-        }
-        if within == Within::default() { Err(wrong()) } else { Ok(within) }
+        let wrong = || "expected a time like 30d, 12h, 8w or 1y6mo".to_owned();
+        let span = time::calendar_length(text)?.filter(|span| !span.is_zero());
+        span.map(Within).ok_or_else(wrong)
     }
 }
 
 impl Within {
     /// The time that is so long before another; nothing if there is no such time.
     fn before(self, time: &Zoned) -> Option<Timestamp> {
-        let span = Span::new()
-            .try_years(self.years)
-            .and_then(|span| span.try_months(self.months))
-            .and_then(|span| span.try_days(self.days))
-            .and_then(|span| span.try_hours(self.hours));
-        Some(time.checked_sub(span.ok()?).ok()?.timestamp())
+        Some(time.checked_sub(self.0).ok()?.timestamp())
     }
 }
 

@@ -26,6 +26,7 @@ use super::protocol::{Epoch, Epochs};
 use super::store::StoreErrorKind;
 use super::{Repository, names};
 use crate::error::{Error, Kind, Result, in_words};
+use crate::progress::Progress;
 
 /// How often a prune begins again because another one was faster.
 const ROUNDS: usize = 16;
@@ -35,18 +36,6 @@ const EPOCHS: usize = 8;
 
 /// How often a deletion whose answer was lost is repeated.
 const TRIES: usize = 4;
-
-/// Who watches a long job, and may stop it.
-pub trait Watch {
-    /// Fails if the job is to stop.
-    fn check(&self) -> Result<()>;
-
-    /// A phase begins, in which so many bytes are to be passed.
-    fn begin(&self, total_bytes: u64);
-
-    /// So many bytes of the phase are passed.
-    fn reach(&self, done_bytes: u64);
-}
 
 /// How to prune.
 #[derive(Debug, Clone)]
@@ -87,12 +76,12 @@ pub struct Pruned {
 }
 
 /// Prunes the repository.
-pub fn prune(repository: &Arc<Repository>, options: &PruneOptions, watch: &dyn Watch) -> Result<Pruned> {
+pub fn prune(repository: &Arc<Repository>, options: &PruneOptions, progress: &Progress) -> Result<Pruned> {
     repository.require_admin("prune the repository")?;
     repository.require_features()?;
     // What frees space may take a little of what is held for that.
     repository.allow_reserve(true);
-    let mut prune = Prune { repository, options, watch, begun: 0, pruned: Pruned::default() };
+    let mut prune = Prune { repository, options, progress, begun: 0, pruned: Pruned::default() };
     for _ in 0..ROUNDS {
         match prune.round() {
             Ok(true) => return prune.finish(),
@@ -114,7 +103,7 @@ pub fn prune(repository: &Arc<Repository>, options: &PruneOptions, watch: &dyn W
 struct Prune<'a> {
     repository: &'a Arc<Repository>,
     options: &'a PruneOptions,
-    watch: &'a dyn Watch,
+    progress: &'a Progress,
     /// How many epochs this prune has begun.
     begun: usize,
     pruned: Pruned,
@@ -172,7 +161,7 @@ impl Prune<'_> {
             without: Some(&self.options.without).filter(|_| dry_run),
             publish: !dry_run,
         };
-        let survey = Survey::new(self.repository, &assumptions, self.watch)?;
+        let survey = Survey::new(self.repository, &assumptions, self.progress)?;
         let mut plan = Plan::new(&survey, self.options.max_unused_permille);
         let free_bytes = self.repository.store().free_bytes().unwrap_or(u64::MAX);
         if plan.needed_bytes(&survey.packs) > free_bytes {
@@ -200,7 +189,7 @@ impl Prune<'_> {
         }
         // Copies are what the reserve is not for: they would take all of it.
         self.repository.allow_reserve(false);
-        let repacked = repack::repack(self.repository, survey, &plan.repack, self.watch);
+        let repacked = repack::repack(self.repository, survey, &plan.repack, self.progress);
         self.repository.allow_reserve(true);
         let repacked = repacked?;
         plan.put_off_all(&survey.packs, &repacked.no_space);
@@ -232,7 +221,7 @@ impl Prune<'_> {
     /// P5 to P8; false if a running session keeps it from going on.
     fn judge(&mut self, number: u32, condemned: Vec<Id>) -> Result<bool> {
         // P5
-        let waited = sessions::wait(self.repository, self.options.patience, self.watch)?;
+        let waited = sessions::wait(self.repository, self.options.patience, self.progress)?;
         self.pruned.fenced.extend(waited.fenced);
         self.pruned.waiting = waited.open;
         if !self.pruned.waiting.is_empty() {
@@ -260,10 +249,10 @@ impl Prune<'_> {
             without: None,
             publish: true,
         };
-        let survey = Survey::new(self.repository, &assumptions, self.watch)?;
+        let survey = Survey::new(self.repository, &assumptions, self.progress)?;
         let mut verdict = condemned.to_vec();
         verdict.retain(|id| survey.packs.get(id).is_none_or(|pack| pack.used_bytes == 0));
-        self.watch.check()?;
+        self.progress.check_cancelled()?;
         // Tombstones that were obeyed must not be undone by a power cut when the verdict is not.
         self.repository.store().sync()?;
         protocol.decide(number, &verdict)
@@ -286,7 +275,7 @@ impl Prune<'_> {
 
     fn finish(mut self) -> Result<Pruned> {
         if !self.options.dry_run && self.pruned.waiting.is_empty() {
-            match compact::compact(self.repository, self.pruned.deleted > 0, self.watch) {
+            match compact::compact(self.repository, self.pruned.deleted > 0, self.progress) {
                 Ok(compacted) => self.pruned.index = compacted,
                 // Many segments do no harm.
                 Err(cause) if cause.kind() == Kind::NoSpace => {}

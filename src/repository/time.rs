@@ -44,12 +44,32 @@ pub fn unix_ms() -> u64 {
     clock().as_millisecond().max(0) as u64
 }
 
+/// Reads a length of time as people write it: "90s", "10min", "2 weeks", "1y 6mo". A bare "m" is minutes.
+pub fn length(text: &str) -> Option<Span> {
+    text.parse().ok().filter(|span: &Span| !span.is_negative())
+}
+
+/// The same where months are as likely as minutes: fails, and says what to write, if it cannot be told which of them is meant.
+pub fn calendar_length(text: &str) -> Result<Option<Span>, String> {
+    let letters: Vec<char> = text.chars().collect();
+    let is_bare = |at: usize| {
+        let is_alone = |letter: Option<&char>| letter.is_none_or(|letter| !letter.is_ascii_alphabetic());
+        letters[at] == 'm' && at > 0 && is_alone(letters.get(at - 1)) && is_alone(letters.get(at + 1))
+    };
+    match (0..letters.len()).find(|at| is_bare(*at)) {
+        None => Ok(length(text)),
+        Some(at) => {
+            let before: String = letters[..at].iter().rev().take_while(|letter| letter.is_ascii_digit()).collect();
+            let number: String = before.chars().rev().collect();
+            Err(format!("{number}m may mean minutes or months: say {number}min or {number}mo"))
+        }
+    }
+}
+
 /// The point in time that is so long ago: "30d", "2 weeks", "12h".
-pub fn ago(length: &str) -> Option<Timestamp> {
-    let span: Span = length.parse().ok()?;
-    let now = clock();
-    let then = now.to_zoned(TimeZone::UTC).checked_sub(span).ok()?.timestamp();
-    (then <= now).then_some(then)
+pub fn ago(text: &str) -> Option<Timestamp> {
+    let span = calendar_length(text).ok()??;
+    Some(clock().to_zoned(TimeZone::UTC).checked_sub(span).ok()?.timestamp())
 }
 
 #[cfg(test)]
@@ -70,6 +90,21 @@ mod tests {
             clock().duration_since(then).as_hours()
         };
         assert_eq!([hours("30d"), hours("2 weeks"), hours("12h"), hours("0d")], [720, 336, 12, 0]);
-        assert_eq!([ago("-1d"), ago("soon"), ago("30"), ago("99999999y")], [None; 4]);
+        assert_eq!([ago("-1d"), ago("soon"), ago("30"), ago("99999999y"), ago("6m")], [None; 5]);
+        assert_eq!([hours("90min"), hours("1mo") / 24 / 28], [1, 1]);
+    }
+
+    #[test]
+    fn what_may_be_minutes_or_months_is_refused_where_both_make_sense() {
+        for (text, number) in [("6m", "6"), ("1y6m", "6"), ("12m 3d", "12"), ("m", "")] {
+            let found = calendar_length(text);
+            match number {
+                "" => assert!(found.is_ok_and(|found| found.is_none())),
+                _ => assert!(found.is_err_and(|why| why.contains(&format!("{number}min or {number}mo"))), "{text}"),
+            }
+        }
+        for text in ["6mo", "6min", "6 months", "6mos", "3mins", "P6M"] {
+            assert!(calendar_length(text).is_ok_and(|found| found.is_some()), "{text}");
+        }
     }
 }

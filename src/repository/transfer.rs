@@ -25,9 +25,7 @@ use super::session::{WriteSession, to_image};
 use super::snapshots::Snapshot;
 use super::{Repository, names, row_of};
 use crate::error::{Error, Kind, Result};
-
-/// Told how many bytes of how many are done; an error from it ends the work.
-pub type Watch<'a> = dyn Fn(u64, u64) -> Result<()> + 'a;
+use crate::progress::Progress;
 
 /// What a transfer came to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -44,31 +42,32 @@ impl Repository {
         self: &Arc<Self>,
         snapshot: &Snapshot,
         file: Arc<dyn HostFileMut>,
-        watch: &Watch<'_>,
+        progress: &Progress,
     ) -> Result<Transferred> {
         // Where nothing can be written, nothing is pruned from here either.
         let _lease = match self.lease("export", snapshot) {
             Err(cause) if cause.kind() == Kind::NoSnapshot => return Err(cause),
             lease => lease.ok(),
         };
-        self.export_packs(snapshot, file, watch)
+        self.export_packs(snapshot, file, progress)
     }
 
     fn export_packs(
         self: &Arc<Self>,
         snapshot: &Snapshot,
         file: Arc<dyn HostFileMut>,
-        watch: &Watch<'_>,
+        progress: &Progress,
     ) -> Result<Transferred> {
         let config = self.config();
         let header = Header { repository: config.id, chunk_bytes: config.chunk_bytes, slots: self.reading_slots()? };
         let packs = self.packs_of(snapshot)?;
         let lengths = packs.iter().map(|pack| self.store().len_bytes(&names::pack(*pack)));
-        let total = lengths.sum::<std::result::Result<u64, _>>()?;
+        progress.begin(lengths.sum::<std::result::Result<u64, _>>()?);
         let mut builder = FileBuilder::begin(file, &header)?;
         let mut done = Transferred { packs: 0, pack_bytes: 0 };
         for pack in packs {
-            watch(done.pack_bytes, total)?;
+            progress.reach(done.pack_bytes);
+            progress.check_cancelled()?;
             let bytes = self.store().get(&names::pack(pack), pack::MAX_BYTES)?;
             checked_table(self.ring(), pack, &bytes)?;
             builder.append_pack(pack, &bytes)?;
@@ -141,10 +140,10 @@ impl Repository {
     ///
     /// `None` if that cannot be: a prune has condemned one of the packs, and their names never count again, or one is
     /// quarantined, or is of an author on whom this holder does not build. Then the disks are to be stored anew.
-    pub fn import(self: &Arc<Self>, file: &TinFile, watch: &Watch<'_>) -> Result<Option<(Id, Transferred)>> {
+    pub fn import(self: &Arc<Self>, file: &TinFile, progress: &Progress) -> Result<Option<(Id, Transferred)>> {
         self.require_data("import a file")?;
         let session = WriteSession::begin(self, "import", false)?;
-        match self.import_packs(&session, file, watch) {
+        match self.import_packs(&session, file, progress) {
             Ok(Some(done)) => {
                 // Who signs this is not to vouch for whose snapshot somebody else said that it was.
                 let manifest = Manifest { original: None, ..file.manifest.clone() };
@@ -161,7 +160,7 @@ impl Repository {
         }
     }
 
-    fn import_packs(&self, session: &WriteSession, file: &TinFile, watch: &Watch<'_>) -> Result<Option<Transferred>> {
+    fn import_packs(&self, session: &WriteSession, file: &TinFile, progress: &Progress) -> Result<Option<Transferred>> {
         let mut refused = self.protocol().epochs()?.excluded();
         refused.extend(self.protocol().quarantined()?);
         let places = file.packs.places();
@@ -172,10 +171,11 @@ impl Repository {
             }
         }
         check_complete(file)?;
-        let total = places.iter().map(|place| place.length_bytes).sum();
+        progress.begin(places.iter().map(|place| place.length_bytes).sum());
         let (mut passed, mut done) = (0, Transferred { packs: 0, pack_bytes: 0 });
         for place in places {
-            watch(passed, total)?;
+            progress.reach(passed);
+            progress.check_cancelled()?;
             passed += place.length_bytes;
             if session.usable().contains(&place.id) {
                 continue;

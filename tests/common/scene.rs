@@ -7,8 +7,8 @@ use std::sync::Arc;
 
 use jiff::{SignedDuration, Timestamp};
 use serde_json::Value;
-use tintype::engine::Progress;
 use tintype::engine::backup::backup_as;
+use tintype::progress::Progress;
 use tintype::repository::Repository;
 use tintype::repository::store::LocalStore;
 use tintype_formats::tin::id::Id;

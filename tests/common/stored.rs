@@ -6,11 +6,12 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tintype::engine::NamedDisk;
 use tintype::engine::backup::{BackupDisk, BackupOptions, backup};
 use tintype::engine::convert::Input;
 use tintype::engine::salvage::Tolerance;
-use tintype::engine::{NamedDisk, Progress};
 use tintype::error::Result;
+use tintype::progress::Progress;
 use tintype::repository::Repository;
 use tintype::repository::prune::{Patience, PruneOptions, Pruned, prune};
 use tintype_formats::BlockSource;

@@ -4,12 +4,12 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use tintype_formats::raw;
+use tintype_formats::reference_gate::ReferenceGate;
 use tintype_formats::sink::ParentLink;
 
 use super::Args;
 use crate::cli::failure::Failure;
 use crate::cli::in_use::{self, LiveArgs};
-use crate::cli::target_disk::Parent;
 use crate::cli::{Global, output};
 use crate::engine::convert::parent_name;
 use crate::sources::{self, FolderGate, OpenOptions, OpenedDisk, ReferencePolicy};
@@ -40,13 +40,8 @@ impl Backing {
         live.admit_named(self.path.display().to_string(), &self.path, watch, global)
     }
 
-    /// As the target's writer wants it.
-    pub fn parent(&self, target: &Path) -> Result<Parent<'_>, Failure> {
-        Ok(Parent { link: self.link(target)?, disk: self.opened.disk.as_ref(), gate: self.gate(target) })
-    }
-
     /// What the target says of it.
-    fn link(&self, target: &Path) -> Result<ParentLink, Failure> {
+    pub fn link(&self, target: &Path) -> Result<ParentLink, Failure> {
         let name = parent_name(target, &self.path)
             .ok_or_else(|| Failure::usage("the name of the backing file cannot be put into an image"))?;
         let info = self.opened.layers.first().map(|(_, info)| info);
@@ -59,7 +54,7 @@ impl Backing {
     }
 
     /// The gate that lets the finished target find it: the user has named it, so its folder is allowed.
-    fn gate(&self, target: &Path) -> Arc<dyn tintype_formats::reference_gate::ReferenceGate> {
+    pub fn gate(&self, target: &Path) -> Arc<dyn ReferenceGate> {
         let mut policy = ReferencePolicy { deny_all: false, ..self.policy.clone() };
         policy.allowed_folders.extend(self.path.canonicalize().ok().and_then(|path| path.parent().map(Path::to_owned)));
         FolderGate::beside(target, Arc::new(policy))

@@ -21,8 +21,11 @@ use super::digest::DigestAlgorithm;
 use super::failure::Failure;
 use super::in_use::{self, LiveArgs};
 use super::source_args::{SourceArgs, format_parser};
-use super::target_disk::{TargetArgs, Writing, host_identities, write};
+use super::target_args::{TargetArgs, write};
 use super::{Global, Outcome};
+use crate::engine::convert::ConvertOptions;
+use crate::engine::disk_source::host_identities;
+use crate::engine::write_disk::Writing;
 use crate::sources::{self, is_nbd};
 use crate::targets::Access;
 
@@ -98,28 +101,32 @@ fn convert_one(args: &Args, global: Global) -> Result<Outcome, Failure> {
     let mut sources = source.identities(&args.source.path);
     sources.extend(backing.iter().flat_map(|backing| host_identities(backing.opened.disk.as_ref())));
     warn_if_target_is_held(&args.target, &in_use, &sources, global);
-    let mut options = args.to.options(access, args.input.nbd.options());
+    let mut target_options = args.to.options(access, args.input.nbd.options());
     let salvage_map = args.salvage_map.as_deref();
     let salvage_map =
-        salvage_map.map(|path| salvage_map::prepare(path, args, format, &source, &mut options)).transpose()?;
+        salvage_map.map(|path| salvage_map::prepare(path, args, format, &source, &mut target_options)).transpose()?;
+    let mut convert = args.to.convert_options(format, source.geometry(), args.to.threads.workers())?;
+    convert.create.parent = backing.as_ref().map(|backing| backing.link(&args.target)).transpose()?;
+    let parent = backing.as_ref().map(|backing| (backing.opened.disk.as_ref(), backing.gate(&args.target)));
     let writing = Writing {
-        args: &args.to,
         target: &args.target,
-        format,
-        options,
+        target_options,
         source_path: args.source.shown(),
         sources,
         unreadable,
-        parent: backing.as_ref().map(|backing| backing.parent(&args.target)).transpose()?,
-        digest: args.digest.map(Into::into),
-        reflink: !args.no_reflink && !args.reproducible,
-        salvage_map,
-        reproducible: args.reproducible,
-        workers: args.to.threads.workers(),
-        title: "converting",
+        disk: None,
+        keep_sectors: args.to.keep_sectors,
+        convert: ConvertOptions {
+            parent,
+            digest: args.digest.map(Into::into),
+            reflink: !args.no_reflink && !args.reproducible,
+            salvage_map,
+            reproducible: args.reproducible,
+            ..convert
+        },
     };
     let hint = args.salvage_map.is_some().then_some("the same command goes on from the map");
-    let written = write(source, writing, global).map_err(|failure| failure.hinted_if(hint))?;
+    let written = write(source, writing, "converting", global).map_err(|failure| failure.hinted_if(hint))?;
     let found = args.live.ask_again(&in_use, global);
     report(args, format, &written, found.is_live, global)?;
     let complete = written.converted.unreadable.is_empty() && !found.is_surprise && !is_incomplete;

@@ -9,8 +9,9 @@ use super::Args;
 use crate::cli::escape::printable;
 use crate::cli::failure::Failure;
 use crate::cli::in_use::LIVE;
-use crate::cli::target_disk::{Unreadable, Written, shown_rate};
+use crate::cli::target_args::{Unreadable, shown_rate, shown_writing};
 use crate::cli::{Global, output, units};
+use crate::engine::write_disk::Written;
 
 #[derive(Serialize)]
 struct Summary<'a> {
@@ -77,7 +78,7 @@ fn say_summary(args: &Args, written: &Written) {
         "{}: disk of {}, {}, {}",
         printable(&shown_target(args)),
         units::size(converted.size_bytes),
-        written.shown(),
+        shown_writing(written),
         shown_rate(converted.size_bytes, written.elapsed)
     ));
 }

@@ -9,7 +9,7 @@ use tintype_formats::{Format, raw};
 use super::Args;
 use crate::cli::failure::Failure;
 use crate::cli::salvage_map::{self, full_path};
-use crate::cli::target_disk::Source;
+use crate::engine::disk_source::DiskSource;
 use crate::engine::salvage::SalvageMap;
 use crate::engine::salvage::map_file::{self, About, MapFile};
 use crate::error::{Error, OnPath as _};
@@ -22,13 +22,13 @@ pub fn prepare(
     path: &Path,
     args: &Args,
     format: &Format,
-    source: &Source,
+    source: &DiskSource,
     options: &mut TargetOptions,
 ) -> Result<SalvageMap, Failure> {
     if !std::ptr::eq(format, &raw::FORMAT) || args.target == Path::new("-") {
         return Err(Failure::usage("--salvage-map needs a raw file or a device as target, which holds what was read"));
     }
-    let Source::Disk(disk, _) = source else {
+    let DiskSource::Disk(disk, _) = source else {
         return Err(Failure::usage("--salvage-map is of a disk that can be read again, not of a pipe"));
     };
     map_file::check_writable(path)?;

@@ -7,13 +7,13 @@ use tintype_formats::BlockSource;
 
 use super::Args;
 use crate::cli::failure::Failure;
-use crate::cli::target_disk::{Source, parts_within};
 use crate::cli::{Global, in_use, output, units};
+use crate::engine::disk_source::{DiskSource, parts_within};
 use crate::sources::{self, OpenedDisk, Slice, StandardInput};
 
 /// What was opened, and who else uses it.
 pub struct OpenedSource {
-    pub source: Source,
+    pub source: DiskSource,
     /// Ranges of it that could not be read when it was stored, and are zeros.
     pub unreadable: Vec<Range<u64>>,
     pub in_use: Vec<in_use::Source>,
@@ -23,7 +23,7 @@ pub struct OpenedSource {
 pub fn open_source(args: &Args, global: Global) -> Result<OpenedSource, Failure> {
     let opened = if args.source.is_standard_input() {
         match open_standard_input(args)? {
-            StandardInput::Disk(opened) => args.input.in_sectors(opened)?,
+            StandardInput::Disk(opened) => args.input.finished(opened, &args.source)?,
             StandardInput::Pipe(pipe) => {
                 return Ok(OpenedSource {
                     source: pipe_source(pipe, args)?,
@@ -50,26 +50,29 @@ fn open_standard_input(args: &Args) -> Result<StandardInput, Failure> {
     Ok(sources::open_standard_input(args.size.is_none())?)
 }
 
-fn pipe_source(pipe: File, args: &Args) -> Result<Source, Failure> {
+fn pipe_source(pipe: File, args: &Args) -> Result<DiskSource, Failure> {
     match args.size {
+        Some(_) if args.source.partition.is_some() => {
+            Err(Failure::usage("?partition= needs a disk that can be read at any place, not a pipe"))
+        }
         Some(_) if args.offset.is_some() => {
             Err(Failure::usage("a pipe is read from its beginning; --offset needs a file or a device"))
         }
-        Some(size_bytes) => Ok(Source::Pipe(Box::new(pipe), args.input.geometry_of_pipe(size_bytes)?)),
+        Some(size_bytes) => Ok(DiskSource::Pipe(Box::new(pipe), args.input.geometry_of_pipe(size_bytes)?)),
         None => Err(Failure::usage("how long the stream is has to be said: --size")),
     }
 }
 
-fn slice(disk: Box<dyn BlockSource>, args: &Args) -> Result<Source, Failure> {
+fn slice(disk: Box<dyn BlockSource>, args: &Args) -> Result<DiskSource, Failure> {
     if args.offset.is_none() && args.size.is_none() {
-        return Ok(Source::of(disk));
+        return Ok(DiskSource::of(disk));
     }
     let begin = args.offset.unwrap_or_default();
     if !begin.is_multiple_of(512) || args.size.is_some_and(|size| size % 512 != 0) {
         return Err(Failure::usage("--offset and --size are whole sectors: multiples of 512"));
     }
     check_slice(begin, args.size, disk.geometry().size_bytes)?;
-    Ok(Source::of(Box::new(Slice::new(disk, begin, args.size)?)))
+    Ok(DiskSource::of(Box::new(Slice::new(disk, begin, args.size)?)))
 }
 
 fn check_slice(begin: u64, size_bytes: Option<u64>, disk_bytes: u64) -> Result<(), Failure> {

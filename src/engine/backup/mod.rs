@@ -13,10 +13,10 @@ use tintype_formats::tin::id::Id;
 use tintype_formats::tin::manifest::{DiskRecord, Manifest};
 
 use self::store::Job;
-use super::Progress;
 use super::convert::Input;
 use super::salvage::{AreaMap, Tolerance};
 use crate::error::{Error, Kind, OnPath as _, Result};
+use crate::progress::Progress;
 use crate::repository::session::WriteSession;
 use crate::repository::snapshots::Snapshot;
 use crate::repository::{PROGRAM, Repository, names, time};
@@ -182,6 +182,7 @@ fn back_up_once(
     }
     let parent = manifest.parent;
     progress.check_cancelled()?;
+    progress.enter("syncing");
     let snapshot = session.commit(&manifest)?;
     Ok(BackedUp { snapshot: Some(snapshot), parent, disks: manifest.disks, maps, shrunk })
 }
@@ -221,6 +222,9 @@ fn store_all(
     let known = parent.map_or(&[][..], |parent| &parent.manifest.disks);
     disks.iter().try_for_each(|disk| check_format(disk, known, alone))?;
     for disk in disks {
+        if !alone {
+            progress.enter_disk(&disk.name);
+        }
         if let Some(warning) = other_disk(known, disk) {
             progress.note(warning);
         }

@@ -11,14 +11,15 @@ use tintype_formats::tin::write::{ChunkSink, DiskWriter, Outcome, Statistics, St
 use tintype_formats::{BlockSource, ImageWriter};
 
 use super::{BackupDisk, BackupOptions, Earlier};
+use crate::engine::NamedDisk;
 use crate::engine::convert::Input;
 use crate::engine::copy::{CopyOptions, copy};
 use crate::engine::pipeline::{Pipeline, Unreadable};
 use crate::engine::plan::{DiskPlan, Feed, PipePlan, PlanOptions};
 use crate::engine::rate_limit::RateLimit;
 use crate::engine::salvage::{AreaMap, Retry, SetAside, Spool, State, Witness, amend, check_length, joined};
-use crate::engine::{NamedDisk, Progress};
 use crate::error::{OnPath as _, Result};
+use crate::progress::Progress;
 use crate::repository::Repository;
 use crate::repository::session::WriteSession;
 
@@ -39,10 +40,12 @@ impl Job<'_> {
         parent: Option<Arc<MappedDisk>>,
     ) -> Result<(DiskRecord, AreaMap)> {
         let size_bytes = disk.input.size_bytes();
+        let phase = self.progress.now().phase;
         let (stored, map) = match (&disk.earlier, &disk.input) {
             (Some(earlier), Input::Disk(source)) => self.go_on(source, earlier).on_path(source.path)?,
             _ => self.store_all(disk, parent)?,
         };
+        self.progress.enter(phase);
         if let Input::Disk(source) = &disk.input {
             check_length(source.disk).on_path(source.path)?;
         }

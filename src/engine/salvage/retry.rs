@@ -8,8 +8,8 @@ use tintype_formats::extent::DiskKind;
 
 use super::area_map::{AreaMap, State};
 use super::witness::Witness;
-use crate::engine::Progress;
 use crate::error::{Error, Kind, Result};
+use crate::progress::Progress;
 use crate::sources::AlignedBuffer;
 
 /// The longest read of what was not tried yet, in bytes.
@@ -70,6 +70,7 @@ type Outcome<T> = Result<std::result::Result<T, TimeUp>>;
 impl Retry<'_> {
     /// Reads what is not finished in `map`, as far as it can be read.
     pub fn run<'b>(&self, map: &mut AreaMap, store: &mut Store<'b>, watch: &mut Watch<'b>) -> Result<()> {
+        self.progress.enter("retrying");
         self.progress.begin(map.unfinished_bytes());
         let buffer = AlignedBuffer::zeroed(STEP_BYTES as usize);
         let mut run = Run { job: self, map: &mut *map, store, watch, buffer, done_bytes: 0, bad_bytes: 0 };

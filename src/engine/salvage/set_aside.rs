@@ -11,8 +11,8 @@ use super::area_map::{AreaMap, MAX_AREAS, State};
 use super::journal::Journal;
 use super::retry::{Retry, RetryOptions};
 use super::witness::Witness;
-use crate::engine::Progress;
 use crate::error::{Error, Kind, Result, in_words};
+use crate::progress::Progress;
 
 /// The longest read whose failure sets all of it aside, in bytes.
 const STEP_BYTES: usize = 1 << 20;

@@ -6,8 +6,8 @@ use std::collections::HashSet;
 
 use tintype_formats::tin::id::Id;
 
-use super::Watch;
 use crate::error::Result;
+use crate::progress::Progress;
 use crate::repository::index::{PackRow, SegmentBuilder, SegmentFile};
 use crate::repository::{Repository, names};
 
@@ -40,7 +40,7 @@ struct Old {
 }
 
 /// Merges index segments where that pays; `pruned` says that packs have gone.
-pub fn compact(repository: &Repository, pruned: bool, watch: &dyn Watch) -> Result<Compacted> {
+pub fn compact(repository: &Repository, pruned: bool, progress: &Progress) -> Result<Compacted> {
     // The packs are listed after the segments: what a segment names then and is not listed is gone.
     let ids = repository.index_ids()?;
     let unchanged = Compacted { segments_before: ids.len(), segments_after: ids.len() };
@@ -52,7 +52,7 @@ pub fn compact(repository: &Repository, pruned: bool, watch: &dyn Watch) -> Resu
     let mut old = Vec::new();
     let mut holey = false;
     for id in ids {
-        watch.check()?;
+        progress.check_cancelled()?;
         let trusted = repository.fetch_index(id, true)?;
         let is_trusted = trusted.is_some();
         let Some(body) = trusted.map_or_else(|| repository.fetch_index(id, false), |body| Ok(Some(body)))? else {

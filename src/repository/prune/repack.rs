@@ -12,9 +12,9 @@ use tintype_formats::tin::pack::{self, PackBuilder, PackHeader, PackTable};
 use tintype_formats::tin::read::{PackSource, read_header};
 use tintype_formats::tin::seal::SegmentRecord;
 
-use super::Watch;
 use super::survey::Survey;
 use crate::error::{Error, Kind, Result};
+use crate::progress::Progress;
 use crate::repository::disk::store_to_image;
 use crate::repository::index::{PackRow, SegmentBuilder};
 use crate::repository::protocol::{ListedPack, put_own};
@@ -52,18 +52,19 @@ struct Stored {
 }
 
 /// Copies the used chunks of these packs.
-pub fn repack(repository: &Arc<Repository>, survey: &Survey, packs: &[Id], watch: &dyn Watch) -> Result<Repacked> {
+pub fn repack(repository: &Arc<Repository>, survey: &Survey, packs: &[Id], progress: &Progress) -> Result<Repacked> {
     let known = |id: &Id| survey.packs.get(id).map(|pack| (*id, *pack));
     let mut packs: Vec<_> = packs.iter().filter_map(known).collect();
     packs.sort_by_key(|(id, pack)| (pack.author, pack.kind.map(ChunkKind::number), *id));
-    watch.begin(packs.iter().map(|(_, pack)| pack.used_bytes).sum());
+    progress.enter("copying what is used");
+    progress.begin(packs.iter().map(|(_, pack)| pack.used_bytes).sum());
     let mut work =
         Work { repository, survey, open: None, index: SegmentBuilder::default(), repacked: Repacked::default() };
     let mut done = 0;
     // Those whose last copy is in the new pack of this number, which may not be stored yet.
     let mut pending: Vec<(Id, usize)> = Vec::new();
     for (place, (id, pack)) in packs.iter().enumerate() {
-        watch.check()?;
+        progress.check_cancelled()?;
         match work.copy(ListedPack { id: *id, len_bytes: pack.len_bytes }) {
             Ok(()) => pending.push((*id, work.repacked.new_packs)),
             Err(cause) if is_damage(&cause) => work.repacked.damaged.push(*id),
@@ -76,7 +77,7 @@ pub fn repack(repository: &Arc<Repository>, survey: &Survey, packs: &[Id], watch
             Err(cause) => return Err(cause),
         }
         done += pack.used_bytes;
-        watch.reach(done);
+        progress.reach(done);
     }
     match work.close() {
         Err(cause) if cause.kind() != Kind::NoSpace => return Err(cause),

@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 use jiff::Timestamp;
 use tintype_formats::tin::id::Id;
 
-use super::Watch;
 use crate::error::Result;
+use crate::progress::Progress;
 use crate::repository::Repository;
 use crate::repository::protocol::{Begun, End};
 
@@ -39,7 +39,7 @@ pub struct Waited {
 /// Waits for every open session. Later ones need no waiting for: they do not build on what is condemned. Nor do leases, which
 /// commit nothing: what they name is marked. Nor do those whose process has died on this computer. Nor do those whose manifest
 /// is whole: it counts as visible from now on, and its end may be lost and never come.
-pub fn wait(repository: &Repository, patience: Patience, watch: &dyn Watch) -> Result<Waited> {
+pub fn wait(repository: &Repository, patience: Patience, progress: &Progress) -> Result<Waited> {
     let protocol = repository.protocol();
     let mut fenced = Vec::new();
     let mut waiting = Vec::new();
@@ -77,7 +77,7 @@ pub fn wait(repository: &Repository, patience: Patience, watch: &dyn Watch) -> R
         }
         waiting = open;
         manifests = whole_manifests(repository)?;
-        watch.check()?;
+        progress.check_cancelled()?;
         pause = pauses.next().unwrap_or(pause);
         std::thread::sleep(pause.min(patience.wait.saturating_sub(began.elapsed())));
     }

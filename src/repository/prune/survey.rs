@@ -13,8 +13,8 @@ use tintype_formats::tin::keys::{Certificate, Role};
 use tintype_formats::tin::map::{Entry, Location, Page};
 use tintype_formats::tin::read::{ChunkReader, PackSource};
 
-use super::Watch;
 use crate::error::{Error, Kind, Result};
+use crate::progress::Progress;
 use crate::repository::disk::store_to_image;
 use crate::repository::index::{Found, Index, Rank};
 use crate::repository::protocol::ListedPack;
@@ -124,7 +124,7 @@ pub struct Assumptions<'a> {
 
 impl Survey {
     /// P2, P6: reads all visible snapshots, then lists the packs, then marks.
-    pub fn new(repository: &Arc<Repository>, assumptions: &Assumptions<'_>, watch: &dyn Watch) -> Result<Survey> {
+    pub fn new(repository: &Arc<Repository>, assumptions: &Assumptions<'_>, progress: &Progress) -> Result<Survey> {
         let snapshots = snapshots_to_keep(repository, assumptions.without)?;
         let listed = repository.protocol().packs()?;
         let quarantined = repository.protocol().quarantined()?;
@@ -146,7 +146,7 @@ impl Survey {
         let packs = alive.iter().map(|pack| (pack.id, pack_use(pack))).collect();
         let marks = Marks::new(&index);
         let mut survey = Survey { packs, returned: dead, snapshots: snapshots.len(), index, marks };
-        survey.mark_all(repository, &snapshots, watch)?;
+        survey.mark_all(repository, &snapshots, progress)?;
         survey.sum_up()?;
         Ok(survey)
     }
@@ -158,12 +158,13 @@ impl Survey {
         Ok(found.iter().any(|(rank, found)| here(found) && self.marks.has(*rank)))
     }
 
-    fn mark_all(&mut self, repository: &Arc<Repository>, snapshots: &[Snapshot], watch: &dyn Watch) -> Result<()> {
+    fn mark_all(&mut self, repository: &Arc<Repository>, snapshots: &[Snapshot], progress: &Progress) -> Result<()> {
         let source = SurveyedPacks { repository: Arc::clone(repository), index: Arc::clone(&self.index) };
         let reader = ChunkReader::new(Arc::clone(repository.ring()), Arc::new(source));
         let disks = || snapshots.iter().rev().flat_map(|snapshot| &snapshot.manifest.disks);
-        watch.begin(disks().map(|disk| disk.size_bytes).sum());
-        let mut walk = Walk { survey: self, reader, watch, walked: HashSet::new(), missing: None };
+        progress.enter("marking what is used");
+        progress.begin(disks().map(|disk| disk.size_bytes).sum());
+        let mut walk = Walk { survey: self, reader, progress, walked: HashSet::new(), missing: None };
         let mut done = 0;
         for snapshot in snapshots.iter().rev() {
             let builder = Builder::of(&snapshot.origin);
@@ -173,7 +174,7 @@ impl Survey {
                 let failure = walked.err().or_else(|| walk.missing.take());
                 failure.map_or(Ok(()), |cause| Err(incomplete(snapshot, cause)))?;
                 done += disk.size_bytes;
-                watch.reach(done);
+                progress.reach(done);
             }
         }
         Ok(())
@@ -221,7 +222,7 @@ impl Survey {
 struct Walk<'a> {
     survey: &'a mut Survey,
     reader: ChunkReader,
-    watch: &'a dyn Watch,
+    progress: &'a Progress,
     walked: HashSet<(Builder, ChunkId)>,
     /// The first chunk that is nowhere.
     missing: Option<Error>,
@@ -234,7 +235,7 @@ impl Walk<'_> {
         if self.walked.contains(&(Builder::Trusted, *id)) || self.walked.contains(&(builder, *id)) {
             return Ok(());
         }
-        self.watch.check()?;
+        self.progress.check_cancelled()?;
         self.chunk(builder, id, hint)?;
         let page: Page = self.reader.read_page(id, hint)?;
         if page.level != level {
