@@ -112,6 +112,16 @@ fn a_snapshot_that_lost_its_end_is_kept_and_can_be_had_back() {
 }
 
 #[test]
+fn a_snapshot_that_lost_all_of_its_session_is_whole_after_one_repair() {
+    let lose = |scene: &Scene, id: Id| fs::remove_dir_all(scene.end_of(id).parent().unwrap()).unwrap();
+    let (scene, _, new) = harmed(lose);
+    let repaired = scene.run(&["repair"]).ok().stdout;
+    assert!(repaired.contains("finished: snapshot"), "{repaired}");
+    assert_eq!(scene.restored(&["vm"], 0).0, 'n', "{new}");
+    scene.run(&["verify"]).ok();
+}
+
+#[test]
 fn a_snapshot_that_lost_its_end_can_be_discarded() {
     let (scene, _, new) = harmed(|scene, id| fs::remove_file(scene.end_of(id)).unwrap());
     scene.run(&["forget", &new.to_string()[..12]]).ok();

@@ -165,9 +165,13 @@ fn a_backup_of_several_disks_or_a_pipe_keeps_no_map() {
     let with_map = ["-r", "repo", "--name", "vm", "--salvage", "--salvage-map", "map"];
     sandbox.run([&["backup", "a.raw", "b.raw"], &with_map[..]].concat()).fails(2, "of one disk");
     let unwritable = ["--salvage", "--salvage-map", "none/map"];
-    sandbox.run([&["backup", "a.raw", "-r", "repo", "--name", "lost"], &unwritable[..]].concat()).fails(1, "write the map");
+    sandbox
+        .run([&["backup", "a.raw", "-r", "repo", "--name", "lost"], &unwritable[..]].concat())
+        .fails(1, "write the map");
     sandbox.run([&["convert", "a.raw", "lost.raw"], &unwritable[..]].concat()).fails(1, "write the map");
-    assert!(!sandbox.path("lost.raw").exists() && !sandbox.run(["snapshots", "-r", "repo"]).ok().stdout.contains("lost"));
+    assert!(
+        !sandbox.path("lost.raw").exists() && !sandbox.run(["snapshots", "-r", "repo"]).ok().stdout.contains("lost")
+    );
     sandbox.run([&["backup", "a.raw"], &with_map[..]].concat()).ok();
     assert!(map(&sandbox).contains("target: snapshot "), "{}", map(&sandbox));
     // A whole disk: a run that goes on would store what may have changed since as if it were new.

@@ -11,8 +11,9 @@ use std::fs;
 use std::sync::{Arc, Mutex};
 
 use common::Run;
-use jiff::Timestamp;
-use scene::{Says, Scene, days, flip, says};
+use jiff::{SignedDuration, Timestamp};
+use scene::{DISK_BYTES, Says, Scene, days, flip, says};
+use serde_json::Value;
 use tintype::repository::Repository;
 use tintype::repository::resolve::Wishes;
 use tintype::repository::store::{Listed, LocalStore, Store, StoreError};

@@ -20,9 +20,16 @@ pub struct Address {
     pub disk: Option<String>,
     /// The snapshot inside the image, by id or name.
     pub snapshot: Option<String>,
+    /// The partition of the disk, by its number as Linux counts.
+    pub partition: Option<u32>,
 }
 
 impl Address {
+    /// A file or device, with nothing chosen inside.
+    pub fn of_path(path: &Path) -> Address {
+        Address { path: path.to_owned(), stored: None, disk: None, snapshot: None, partition: None }
+    }
+
     /// Reads an address. A file whose name really is that wins over what stands behind a question mark.
     pub fn parse(text: &OsStr) -> Result<Address, String> {
         let whole = Address::of_text(text)?;
@@ -40,7 +47,9 @@ impl Address {
         for choice in choices.split('&') {
             if !address.choose(choice)? {
                 let found = choice.escape_debug();
-                return Err(format!("\"{found}\" after the question mark; expected disk=NAME or snapshot=NAME"));
+                return Err(format!(
+                    "\"{found}\" after the question mark; expected disk=NAME, snapshot=NAME or partition=N"
+                ));
             }
         }
         Ok(address)
@@ -51,11 +60,22 @@ impl Address {
         let (slot, name) = match choice.split_once('=') {
             Some(("disk", name)) if !name.is_empty() => (&mut self.disk, name),
             Some(("snapshot", name)) if !name.is_empty() => (&mut self.snapshot, name),
+            Some(("partition", number)) => return self.choose_partition(number, choice),
             _ => return Ok(false),
         };
         match slot.replace(name.to_owned()) {
             None => Ok(true),
-            Some(_) => Err(format!("\"{}\" chooses once more", choice.escape_debug())),
+            Some(_) => Err(once_more(choice)),
+        }
+    }
+
+    fn choose_partition(&mut self, number: &str, choice: &str) -> Result<bool, String> {
+        let number = number.parse().ok().filter(|number| *number > 0);
+        let number =
+            number.ok_or_else(|| format!("\"{}\": expected the number of a partition", choice.escape_debug()))?;
+        match self.partition.replace(number) {
+            None => Ok(true),
+            Some(_) => Err(once_more(choice)),
         }
     }
 
@@ -78,8 +98,7 @@ impl Address {
 
     /// What stands before the question mark: a path, or a snapshot in a repository.
     fn of_text(text: &OsStr) -> Result<Address, String> {
-        let path = PathBuf::from(text);
-        let plain = Address { path, stored: None, disk: None, snapshot: None };
+        let plain = Address::of_path(Path::new(text));
         if is_nbd(&plain.path) {
             return Ok(plain);
         }
@@ -119,7 +138,8 @@ impl std::fmt::Display for Address {
         if let Some(stored) = &self.stored {
             write!(f, "::{stored}")?;
         }
-        let choices = [("disk", &self.disk), ("snapshot", &self.snapshot)];
+        let partition = self.partition.map(|number| number.to_string());
+        let choices = [("disk", &self.disk), ("snapshot", &self.snapshot), ("partition", &partition)];
         let chosen = choices.iter().filter_map(|(what, name)| name.as_ref().map(|name| (what, name)));
         for (index, (what, name)) in chosen.enumerate() {
             let is_first = index == 0 && !(is_nbd(&self.path) && self.path.as_os_str().as_bytes().contains(&b'?'));
@@ -127,6 +147,10 @@ impl std::fmt::Display for Address {
         }
         Ok(())
     }
+}
+
+fn once_more(choice: &str) -> String {
+    format!("\"{}\" chooses once more", choice.escape_debug())
 }
 
 /// Reads an address for clap.
@@ -142,7 +166,7 @@ mod tests {
     #[test]
     fn a_snapshot_is_a_part_of_the_address() {
         let parse = |text: &str| Address::parse(OsStr::new(text));
-        let whole = |path: &str| Address { path: path.into(), stored: None, disk: None, snapshot: None };
+        let whole = |path: &str| Address::of_path(Path::new(path));
         assert_eq!(parse("a.qcow2"), Ok(whole("a.qcow2")));
         let found = parse("/no/such/a.qcow2?snapshot=before=after").unwrap();
         assert_eq!(found, Address { snapshot: Some("before=after".to_owned()), ..whole("/no/such/a.qcow2") });
@@ -150,7 +174,11 @@ mod tests {
         let found = parse("/no/such/a.ova?disk=2&snapshot=x").unwrap();
         assert_eq!((found.disk.as_deref(), found.snapshot.as_deref()), (Some("2"), Some("x")));
         assert_eq!(found.to_string(), "/no/such/a.ova?disk=2&snapshot=x");
-        assert!(parse("/no/such/a.ova?disk=2&disk=3").is_err());
+        let found = parse("/no/such/a.ova?disk=2&partition=3").unwrap();
+        assert_eq!((found.partition, found.to_string().as_str()), (Some(3), "/no/such/a.ova?disk=2&partition=3"));
+        for wrong in ["partition=0", "partition=", "partition=x", "partition=1&partition=2", "disk=2&disk=3"] {
+            assert!(parse(&format!("/no/such/a.ova?{wrong}")).is_err(), "{wrong}");
+        }
         assert!(parse("/no/such/a.qcow2?disk").is_err());
         assert!(parse("/no/such/a.qcow2?snapshot=").is_err());
     }
@@ -185,6 +213,6 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("a?snapshot=b");
         std::fs::write(&path, b"").unwrap();
-        assert_eq!(Address::parse(path.as_os_str()), Ok(Address { path, stored: None, disk: None, snapshot: None }));
+        assert_eq!(Address::parse(path.as_os_str()), Ok(Address::of_path(&path)));
     }
 }

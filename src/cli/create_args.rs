@@ -11,7 +11,7 @@ use tintype_formats::{Geometry, raw};
 use super::failure::Failure;
 use super::profile::Profile;
 use super::source_args::format_parser;
-use super::usage;
+use super::{output, usage};
 use crate::sources::{format_named, is_device_or_export};
 
 /// Measured on a Debian system: 0.8 of the time of level 3, for 0.8 % more space.
@@ -67,6 +67,26 @@ impl CreateArgs {
         let name = target.file_name().and_then(|name| name.to_str());
         let extension = target.extension().and_then(|extension| extension.to_str());
         name.and_then(registry::by_file_name).ok_or_else(|| unknown_name(target, extension))
+    }
+
+    /// Fails if the platform takes another format than the target's name says; warns if the format was typed against the name. Only
+    /// `.img` says nothing: images of all formats have it.
+    pub fn check_name(&self, format: &Format, target: &Path) -> Result<(), Failure> {
+        let is_silent = target.extension().is_none_or(|extension| extension == "img") || is_device_or_export(target);
+        let name = target.file_name().and_then(|name| name.to_str()).filter(|_| !is_silent);
+        let Some(named) = name.and_then(registry::by_file_name).filter(|named| !std::ptr::eq(*named, format)) else {
+            return Ok(());
+        };
+        let text = format!("{}: the name says {}", target.display(), named.name);
+        match self.profile {
+            Some(profile) => Err(Failure::usage(format!("{text}, and {} takes {}", profile.name(), format.name))
+                .hinted(format!("name it .{}", format.extensions.first().unwrap_or(&format.name)))),
+            None if self.output_format.is_some() && !usage::is_from_variable("output_format") => {
+                output::warn_always(&format!("{text}, and it is written as {}, as -O says", format.name));
+                Ok(())
+            }
+            None => Ok(()),
+        }
     }
 
     /// The variant that was asked for.

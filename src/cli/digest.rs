@@ -10,6 +10,9 @@ use super::{Global, Outcome, escape, job, output};
 use crate::engine::NamedDisk;
 use crate::engine::digest::{Algorithm, digest};
 
+/// As many reads at once as a fast disk wants.
+const MIN_READERS: usize = 8;
+
 /// Print the digest of a disk's content, whatever format it is stored in
 ///
 /// Two images of the same disk have the same digest. For raw images it is what sha256sum or b3sum print.
@@ -55,7 +58,9 @@ pub fn run(args: &Args, global: Global) -> Result<Outcome, Failure> {
     let opened = args.source.open(&args.image, None, global)?;
     let algorithm = Algorithm::from(args.algorithm);
     let disk = NamedDisk { disk: opened.disk.as_ref(), path: args.image.shown() };
-    let digest = job::run(global, "hashing", |progress| digest(disk, algorithm, args.threads.readers(), progress))?;
+    let digest = job::run(global, "hashing", |progress| {
+        digest(disk, algorithm, args.threads.workers_at_least(MIN_READERS), progress)
+    })?;
     if global.json {
         let size_bytes = opened.disk.geometry().size_bytes;
         let report = Report { r#type: "digest", algorithm: algorithm.name(), digest: digest.to_hex(), size_bytes };

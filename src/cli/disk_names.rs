@@ -80,6 +80,14 @@ pub fn snapshot_name(sources: &[NamedAddress], names: &[String], host: &str) -> 
 }
 
 fn base_name(source: &NamedAddress, sources: &[NamedAddress]) -> String {
+    let name = name_of_whole(source, sources);
+    match source.address.partition.filter(|_| source.name.is_none()) {
+        Some(number) => format!("{name}-part{number}"),
+        None => name,
+    }
+}
+
+fn name_of_whole(source: &NamedAddress, sources: &[NamedAddress]) -> String {
     let address = &source.address;
     if let Some(chosen) = source.name.as_ref().or(address.disk.as_ref()) {
         return chosen.clone();

@@ -86,7 +86,7 @@ struct PolicyArgs {
     /// The newest of each of the newest N years that have one
     #[arg(long, value_name = "N", default_value = "0", hide_default_value = true)]
     keep_yearly: Count,
-    /// All that are at most so much older than the newest: 30d, 12h, 8w, 1y6m
+    /// All that are at most so much older than the newest: 30d, 12h, 8w, 1y6mo
     #[arg(long, value_name = "TIME")]
     keep_within: Option<Within>,
     /// All with this tag (can be repeated: with any of them)

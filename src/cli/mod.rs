@@ -18,6 +18,7 @@ mod export;
 mod failure;
 mod forget;
 mod formats;
+mod habits;
 mod import;
 mod in_use;
 mod info;
@@ -46,7 +47,7 @@ mod snapshots;
 mod source_args;
 mod stats;
 mod tag;
-mod target_disk;
+mod target_args;
 mod units;
 mod unmount;
 mod usage;
@@ -64,8 +65,8 @@ use crate::system;
 /// Converts virtual and physical disks between formats, and backs them up
 ///
 /// Every command reads any disk: an image file of any format with its backing files, a block device, a disk of an
-/// NBD server (nbd://HOST/NAME, nbd+unix:///NAME?socket=PATH), a stored snapshot (REPO::NAME, REPO::NAME@ID), or "-" for a raw stream on standard input. A snapshot inside an image is a part of the
-/// address: disk.qcow2?snapshot=before.
+/// NBD server (nbd://HOST/NAME, nbd+unix:///NAME?socket=PATH), a stored snapshot (REPO::NAME, REPO::NAME@ID), or "-" for a raw stream on standard input. What is chosen inside is a part of the
+/// address: disk.qcow2?snapshot=before, machine.ova?disk=2, /dev/sda?partition=1, several of them joined by "&".
 #[derive(Debug, Parser)]
 #[command(name = "tintype", version, propagate_version = true, max_term_width = 100)]
 #[command(after_help = "Exit codes: 0 done; 1 failed; 2 wrong usage; 3 finished, but something could not be read, or \
@@ -170,7 +171,7 @@ pub fn main() -> ExitCode {
     match run(command, global) {
         Ok(Outcome::Done) if output::is_incomplete() => Outcome::Incomplete.into(),
         Ok(outcome) => outcome.into(),
-        Err(failure) => failure.report(global).into(),
+        Err(failure) => output::report(&failure, global).into(),
     }
 }
 

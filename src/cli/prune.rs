@@ -10,6 +10,7 @@ use tintype_formats::tin::id::Id;
 
 use super::failure::Failure;
 use super::repository_args::RepositoryArgs;
+use super::units::parse_duration;
 use super::{Global, Outcome, job, output, units};
 use crate::repository::Repository;
 use crate::repository::lease::LEAST_LIFE;
@@ -52,22 +53,6 @@ fn parse_permille(text: &str) -> Result<u64, String> {
         true => Ok((number * 10.0).round() as u64),
         false => Err("expected a number of percent, like 5%".to_owned()),
     }
-}
-
-/// A time like 90s, 10m, 24h or 7d.
-pub fn parse_duration(text: &str) -> Result<Duration, String> {
-    let wrong = || "expected a time like 90s, 10m, 24h or 7d".to_owned();
-    let (digits, unit) = text.split_at(text.find(|letter: char| !letter.is_ascii_digit()).unwrap_or(text.len()));
-    let number: u64 = digits.parse().map_err(|_| wrong())?;
-    let seconds = match unit {
-        "" if number == 0 => 1,
-        "s" => 1,
-        "m" => 60,
-        "h" => 60 * 60,
-        "d" => 24 * 60 * 60,
-        _ => return Err(wrong()),
-    };
-    number.checked_mul(seconds).map(Duration::from_secs).ok_or_else(wrong)
 }
 
 #[derive(Serialize)]

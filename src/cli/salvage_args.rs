@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use clap::Args;
 
-use super::prune::parse_duration;
+use super::units::parse_duration;
 use crate::engine::salvage::{DEFAULT_PASSES, Tolerance};
 
 /// How hard to try what cannot be read.

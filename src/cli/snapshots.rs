@@ -17,7 +17,8 @@ use super::{Global, Outcome, output, units};
 use crate::error::{Error, Kind};
 use crate::repository::ledger::Boot;
 use crate::repository::lineup::Damaged;
-use crate::repository::snapshots::{Listing, Snapshot};
+use crate::repository::listing::Listing;
+use crate::repository::snapshots::Snapshot;
 use crate::repository::time;
 
 /// List the snapshots of a repository

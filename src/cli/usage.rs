@@ -11,7 +11,7 @@ use clap::parser::ValueSource;
 use clap::{Arg, ArgAction, ArgMatches, Command, CommandFactory as _, FromArgMatches as _};
 
 use super::failure::Failure;
-use super::{Cli, Global};
+use super::{Cli, Global, habits, output};
 
 /// The options whose values came from variables.
 static FROM_VARIABLES: OnceLock<HashSet<String>> = OnceLock::new();
@@ -34,7 +34,7 @@ pub fn parse() -> Result<Cli, ExitCode> {
         ErrorKind::DisplayHelp | ErrorKind::DisplayVersion | ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => {
             error.exit()
         }
-        _ => failure(&error, &command, typed.as_ref()).report(asked_for(&arguments)).into(),
+        _ => output::report(&failure(&error, &command, typed.as_ref()), asked_for(&arguments)).into(),
     })
 }
 
@@ -142,10 +142,15 @@ fn failure(error: &clap::Error, command: &Command, typed: Option<&ArgMatches>) -
         Some(name) => format!("{name}: {message}"),
         None => message,
     };
-    let hint = match (tips.is_empty(), usage) {
-        (false, _) => tips.join("; "),
-        (true, Some(usage)) => format!("usage: {usage}"),
-        (true, None) => "--help shows what there is".to_owned(),
+    if habits::is_far_fetched(error) {
+        tips.clear();
+        usage = None;
+    }
+    let hint = match (habits::hint(error), tips.is_empty(), usage) {
+        (Some(hint), _, _) => hint.to_owned(),
+        (None, false, _) => tips.join("; "),
+        (None, true, Some(usage)) => format!("usage: {usage}"),
+        (None, true, None) => "--help shows what there is".to_owned(),
     };
     Failure::usage(message).hinted(hint)
 }

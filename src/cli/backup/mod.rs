@@ -270,7 +270,10 @@ fn open(args: &Args, address: &Address, global: Global) -> Result<Source, Failur
     }
     args.input.check_standard_input_format()?;
     match (sources::open_standard_input(args.size.is_none())?, args.size) {
-        (StandardInput::Disk(opened), _) => Ok(Source::Disk(args.input.in_sectors(opened)?)),
+        (StandardInput::Disk(opened), _) => Ok(Source::Disk(args.input.finished(opened, address)?)),
+        (StandardInput::Pipe(_), _) if address.partition.is_some() => {
+            Err(Failure::usage("?partition= needs a disk that can be read at any place, not a pipe"))
+        }
         (StandardInput::Pipe(pipe), Some(size_bytes)) => {
             let geometry = args.input.geometry_of_pipe(size_bytes)?;
             Ok(Source::Pipe(pipe, size_bytes, (geometry.logical_sector_bytes, geometry.physical_sector_bytes)))
@@ -287,7 +290,10 @@ fn backup_disk<'a>(source: &'a mut Source, address: &'a Address, name: &str) -> 
             let format = opened.layers.first().map_or("raw", |(_, info)| info.format).to_owned();
             let sector_bytes = (geometry.logical_sector_bytes, geometry.physical_sector_bytes);
             let input = Input::Disk(NamedDisk { disk: opened.disk.as_ref(), path: address.shown() });
-            let identity = sources::identify(opened.disk.as_ref(), &address.path);
+            let mut identity = sources::identify(opened.disk.as_ref(), &address.path);
+            // A part is another disk than the whole, and has no table that would say so.
+            let part = address.partition.map(|number| format!("partition {number}"));
+            identity.partition = part.or(identity.partition);
             let is_device = opened.layers.is_empty() && sources::is_device(&address.path);
             let unreadable = opened.unreadable.clone();
             let is_declared = opened.guess.is_none_or(|guess| guess.is_declared);

@@ -168,7 +168,7 @@ fn socket_beside(kept: &Path) -> PathBuf {
 
 /// The file that an overlay over this disk can name, if QEMU reads it and sees the same disk in it.
 fn file_of(address: &Address, opened: &OpenedDisk) -> Option<Parent> {
-    if address.disk.is_some() || address.snapshot.is_some() {
+    if address.disk.is_some() || address.snapshot.is_some() || address.partition.is_some() {
         return None;
     }
     let format = opened.layers.first().map_or("raw", |(_, info)| info.format);

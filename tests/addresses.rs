@@ -1,0 +1,126 @@
+//! What is chosen inside of a disk is a part of its address, in every command.
+
+mod common;
+
+use std::fs;
+use std::process::Stdio;
+
+use common::{Run, Sandbox, assert_holds};
+
+const MIB: usize = 1 << 20;
+
+/// Where the second of two partitions lies.
+const PART: std::ops::Range<usize> = 4 * MIB..8 * MIB;
+
+/// A disk with two partitions in an MBR.
+fn partitioned_disk(sandbox: &Sandbox, name: &str) -> Vec<u8> {
+    let path = sandbox.raw_disk(name, 8 * MIB as u64, 30);
+    let mut disk = fs::read(&path).expect("a disk");
+    disk[446..512].fill(0);
+    for (place, begin, sectors) in [(0usize, 64u32, 4000u32), (1, 8192, 8192)] {
+        let at = 446 + 16 * place;
+        disk[at + 4] = 0x83;
+        disk[at + 8..at + 12].copy_from_slice(&begin.to_le_bytes());
+        disk[at + 12..at + 16].copy_from_slice(&sectors.to_le_bytes());
+    }
+    disk[510..512].copy_from_slice(&[0x55, 0xaa]);
+    fs::write(path, &disk).expect("write a disk");
+    disk
+}
+
+#[test]
+fn a_partition_is_a_disk_to_every_command() {
+    let sandbox = Sandbox::new();
+    let disk = partitioned_disk(&sandbox, "d.raw");
+    let part = &disk[PART];
+    fs::write(sandbox.path("part.raw"), part).unwrap();
+    sandbox.run(["convert", "d.raw", "d.qcow2", "--compress", "zstd"]).ok();
+    sandbox.run(["init", "repo", "--no-encryption"]).ok();
+    sandbox.run(["backup", "d.raw", "-r", "repo"]).ok();
+    let digest = |name: &str| sandbox.run(["digest", name]).ok().stdout.split(' ').next().unwrap().to_owned();
+    let wanted = digest("part.raw");
+    for source in ["d.raw?partition=2", "d.qcow2?partition=2", "repo::d?partition=2", "repo::d?disk=d&partition=2"] {
+        assert_eq!(digest(source), wanted, "{source}");
+        sandbox.run(["compare", "--strict", "part.raw", source]).ok();
+        sandbox.run(["convert", source, "copy.raw", "--force"]).ok();
+        assert_holds(&sandbox.path("copy.raw"), part, source);
+    }
+    sandbox.run(["map", "d.qcow2?partition=2"]).ok();
+    let file = fs::File::open(sandbox.path("d.raw")).unwrap();
+    let args = ["convert", "-f", "raw", "--", "-?partition=2", "in.raw"];
+    Run::of(&sandbox.command(args).stdin(Stdio::from(file)).output().expect("a run")).ok();
+    assert_holds(&sandbox.path("in.raw"), part, "standard input");
+}
+
+#[test]
+fn a_partition_that_is_backed_up_is_a_disk_of_its_own() {
+    let sandbox = Sandbox::new();
+    let disk = partitioned_disk(&sandbox, "d.raw");
+    sandbox.run(["init", "repo", "--no-encryption"]).ok();
+    sandbox.run(["backup", "d.raw", "d.raw?partition=2", "--name", "vm", "-r", "repo"]).ok();
+    let listed = sandbox.run(["snapshots", "-r", "repo", "--json"]).ok().stdout;
+    let listed: serde_json::Value = serde_json::from_str(&listed).unwrap();
+    let names: Vec<_> =
+        listed["snapshots"][0]["disks"].as_array().unwrap().iter().map(|disk| disk["name"].clone()).collect();
+    assert_eq!(names, ["d", "d-part2"]);
+    sandbox.run(["restore", "vm", "p.raw", "--disk", "d-part2", "-r", "repo"]).ok();
+    assert_holds(&sandbox.path("p.raw"), &disk[PART], "the partition");
+    let refused = sandbox.run(["restore", "vm", "d.raw", "-r", "repo"]).fails(2, "d, d-part2");
+    assert!(refused.stderr.contains("--disk"), "{}", refused.stderr);
+}
+
+#[test]
+fn a_partition_that_is_not_there_or_not_meant_is_refused() {
+    let sandbox = Sandbox::new();
+    partitioned_disk(&sandbox, "d.raw");
+    sandbox.raw_disk("plain.raw", MIB as u64, 4);
+    sandbox.run(["digest", "d.raw?partition=3"]).fails(2, "it has 1, 2");
+    sandbox.run(["digest", "d.raw?partition=0"]).fails(2, "the number of a partition");
+    assert_ne!(sandbox.run(["digest", "plain.raw?partition=1"]).code, Some(0));
+    sandbox.run(["info", "d.raw?partition=1"]).fails(2, "?partition=");
+    let args = ["convert", "-f", "raw", "--size", "1M", "--", "-?partition=1", "x.raw"];
+    let mut piped = sandbox.command(args).stdin(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("a run");
+    drop(piped.stdin.take());
+    Run::of(&piped.wait_with_output().expect("a run")).fails(2, "not a pipe");
+}
+
+/// A name that says another format than the one that is written deceives whoever opens it.
+#[test]
+fn a_target_whose_name_says_another_format() {
+    let sandbox = Sandbox::new();
+    sandbox.raw_disk("a.raw", MIB as u64, 4);
+    let refused = sandbox.run(["convert", "a.raw", "a.qcow2", "--profile", "azure"]).fails(2, "azure takes vhd");
+    assert!(refused.stderr.contains("name it .vhd"), "{}", refused.stderr);
+    assert!(!sandbox.path("a.qcow2").exists());
+    sandbox.run(["convert", "a.raw", "b.img", "--profile", "azure"]).ok();
+    let written = sandbox.run(["convert", "a.raw", "c.qcow2", "-O", "vhdx"]).ok();
+    assert!(written.stderr.contains("the name says qcow2"), "{}", written.stderr);
+    assert!(sandbox.run(["info", "c.qcow2"]).ok().stdout.contains("vhdx"));
+    let silent = sandbox.run(["convert", "a.raw", "d.img", "-O", "qcow2"]).ok();
+    assert!(!silent.stderr.contains("the name says"), "{}", silent.stderr);
+}
+
+#[test]
+fn what_users_of_other_tools_type_is_answered() {
+    let sandbox = Sandbox::new();
+    sandbox.raw_disk("a.raw", MIB as u64, 4);
+    let hint = |args: &[&str]| sandbox.run(args).fails(2, "hint: ").stderr;
+    for (word, wanted) in [
+        ("list", "tintype snapshots"),
+        ("ls", "tintype snapshots"),
+        ("create", "tintype init"),
+        ("resize", "--extend-to"),
+        ("commit", "one image of a chain"),
+        ("rebase", "--backing"),
+        ("umount", "tintype unmount"),
+        ("unlock", "nothing to unlock"),
+    ] {
+        let said = hint(&[word]);
+        assert!(said.contains(wanted) && !said.contains("digest"), "{word}: {said}");
+    }
+    for (option, wanted) in [("-c", "--compress"), ("-p", "progress"), ("-U", "--force-share"), ("-b", "--backing")] {
+        let said = hint(&["convert", option, "a.raw", "b.qcow2"]);
+        assert!(said.contains(wanted), "{option}: {said}");
+    }
+    assert!(!hint(&["frobnicate"]).contains("similar"));
+}
