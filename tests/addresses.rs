@@ -124,3 +124,41 @@ fn what_users_of_other_tools_type_is_answered() {
     }
     assert!(!hint(&["frobnicate"]).contains("similar"));
 }
+
+#[test]
+fn a_snapshot_is_named_with_its_repository_in_every_command() {
+    let sandbox = Sandbox::new();
+    let disk = fs::read(sandbox.raw_disk("a.raw", MIB as u64, 4)).unwrap();
+    for repository in ["one", "two"] {
+        sandbox.run(["init", repository, "--no-encryption"]).ok();
+        sandbox.run(["backup", "a.raw", "-r", repository]).ok();
+    }
+    fs::write(sandbox.path("a.raw"), vec![7; MIB]).unwrap();
+    sandbox.run(["backup", "a.raw", "-r", "one"]).ok();
+    // The variable names another one: what is typed counts.
+    let run = |args: &[&str]| {
+        let mut command = sandbox.command(args);
+        Run::of(&command.env("TINTYPE_REPOSITORY", "two").output().expect("run tintype"))
+    };
+    run(&["restore", "one::a@latest", "new.raw"]).ok();
+    assert_holds(&sandbox.path("new.raw"), &[7; MIB], "of the repository that is named");
+    run(&["restore", "::a", "old.raw"]).ok();
+    assert_holds(&sandbox.path("old.raw"), &disk, "of the variable's");
+    let rows = |args: &[&str]| run(args).ok().stdout.lines().count();
+    assert_eq!((rows(&["snapshots", "one::"]), rows(&["snapshots", "one::a"]), rows(&["snapshots"])), (3, 3, 2));
+    run(&["verify", "one::"]).ok();
+    run(&["verify", "one::a"]).ok();
+    run(&["export", "one::a", "a.tin"]).ok();
+    run(&["diff", "one::a@latest", "a"]).ok();
+    run(&["tag", "one::a@latest", "--set", "k=v"]).ok();
+    assert!(run(&["snapshots", "one::"]).ok().stdout.contains("k=v"));
+    run(&["forget", "one::a@latest"]).ok();
+    assert_eq!((rows(&["snapshots", "one::"]), rows(&["snapshots", "two::"])), (2, 2));
+    for args in [&["restore", "one::", "x.raw"][..], &["forget", "one::"], &["tag", "one::", "--set", "a=b"]] {
+        run(args).fails(2, "one:: is a whole repository");
+    }
+    run(&["diff", "one::a", "two::a"]).fails(2, "two repositories are named");
+    run(&["restore", "one::a", "x.raw", "-r", "two"]).fails(2, "two repositories are named");
+    let missing = sandbox.run(["restore", "a", "x.raw"]).fails(2, "no repository is named");
+    assert!(missing.stderr.contains("TINTYPE_REPOSITORY"), "{}", missing.stderr);
+}

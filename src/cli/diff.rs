@@ -11,6 +11,7 @@ use super::choice::ChoiceArgs;
 use super::escape::printable;
 use super::failure::Failure;
 use super::repository_args::RepositoryArgs;
+use super::snapshot_name::SnapshotName;
 use super::{Global, Outcome, job, output, units};
 use crate::engine::diff::{Difference, diff};
 use crate::repository::snapshots::Snapshot;
@@ -65,8 +66,8 @@ struct RangeRow {
 
 pub fn run(args: &Args, global: Global) -> Result<Outcome, Failure> {
     let ((a, a_disk), (b, b_disk)) = (address(&args.a)?, address(&args.b)?);
-    let repository = args.repository.open()?;
-    let snapshots = args.choice.choose_all(&repository, &[a, b], global)?;
+    let repository = args.repository.open_of([&a, &b])?;
+    let snapshots = args.choice.choose_all(&repository, &[a.one()?, b.one()?], global)?;
     let snapshots: [Snapshot; 2] = snapshots.try_into().map_err(|_| Failure::usage("expected two snapshots"))?;
     let pairs = pairs(&snapshots, [a_disk, b_disk])?;
     let differences = job::run(global, "comparing", |progress| {
@@ -88,11 +89,15 @@ pub fn run(args: &Args, global: Global) -> Result<Outcome, Failure> {
 }
 
 /// The snapshot, and the disk that is chosen behind a question mark.
-fn address(text: &str) -> Result<(&str, Option<&str>), Failure> {
+fn address(text: &str) -> Result<(SnapshotName, Option<&str>), Failure> {
+    let named = |text: &str| {
+        let Ok(name) = text.parse();
+        name
+    };
     match text.rsplit_once('?') {
-        None => Ok((text, None)),
+        None => Ok((named(text), None)),
         Some((snapshot, choice)) => match choice.strip_prefix("disk=").filter(|name| !name.is_empty()) {
-            Some(disk) => Ok((snapshot, Some(disk))),
+            Some(disk) => Ok((named(snapshot), Some(disk))),
             None => {
                 let found = choice.escape_debug();
                 Err(Failure::usage(format!("\"{found}\" after the question mark; expected disk=NAME")))

@@ -10,6 +10,7 @@ use tintype_formats::tin::id::Id;
 use super::choice::ChoiceArgs;
 use super::failure::Failure;
 use super::repository_args::RepositoryArgs;
+use super::snapshot_name::SnapshotName;
 use super::snapshots::unreadable_text;
 use super::{Global, Outcome, job, output, units};
 use crate::engine::export::export;
@@ -23,7 +24,7 @@ use crate::targets::{Access, Target, TargetOptions};
 pub struct Args {
     /// The snapshot: NAME (its newest), NAME@ID, NAME@2026-11-22 (the newest by the end of that day), NAME@-7d, or an id
     #[arg(value_name = "SNAPSHOT")]
-    snapshot: String,
+    snapshot: SnapshotName,
     /// The new file, or "-" for standard output
     #[arg(value_name = "FILE")]
     file: PathBuf,
@@ -51,8 +52,8 @@ pub fn run(args: &Args, mut global: Global) -> Result<Outcome, Failure> {
     if args.file.as_os_str() == "-" {
         global = global.without_json("with the file on standard output there is no --json")?;
     }
-    let repository = args.repository.open()?;
-    let snapshot = args.choice.choose(&repository, &args.snapshot, global)?;
+    let repository = args.repository.open_of([&args.snapshot])?;
+    let snapshot = args.choice.choose(&repository, args.snapshot.one()?, global)?;
     let is_incomplete = snapshot.is_incomplete();
     for disk in snapshot.manifest.disks.iter().filter(|disk| disk.is_incomplete()) {
         output::warn(&unreadable_text(disk), global);

@@ -16,6 +16,7 @@ use super::failure::Failure;
 use super::prune::{PruneArgs, Report as PruneReport, run_prune};
 use super::repository_args::RepositoryArgs;
 use super::short_ids::ShortIds;
+use super::snapshot_name::SnapshotName;
 use super::snapshots::{short_ids, table};
 use super::{Global, Outcome, output, units};
 use crate::repository::policy::{self, Candidate, Count, GroupBy, GroupKey, Policy, Reason, Times, Within};
@@ -32,7 +33,7 @@ use crate::repository::{Repository, time};
 pub struct Args {
     /// The snapshots: NAME@ID, NAME@latest or ID; ids may be cut short
     #[arg(value_name = "SNAPSHOT", conflicts_with_all = ["name", "tag", "policy"])]
-    snapshots: Vec<String>,
+    snapshots: Vec<SnapshotName>,
     /// Look only at snapshots of this name
     #[arg(long, value_name = "NAME")]
     name: Option<String>,
@@ -147,7 +148,7 @@ struct Row {
 }
 
 pub fn run(args: &Args, global: Global) -> Result<Outcome, Failure> {
-    let repository = args.repository.open()?;
+    let repository = args.repository.open_of(&args.snapshots)?;
     repository.require_admin("forget snapshots")?;
     let policy = args.policy.policy();
     let (groups, doomed) = match args.snapshots.as_slice() {
@@ -315,7 +316,7 @@ fn title(group: &Group) -> String {
 
 /// The snapshots that are named, each of which must be exactly one. An id names also one that cannot be read.
 fn named(args: &Args, repository: &Arc<Repository>, global: Global) -> Result<Vec<Id>, Failure> {
-    let texts: Vec<&str> = args.snapshots.iter().map(String::as_str).collect();
+    let texts: Vec<&str> = args.snapshots.iter().map(SnapshotName::one).collect::<Result<_, _>>()?;
     let mut doomed = Vec::new();
     for target in repository.resolve_to_forget(&texts, &args.choice.wishes())? {
         tell_remarks(&target.remarks, global);

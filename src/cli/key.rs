@@ -150,7 +150,7 @@ fn open(args: &RepositoryArgs) -> Result<Arc<Repository>, Failure> {
 
 /// The same, and the secret that opened it.
 fn open_and_keep(args: &RepositoryArgs) -> Result<(Arc<Repository>, Option<Secret>), Failure> {
-    let (repository, secret) = args.secrets.open_and_keep(&args.repo)?;
+    let (repository, secret) = args.secrets.open_and_keep(args.path()?)?;
     if repository.ring().is_public() {
         let shown = repository.store().shown();
         return Err(Failure::usage(format!("the repository {shown} is not encrypted: it has no keys to change")));

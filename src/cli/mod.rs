@@ -43,6 +43,7 @@ mod salvage_map;
 mod secrets;
 mod serve;
 mod short_ids;
+mod snapshot_name;
 mod snapshots;
 mod source_args;
 mod stats;

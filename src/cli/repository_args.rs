@@ -15,6 +15,8 @@ use super::failure::{Failure, with_causes};
 use super::output;
 use super::prompt::{TRIES, Terminal};
 use super::secrets::{from_environment, passphrase, read_secret};
+use super::snapshot_name::SnapshotName;
+use super::usage;
 use crate::error::{Error, Kind, Result};
 use crate::repository::Repository;
 use crate::repository::names;
@@ -48,17 +50,42 @@ pub struct SecretArgs {
 /// Which repository.
 #[derive(Debug, Clone, Args)]
 pub struct RepositoryArgs {
-    /// The repository
+    /// The repository, where none stands before the snapshot's name (REPO::NAME)
     #[arg(long, short, value_name = "REPO", env = "TINTYPE_REPOSITORY")]
-    pub repo: PathBuf,
+    repo: Option<PathBuf>,
     #[command(flatten)]
     pub secrets: SecretArgs,
 }
 
 impl RepositoryArgs {
+    /// Where the repository is.
+    pub fn path(&self) -> Result<&Path, Failure> {
+        self.repo.as_deref().ok_or_else(|| {
+            Failure::usage("no repository is named")
+                .hinted("say --repo REPO or REPO::NAME, or set the variable TINTYPE_REPOSITORY")
+        })
+    }
+
     /// Opens the repository.
     pub fn open(&self) -> Result<Arc<Repository>, Failure> {
-        self.secrets.open(&self.repo)
+        self.secrets.open(self.path()?)
+    }
+
+    /// Opens the repository of these snapshots: the one that stands before their names, if one does.
+    pub fn open_of<'a>(&self, names: impl IntoIterator<Item = &'a SnapshotName>) -> Result<Arc<Repository>, Failure> {
+        let mut named: Vec<&Path> = names.into_iter().filter_map(|name| name.repository.as_deref()).collect();
+        // A variable is for those that name none.
+        named.extend(self.repo.as_deref().filter(|_| !named.is_empty() && !usage::is_from_variable("repo")));
+        match named.as_slice() {
+            [] => self.open(),
+            [first, others @ ..] => match others.iter().find(|other| *other != first) {
+                None => self.secrets.open(first),
+                Some(other) => {
+                    let (first, other) = (first.display(), other.display());
+                    Err(Failure::usage(format!("two repositories are named, {first} and {other}; expected one")))
+                }
+            },
+        }
     }
 }
 

@@ -15,6 +15,7 @@ use super::choice::ChoiceArgs;
 use super::escape::printable;
 use super::failure::Failure;
 use super::repository_args::RepositoryArgs;
+use super::snapshot_name::SnapshotName;
 use super::snapshots::unreadable_text;
 use super::source_args::NbdArgs;
 use super::target_args::{TargetArgs, Unreadable, shown_rate, shown_writing, warn, write};
@@ -43,7 +44,7 @@ pub struct Args {
     /// The snapshot: NAME (its newest), NAME@ID, NAME@2026-11-22 (the newest by the end of that day), NAME@2026-11-22T14:00,
     /// NAME@-7d, or an id
     #[arg(value_name = "SNAPSHOT")]
-    snapshot: String,
+    snapshot: SnapshotName,
     /// Where to write it: a file or a device; a folder, for several disks, which get a file each
     #[arg(value_name = "TARGET")]
     target: PathBuf,
@@ -102,9 +103,9 @@ pub fn run(args: &Args, global: Global) -> Result<Outcome, Failure> {
         return Err(Failure::usage("a snapshot is restored to files and devices")
             .hinted("\"tintype convert REPO::SNAPSHOT -\" writes a disk to standard output"));
     }
-    let repository = args.repository.open()?;
+    let repository = args.repository.open_of([&args.snapshot])?;
     repository.require_data("restore")?;
-    let snapshot = args.choice.choose(&repository, &args.snapshot, global)?;
+    let snapshot = args.choice.choose(&repository, args.snapshot.one()?, global)?;
     let mut complete = true;
     let targets = targets(args, &snapshot)?;
     for (record, path) in &targets {

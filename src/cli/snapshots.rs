@@ -13,6 +13,7 @@ use super::escape::printable;
 use super::failure::Failure;
 use super::repository_args::RepositoryArgs;
 use super::short_ids::ShortIds;
+use super::snapshot_name::SnapshotName;
 use super::{Global, Outcome, output, units};
 use crate::error::{Error, Kind};
 use crate::repository::ledger::Boot;
@@ -24,9 +25,9 @@ use crate::repository::time;
 /// List the snapshots of a repository
 #[derive(Debug, ClapArgs)]
 pub struct Args {
-    /// Only those of this name
+    /// Only those of this name; REPO:: for all of a repository
     #[arg(value_name = "NAME")]
-    name: Option<String>,
+    name: Option<SnapshotName>,
     #[command(flatten)]
     repository: RepositoryArgs,
 }
@@ -114,10 +115,10 @@ pub fn no_such_name(name: &str) -> Failure {
 }
 
 pub fn run(args: &Args, global: Global) -> Result<Outcome, Failure> {
-    let repository = args.repository.open()?;
+    let repository = args.repository.open_of(&args.name)?;
     let mut listing = repository.snapshots()?;
     let ids = short_ids(&listing);
-    if let Some(name) = &args.name {
+    if let Some(name) = args.name.as_ref().and_then(|name| name.snapshot.as_ref()) {
         listing.snapshots.retain(|snapshot| snapshot.manifest.name == *name);
         listing.uncommitted.retain(|snapshot| snapshot.manifest.name == *name);
         // Of whose name nothing is known, it may be of this one.

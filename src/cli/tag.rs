@@ -10,6 +10,7 @@ use super::backup::parse_tag;
 use super::choice::ChoiceArgs;
 use super::failure::Failure;
 use super::repository_args::RepositoryArgs;
+use super::snapshot_name::SnapshotName;
 use super::{Global, Outcome, output};
 use crate::repository::names;
 
@@ -20,7 +21,7 @@ use crate::repository::names;
 pub struct Args {
     /// The snapshot: NAME@ID, NAME@latest or an id; ids may be cut short
     #[arg(value_name = "SNAPSHOT")]
-    snapshot: String,
+    snapshot: SnapshotName,
     /// Write this on it (can be repeated)
     #[arg(long, value_name = "KEY=VALUE", value_parser = parse_tag, required_unless_present = "remove")]
     set: Vec<(String, String)>,
@@ -43,9 +44,9 @@ struct Report<'a> {
 
 pub fn run(args: &Args, global: Global) -> Result<Outcome, Failure> {
     names::check_tags(&args.set.iter().cloned().collect())?;
-    let repository = args.repository.open()?;
+    let repository = args.repository.open_of([&args.snapshot])?;
     repository.require_admin("change the tags of a snapshot")?;
-    let before = args.choice.choose_exactly(&repository, &args.snapshot, global)?;
+    let before = args.choice.choose_exactly(&repository, args.snapshot.one()?, global)?;
     let mut tags = before.manifest.tags.clone();
     for key in &args.remove {
         if tags.remove(key).is_none() {

@@ -11,6 +11,7 @@ use super::choice::ChoiceArgs;
 use super::escape::printable;
 use super::failure::Failure;
 use super::repository_args::RepositoryArgs;
+use super::snapshot_name::SnapshotName;
 use super::source_args::ThreadArgs;
 use super::verify_boot::{self, BootArgs};
 use super::{Global, Outcome, job, output, units};
@@ -32,7 +33,7 @@ const SHOWN: usize = 20;
 pub struct Args {
     /// Only these, and the packs that they use (NAME, NAME@ID, NAME@2026-11-22, NAME@-7d or ID)
     #[arg(value_name = "SNAPSHOT")]
-    snapshots: Vec<String>,
+    snapshots: Vec<SnapshotName>,
     #[command(flatten)]
     choice: ChoiceArgs,
     #[command(flatten)]
@@ -143,8 +144,12 @@ impl From<&HitDisk> for HitRow {
 pub fn run(args: &Args, global: Global) -> Result<Outcome, Failure> {
     let began = Instant::now();
     let is_boot = args.boot.is_wanted()?;
-    let repository = args.repository.open()?;
-    let texts: Vec<&str> = args.snapshots.iter().map(String::as_str).collect();
+    let repository = args.repository.open_of(&args.snapshots)?;
+    let texts = match args.snapshots.as_slice() {
+        // REPO:: is all of it.
+        [SnapshotName { snapshot: None, .. }] if !is_boot => Vec::new(),
+        names => names.iter().map(SnapshotName::one).collect::<Result<_, _>>()?,
+    };
     let snapshots = match texts.as_slice() {
         [] => {
             args.choice.note_if_unused("all are verified", global);

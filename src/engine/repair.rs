@@ -183,7 +183,7 @@ fn commit_late(repository: &Arc<Repository>, options: &RepairOptions<'_>, done: 
     let mut walk = MapWalk::new(repository, &packs);
     for id in &done.before.unfinished {
         let Some(Uncommitted { session, snapshot, commit }) = repository.uncommitted(*id)? else { continue };
-        mend_missing(repository, names::session_end(session), options, done)?;
+        mend_missing(repository, names::session_end(session), options, &mut done.mended)?;
         let Some(snapshot) = snapshot else { continue };
         let mut whole = true;
         for record in &snapshot.manifest.disks {
@@ -200,7 +200,7 @@ fn commit_late(repository: &Arc<Repository>, options: &RepairOptions<'_>, done: 
         // The whole folder of the session may have been lost: its end would be there without a begin.
         let begin = names::session_begin(session);
         if repository.protocol().read(ObjectKind::SessionBegin, &begin)?.is_none() {
-            mend_missing(repository, begin, options, done)?;
+            mend_missing(repository, begin, options, &mut done.mended)?;
         }
     }
     Ok(())
@@ -211,11 +211,11 @@ fn mend_missing(
     repository: &Arc<Repository>,
     object: String,
     options: &RepairOptions<'_>,
-    done: &mut Repaired,
+    mended: &mut Vec<(String, Mended)>,
 ) -> Result<()> {
     let missing = Finding::missing(object, "");
     let how = mend_object(repository, &missing, copy_of(repository, options), false)?;
-    done.mended.extend(how.map(|how| (missing.object, how)));
+    mended.extend(how.map(|how| (missing.object, how)));
     Ok(())
 }
 
