@@ -10,7 +10,7 @@ use common::{Run, Sandbox};
 use serde_json::Value;
 use tintype::repository::Repository;
 use tintype::repository::store::LocalStore;
-use tintype_formats::tin::slot::Secret;
+use tintype_formats::secrets::Secret;
 
 /// A repository with two visible snapshots of a disk and a forgotten one, and a finished epoch.
 struct Scene {

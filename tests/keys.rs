@@ -9,8 +9,8 @@ use common::{Run, Sandbox};
 use keys::Keys;
 use tintype::repository::store::LocalStore;
 use tintype::repository::{DEFAULT_CHUNK_BYTES, InitOptions, Repository};
+use tintype_formats::secrets::Secret;
 use tintype_formats::tin::recovery::RecoveryKey;
-use tintype_formats::tin::slot::Secret;
 
 /// A repository whose slots are cheap to try, and its recovery key.
 fn with_recovery_key() -> (Keys, String) {

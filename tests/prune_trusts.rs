@@ -17,12 +17,13 @@ use tintype::repository::prune::Pruned;
 use tintype::repository::session::WriteSession;
 use tintype::repository::store::simulated::{Faults, Simulation};
 use tintype::repository::{InitOptions, Repository, names};
+use tintype_formats::secrets::Secret;
 use tintype_formats::testing::{ModelDisk, digest};
 use tintype_formats::tin::chunk::{ChunkKind, Packed};
 use tintype_formats::tin::id::Id;
 use tintype_formats::tin::keys::Role;
 use tintype_formats::tin::manifest::Manifest;
-use tintype_formats::tin::slot::{self, Secret};
+use tintype_formats::tin::slot;
 use tintype_formats::tin::write::{ChunkSink as _, Reserved};
 use tintype_formats::{BlockSource as _, ImageError};
 

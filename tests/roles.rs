@@ -13,12 +13,12 @@ use tintype::repository::protocol::End;
 use tintype::repository::resolve::Wishes;
 use tintype::repository::session::WriteSession;
 use tintype::repository::{Repository, names};
+use tintype_formats::secrets::Secret;
 use tintype_formats::tin::chunk::{ChunkKind, Packed};
 use tintype_formats::tin::disk_identity::DiskIdentity;
 use tintype_formats::tin::manifest::{DiskRecord, Manifest, RootRecord, SourceRecord};
 use tintype_formats::tin::map::{Entry, MapBuilder, Page};
 use tintype_formats::tin::signed::ObjectKind;
-use tintype_formats::tin::slot::Secret;
 use tintype_formats::tin::write::{ChunkSink, Reserved, Statistics};
 
 #[test]

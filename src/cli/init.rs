@@ -4,9 +4,10 @@ use std::path::PathBuf;
 
 use clap::Args as ClapArgs;
 use serde::Serialize;
+use tintype_formats::secrets::Secret;
 use tintype_formats::tin::id::Id;
 use tintype_formats::tin::recovery::RecoveryKey;
-use tintype_formats::tin::slot::{Cost, Secret};
+use tintype_formats::tin::slot::Cost;
 
 use super::create_args::parse_bytes;
 use super::failure::Failure;

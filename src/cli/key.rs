@@ -4,10 +4,11 @@ use std::sync::Arc;
 
 use clap::{Args, Subcommand};
 use serde::Serialize;
+use tintype_formats::secrets::Secret;
 use tintype_formats::tin::id::Id;
 use tintype_formats::tin::keys::Role;
 use tintype_formats::tin::recovery::RecoveryKey;
-use tintype_formats::tin::slot::{Cost, Secret, SlotKind};
+use tintype_formats::tin::slot::{Cost, SlotKind};
 
 use super::escape::printable;
 use super::failure::Failure;

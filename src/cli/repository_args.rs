@@ -6,8 +6,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use clap::Args;
-use tintype_formats::secrets::{SecretSource, Secrets};
-use tintype_formats::tin::slot::Secret;
+use tintype_formats::secrets::{Secret, SecretSource, Secrets};
 use tintype_formats::{ErrorKind, ImageError};
 
 use super::escape::printable;

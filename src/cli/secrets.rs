@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use clap::Args;
-use tintype_formats::tin::slot::Secret;
+use tintype_formats::secrets::Secret;
 use zeroize::Zeroizing;
 
 use super::failure::Failure;

@@ -4,10 +4,11 @@ mod unlock;
 
 use std::collections::HashSet;
 
+use tintype_formats::secrets::Secret;
 use tintype_formats::tin::id::Id;
 use tintype_formats::tin::keys::{Certificate, KeyRing, Role};
 use tintype_formats::tin::signed::ObjectKind;
-use tintype_formats::tin::slot::{self, Cost, Secret, SlotInfo, SlotKind};
+use tintype_formats::tin::slot::{self, Cost, SlotInfo, SlotKind};
 
 use super::protocol::{Protocol, put_own};
 use super::store::{Listed, Store, StoreErrorKind};

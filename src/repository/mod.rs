@@ -31,11 +31,12 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 use tintype_formats::ImageError;
+use tintype_formats::secrets::Secret;
 use tintype_formats::tin::id::Id;
 use tintype_formats::tin::keys::KeyRing;
 use tintype_formats::tin::pack::{self, PackTable, TRAILER_BYTES};
 use tintype_formats::tin::signed::ObjectKind;
-use tintype_formats::tin::slot::{Cost, Secret};
+use tintype_formats::tin::slot::Cost;
 
 use self::entrance::Entrance;
 use self::index::{Cache, Index, PackRow, Scope, SegmentBuilder};

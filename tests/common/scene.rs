@@ -11,9 +11,9 @@ use tintype::engine::backup::backup_as;
 use tintype::progress::Progress;
 use tintype::repository::Repository;
 use tintype::repository::store::LocalStore;
+use tintype_formats::secrets::Secret;
 use tintype_formats::tin::id::Id;
 use tintype_formats::tin::keys::Role;
-use tintype_formats::tin::slot::Secret;
 
 use super::common::{Run, Sandbox, cheap};
 use super::stored::{backup_options, disk_to_back_up};

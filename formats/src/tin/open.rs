@@ -12,7 +12,7 @@ use super::manifest::{self, DiskRecord, Manifest};
 use super::map::{Entry, Location, Shape};
 use super::pack::{self, PackTable, TRAILER_BYTES};
 use super::read::{ChunkReader, MappedDisk, PackSource};
-use super::slot::{self, Secret, SlotInfo};
+use super::slot::{self, SlotInfo};
 use crate::check::CheckReport;
 use crate::error::{ErrorKind, ImageError, Result};
 use crate::extent::{LayerExtent, LayerKind};
@@ -20,6 +20,7 @@ use crate::host_file::{HostFile, OpenFile};
 use crate::layer::{DiskInfo, FileReference, Image, ImageInfo, ImageLayer, SnapshotInfo};
 use crate::limits::MAX_DISK_BYTES;
 use crate::reference_gate::ReferenceGate;
+use crate::secrets::Secret;
 use crate::source::Geometry;
 
 const OPEN: &str = "open a .tin file";

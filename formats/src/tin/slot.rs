@@ -1,7 +1,5 @@
 //! Key slots: a key ring under a passphrase, the content of a key file, or a recovery key.
 
-use std::fmt;
-
 use argon2::{Algorithm, Argon2, Block, Params, Version};
 use serde::de::{Deserialize, Deserializer};
 use serde::{Serialize, Serializer};
@@ -14,6 +12,7 @@ use super::parts::Parts;
 use super::recovery::RecoveryKey;
 use super::seal::{TAG_BYTES, open_in_place, seal_in_place};
 use crate::error::{ErrorKind, ImageError, Result};
+use crate::secrets::Secret;
 
 const MAGIC: [u8; 8] = *b"TINKEY1\n";
 const VERSION: u16 = 1;
@@ -31,65 +30,6 @@ const MAX_LANES: u32 = 64;
 
 /// Most memory times passes, in KiB: a minute's work or so, where the bounds on each would allow an hour.
 const MAX_WORK_KIB: u64 = 64 << 20;
-
-/// A passphrase, the content of a key file, or a recovery key. Wiped when it is dropped.
-#[derive(PartialEq, Eq)]
-pub struct Secret {
-    bytes: Zeroizing<Vec<u8>>,
-    /// True if slots of recovery keys are made with it.
-    is_recovery: bool,
-}
-
-impl Secret {
-    /// A passphrase as it was typed or read; one line feed at its end is not a part of it.
-    pub fn passphrase(text: Vec<u8>) -> Self {
-        let mut text = Zeroizing::new(text);
-        if text.last() == Some(&b'\n') {
-            text.pop();
-        }
-        Secret { bytes: text, is_recovery: false }
-    }
-
-    /// The whole content of a key file.
-    pub fn key_file(content: Vec<u8>) -> Self {
-        Secret { bytes: Zeroizing::new(content), is_recovery: false }
-    }
-
-    /// A recovery key, to make a slot of one. A passphrase with its letters opens that slot, too.
-    pub fn recovery(key: &RecoveryKey) -> Self {
-        Secret { bytes: Zeroizing::new(key.letters().to_vec()), is_recovery: true }
-    }
-
-    /// Copies the secret, for a caller that needs it again later.
-    pub fn duplicate(&self) -> Self {
-        Secret { bytes: self.bytes.clone(), is_recovery: self.is_recovery }
-    }
-
-    /// Returns true if the secret has the form of a recovery key.
-    pub fn is_recovery_key(&self) -> bool {
-        RecoveryKey::read(&self.bytes).is_some()
-    }
-
-    /// Returns true if the secret looks like a recovery key with a typing error.
-    pub fn is_mistyped_recovery_key(&self) -> bool {
-        RecoveryKey::is_mistyped(&self.bytes)
-    }
-
-    /// The bytes that the key of a slot of this kind is made from; `None` if the secret cannot open such a slot.
-    fn bytes_for(&self, kind: SlotKind) -> Option<Zeroizing<Vec<u8>>> {
-        match kind {
-            SlotKind::Argon2id(_) => (!self.is_recovery).then(|| self.bytes.clone()),
-            SlotKind::Recovery(_) => RecoveryKey::read(&self.bytes).map(|key| Zeroizing::new(key.letters().to_vec())),
-            SlotKind::Public => None,
-        }
-    }
-}
-
-impl fmt::Debug for Secret {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Secret")
-    }
-}
 
 /// How much work it is to try a passphrase (Argon2id).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -215,8 +155,8 @@ impl<'a> Slot<'a> {
 /// Puts a ring into a new slot. A ring of a repository without encryption takes no secret, every other one needs one.
 pub fn seal_slot(ring: &KeyRing, secret: Option<&Secret>, label: &str, cost: Cost) -> Result<Vec<u8>> {
     let kind = match (secret, ring.is_public()) {
-        (Some(secret), false) if secret.is_recovery => SlotKind::Recovery(cost),
-        (Some(secret), false) if !secret.bytes.is_empty() => SlotKind::Argon2id(cost),
+        (Some(secret), false) if secret.makes_recovery_slots() => SlotKind::Recovery(cost),
+        (Some(secret), false) if !secret.bytes().is_empty() => SlotKind::Argon2id(cost),
         (None, true) => SlotKind::Public,
         (Some(_), false) => return Err(refused("the passphrase or key file is empty")),
         (Some(_), true) => return Err(refused("a repository without encryption takes no passphrase")),
@@ -298,8 +238,17 @@ fn slot_key(kind: SlotKind, secret: Option<&Secret>, repository: Id, salt: &[u8;
         let material = [&repository.0[..], salt].concat();
         return Ok(Zeroizing::new(blake3::derive_key("tintype no encryption 1", &material)));
     };
-    let bytes = secret.and_then(|secret| secret.bytes_for(kind)).ok_or_else(wrong_secret)?;
+    let bytes = secret.and_then(|secret| bytes_for(secret, kind)).ok_or_else(wrong_secret)?;
     argon2id(&bytes, salt, cost)
+}
+
+/// The bytes that the key of a slot of this kind is made from; `None` if the secret cannot open such a slot.
+fn bytes_for(secret: &Secret, kind: SlotKind) -> Option<Zeroizing<Vec<u8>>> {
+    match kind {
+        SlotKind::Argon2id(_) => (!secret.makes_recovery_slots()).then(|| secret.bytes().clone()),
+        SlotKind::Recovery(_) => RecoveryKey::read(secret.bytes()).map(|key| Zeroizing::new(key.letters().to_vec())),
+        SlotKind::Public => None,
+    }
 }
 
 fn wrong_secret() -> ImageError {

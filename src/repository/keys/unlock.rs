@@ -1,10 +1,11 @@
 //! Opens a repository: from a secret to the keys of its holder.
 
 use tintype_formats::ErrorKind;
+use tintype_formats::secrets::Secret;
 use tintype_formats::tin::id::Id;
 use tintype_formats::tin::keys::KeyRing;
 use tintype_formats::tin::signed::ObjectKind;
-use tintype_formats::tin::slot::{self, Secret, SlotInfo, SlotKind};
+use tintype_formats::tin::slot::{self, SlotInfo, SlotKind};
 
 use super::super::protocol::Protocol;
 use super::super::store::{Listed, Store};

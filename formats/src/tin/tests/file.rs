@@ -13,12 +13,12 @@ use super::super::manifest::{self, DiskRecord, Manifest, RootRecord, SourceRecor
 use super::super::map::{Entry, Location, Page};
 use super::super::pack::PackBuilder;
 use super::super::seal::Purpose;
-use super::super::slot::{Cost, Secret, seal_slot};
+use super::super::slot::{Cost, seal_slot};
 use crate::check::CheckReport;
 use crate::error::{ErrorKind, ImageError, Result};
 use crate::host_file::{HostFile, HostFileMut};
 use crate::reference_gate::NoReferences;
-use crate::secrets::{SecretSource, Secrets};
+use crate::secrets::{Secret, SecretSource, Secrets};
 use crate::sink::{
     Compression, CreateOptions, GuestUnit, IdentitySeed, RunKind, SingleFile, Turn, UnitContent, UnitRun,
 };

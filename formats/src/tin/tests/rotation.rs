@@ -3,9 +3,10 @@
 use super::super::id::Id;
 use super::super::keys::{KeyRing, Role};
 use super::super::seal::Purpose;
-use super::super::slot::{Cost, Secret, open_slot, seal_slot};
+use super::super::slot::{Cost, open_slot, seal_slot};
 use super::{ROLES, admin, flipped, kind_of};
 use crate::error::ErrorKind;
+use crate::secrets::Secret;
 
 /// The same ring again, as a slot gives it.
 fn copy(ring: &KeyRing) -> KeyRing {

@@ -5,9 +5,10 @@ use proptest::prelude::*;
 use super::super::keys::{KeyRing, Role};
 use super::super::recovery::RecoveryKey;
 use super::super::seal::Purpose;
-use super::super::slot::{Cost, Secret, SlotInfo, SlotKind, open_slot, seal_slot};
+use super::super::slot::{Cost, SlotInfo, SlotKind, open_slot, seal_slot};
 use super::{REPOSITORY, ROLES, admin, flipped, kind_of};
 use crate::error::ErrorKind;
+use crate::secrets::Secret;
 
 const CHEAP: Cost = Cost { memory_kib: 8, passes: 1, lanes: 1 };
 

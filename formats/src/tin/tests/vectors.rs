@@ -4,7 +4,8 @@ use super::super::id::{Id, unhex_into};
 use super::super::keys::{KeyRing, Role};
 use super::super::seal::{Purpose, key_id};
 use super::super::signed::ObjectKind;
-use super::super::slot::{Secret, open_slot};
+use super::super::slot::open_slot;
+use crate::secrets::Secret;
 
 const SPECIFICATION: &str = include_str!("../../../../src/repository/FORMAT.md");
 
