@@ -12,11 +12,12 @@
 
 use std::fmt;
 
+use hpke::kem::X25519HkdfSha256;
+use hpke::{Deserializable, Kem, Serializable};
 use zeroize::Zeroizing;
 
 use super::certificate::{public_of_seed, sign};
 use super::id::{ChunkId, Id, random};
-use super::seal::{Purpose, key_id, public_of_private};
 use crate::error::{ErrorKind, ImageError, Result};
 
 pub use super::certificate::{Certificate, Role};
@@ -208,16 +209,6 @@ impl KeyRing {
         Ok(certificate)
     }
 
-    /// The public keys to which a segment is sealed.
-    pub(super) fn recipients(&self, purpose: Purpose) -> Vec<[u8; 32]> {
-        match purpose {
-            Purpose::Data => self.data.first().map(|key| key.public).into_iter().collect(),
-            Purpose::Map | Purpose::Manifest => {
-                self.map.first().map(|key| key.public).into_iter().chain([self.host.public]).collect()
-            }
-        }
-    }
-
     /// The private keys with this key id.
     pub(super) fn private_keys<'a>(&'a self, id: &[u8; 16]) -> impl Iterator<Item = &'a [u8; 32]> {
         let keys = self.data.iter().chain(&self.map).chain([&self.host]).filter(|key| key_id(&key.public) == *id);
@@ -295,4 +286,17 @@ impl fmt::Debug for KeyRing {
 
 fn same_publics(ours: &[ExchangeKey], others: &[ExchangeKey]) -> bool {
     ours.iter().map(|key| key.public).eq(others.iter().map(|key| key.public))
+}
+
+/// The public X25519 key of a private one.
+fn public_of_private(private: &[u8; 32]) -> Result<[u8; 32]> {
+    let private = <X25519HkdfSha256 as Kem>::PrivateKey::from_bytes(private)
+        .map_err(|cause| ImageError::corrupt("read a private key", cause.to_string()))?;
+    Ok(X25519HkdfSha256::sk_to_pk(&private).to_bytes().into())
+}
+
+/// The short name of a public X25519 key.
+pub(super) fn key_id(public: &[u8; 32]) -> [u8; 16] {
+    let hash = blake3::hash(public);
+    std::array::from_fn(|index| hash.as_bytes()[index])
 }

@@ -5,9 +5,9 @@ use zeroize::Zeroizing;
 
 use super::certificate::{Certificate, Role};
 use super::id::random;
-use super::keys::{ExchangeKey, KeyRing, MAX_KEYS, check_keys};
+use super::keys::{ExchangeKey, KeyRing, MAX_KEYS, check_keys, key_id};
 use super::parts::Parts;
-use super::seal::{Ephemeral, key_id, open_sealed, seal_to};
+use super::seal::{Ephemeral, open_sealed, seal_to};
 use super::slot::Pair;
 use crate::error::{ErrorKind, ImageError, Result};
 

@@ -15,7 +15,7 @@ use ring::aead::{AES_256_GCM, Aad, LessSafeKey, Nonce, UnboundKey};
 use zeroize::{Zeroize, Zeroizing};
 
 use super::id::{Id, random};
-use super::keys::KeyRing;
+use super::keys::{KeyRing, key_id};
 use super::parts::Parts;
 use crate::error::{ErrorKind, ImageError, Result};
 
@@ -194,6 +194,16 @@ impl KeyRing {
         Ok((SegmentRecord { id: key.id, recipients }, key))
     }
 
+    /// The public keys to which a segment is sealed.
+    fn recipients(&self, purpose: Purpose) -> Vec<[u8; 32]> {
+        match purpose {
+            Purpose::Data => self.data.first().map(|key| key.public).into_iter().collect(),
+            Purpose::Map | Purpose::Manifest => {
+                self.map.first().map(|key| key.public).into_iter().chain([self.host.public]).collect()
+            }
+        }
+    }
+
     fn segment_info(&self, purpose: Purpose, segment: Id) -> Vec<u8> {
         [CONTEXT, &[purpose as u8], &self.repository().0, &segment.0].concat()
     }
@@ -253,19 +263,6 @@ pub(super) fn open_sealed(
         &[],
     );
     opened.ok().map(Zeroizing::new)
-}
-
-/// The public X25519 key of a private one.
-pub(super) fn public_of_private(private: &[u8; 32]) -> Result<[u8; 32]> {
-    let private = <X25519HkdfSha256 as Kem>::PrivateKey::from_bytes(private)
-        .map_err(|cause| ImageError::corrupt("read a private key", cause.to_string()))?;
-    Ok(X25519HkdfSha256::sk_to_pk(&private).to_bytes().into())
-}
-
-/// The short name of a public X25519 key.
-pub(super) fn key_id(public: &[u8; 32]) -> [u8; 16] {
-    let hash = blake3::hash(public);
-    std::array::from_fn(|index| hash.as_bytes()[index])
 }
 
 fn nonce(number: u32) -> [u8; 12] {

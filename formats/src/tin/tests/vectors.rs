@@ -1,8 +1,8 @@
 //! The test vectors of the specification, §14, and a slot that another program wrote by it.
 
 use super::super::id::{Id, unhex_into};
-use super::super::keys::{KeyRing, Role};
-use super::super::seal::{Purpose, key_id};
+use super::super::keys::{KeyRing, Role, key_id};
+use super::super::seal::Purpose;
 use super::super::signed::ObjectKind;
 use super::super::slot::open_slot;
 use crate::secrets::Secret;
