@@ -15,9 +15,9 @@ use crate::error::{ErrorKind, ImageError, Result};
 use crate::extent::{DiskExtent, DiskKind, HostFileId, HostRange, LayerKind};
 use crate::guess::{self, Gated, Guess};
 use crate::host_file::{FileIdentity, OpenFile};
-use crate::layer::{Choice, FileReference, Image, ImageInfo, ImageLayer};
+use crate::layer::{Choice, Image, ImageInfo, ImageLayer};
 use crate::limits::MAX_CHAIN_DEPTH;
-use crate::reference_gate::ReferenceGate;
+use crate::reference_gate::{FileReference, ReferenceGate};
 use crate::registry::{self, Format};
 use crate::source::{BlockSource, Geometry};
 

@@ -5,6 +5,8 @@ use std::error::Error;
 use std::fmt;
 use std::io;
 
+use crate::contents::{DiskInfo, SnapshotInfo};
+
 /// The result of every fallible call in this crate.
 pub type Result<T> = std::result::Result<T, ImageError>;
 
@@ -98,7 +100,7 @@ impl ImageError {
     }
 
     /// The image has no snapshot of that name or id.
-    pub fn no_such_snapshot(name: &str, known: &[crate::layer::SnapshotInfo]) -> Self {
+    pub fn no_such_snapshot(name: &str, known: &[SnapshotInfo]) -> Self {
         let known: Vec<_> =
             known.iter().map(|one| format!("{} (id {})", one.name.escape_debug(), one.id.escape_debug())).collect();
         let known = if known.is_empty() { "no snapshots".to_owned() } else { known.join(", ") };
@@ -107,7 +109,7 @@ impl ImageError {
     }
 
     /// The file has no disk of that name, or several where one has to be chosen.
-    pub fn no_such_disk(found: impl Into<String>, known: &[crate::layer::DiskInfo]) -> Self {
+    pub fn no_such_disk(found: impl Into<String>, known: &[DiskInfo]) -> Self {
         let known: Vec<_> = known
             .iter()
             .enumerate()

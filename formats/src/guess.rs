@@ -8,9 +8,9 @@ use std::sync::Arc;
 
 use crate::error::{ImageError, Result};
 use crate::host_file::OpenFile;
-use crate::layer::{FileReference, Image};
+use crate::layer::Image;
 use crate::raw;
-use crate::reference_gate::{ReferenceGate, Referenced};
+use crate::reference_gate::{FileReference, ReferenceGate, Referenced};
 use crate::registry::{self, Format, Probe};
 
 /// The format of a file, found without being stated by the user or by another image.

@@ -6,10 +6,11 @@
 use std::ops::Range;
 
 use crate::check::CheckReport;
+use crate::contents::{DiskInfo, SnapshotInfo};
 use crate::error::{ImageError, Result};
 use crate::extent::LayerExtent;
 use crate::host_file::OpenFile;
-use crate::reference_gate::ReferenceGate;
+use crate::reference_gate::{FileReference, ReferenceGate};
 use crate::source::Geometry;
 
 /// A file of some format whose header has been read and checked.
@@ -138,53 +139,4 @@ pub struct Choice<'a> {
     pub disk: Option<&'a str>,
     /// The snapshot, by id or name; the current state if `None`.
     pub snapshot: Option<&'a str>,
-}
-
-/// A disk inside a container.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct DiskInfo {
-    /// Its name in the container; unique there.
-    pub name: String,
-    /// Its size in bytes, if the container says so.
-    pub size_bytes: Option<u64>,
-    /// Its format's name in the registry, if it is known without opening it.
-    pub format: Option<&'static str>,
-}
-
-/// A snapshot kept inside an image.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct SnapshotInfo {
-    /// Its id, unique in the image.
-    pub id: String,
-    /// Its name, as the user gave it; need not be unique.
-    pub name: String,
-    /// The disk's size when it was taken, in bytes.
-    pub size_bytes: u64,
-    /// When it was taken, in seconds since 1970, if known.
-    pub taken_unix_s: Option<u64>,
-    /// How many bytes of machine state (memory) were saved with it.
-    pub machine_state_bytes: u64,
-}
-
-/// Another file that an image names.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct FileReference {
-    /// The names it may be found under, best first, as they stand in the image. Empty if the image says only which file it
-    /// is and of which format: then the gate looks for it by its identity.
-    pub names: Vec<String>,
-    /// The format that the image says the file has.
-    pub format: Option<String>,
-    /// The identities, any of which the file's own must equal ([`ImageInfo::identity`]); empty if the format has none.
-    pub identities: Vec<String>,
-}
-
-impl FileReference {
-    /// What the image says of the file, for errors. May come from the image: it is escaped.
-    pub fn described(&self) -> String {
-        if let Some(name) = self.names.first() {
-            return format!("\"{}\"", name.escape_debug());
-        }
-        let format = self.format.as_deref().unwrap_or("image");
-        format!("the {} file {}", format.escape_debug(), self.identities.join(" or ").escape_debug())
-    }
 }

@@ -21,6 +21,7 @@ pub mod chain;
 pub mod check;
 pub mod cloop;
 pub mod codec;
+pub mod contents;
 pub mod dmg;
 pub mod error;
 pub mod ewf;

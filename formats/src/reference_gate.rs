@@ -7,7 +7,29 @@ use std::sync::Arc;
 
 use crate::error::{ImageError, Result};
 use crate::host_file::OpenFile;
-use crate::layer::FileReference;
+
+/// Another file that an image names.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FileReference {
+    /// The names it may be found under, best first, as they stand in the image. Empty if the image says only which file it
+    /// is and of which format: then the gate looks for it by its identity.
+    pub names: Vec<String>,
+    /// The format that the image says the file has.
+    pub format: Option<String>,
+    /// The identities, any of which the file's own must equal ([`ImageInfo::identity`](crate::layer::ImageInfo::identity)); empty if the format has none.
+    pub identities: Vec<String>,
+}
+
+impl FileReference {
+    /// What the image says of the file, for errors. May come from the image: it is escaped.
+    pub fn described(&self) -> String {
+        if let Some(name) = self.names.first() {
+            return format!("\"{}\"", name.escape_debug());
+        }
+        let format = self.format.as_deref().unwrap_or("image");
+        format!("the {} file {}", format.escape_debug(), self.identities.join(" or ").escape_debug())
+    }
+}
 
 /// Decides which of the files that an image names may be opened, and opens them for reading.
 pub trait ReferenceGate: Send + Sync {

@@ -4,7 +4,9 @@ use std::os::unix::fs::MetadataExt;
 
 use clap::Args as ClapArgs;
 use serde::Serialize;
-use tintype_formats::layer::{Detail, DiskInfo, FileReference, SnapshotInfo};
+use tintype_formats::contents::{DiskInfo, SnapshotInfo};
+use tintype_formats::layer::Detail;
+use tintype_formats::reference_gate::FileReference;
 use tintype_formats::{Image, ImageError, OpenFile, raw};
 
 use super::address::Address;

@@ -5,8 +5,7 @@ use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
 
 use rustix::fs::{Mode, OFlags, ResolveFlags};
-use tintype_formats::layer::FileReference;
-use tintype_formats::reference_gate::{ReferenceGate, Referenced};
+use tintype_formats::reference_gate::{FileReference, ReferenceGate, Referenced};
 use tintype_formats::registry::{self, Format};
 use tintype_formats::{ImageError, OpenFile};
 

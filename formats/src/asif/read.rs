@@ -6,11 +6,12 @@ use super::check;
 use super::header::{self, Layout};
 use super::tables::{ChunkState, Tables};
 use crate::check::CheckReport;
+use crate::contents::SnapshotInfo;
 use crate::error::{ImageError, Result};
 use crate::extent::{HostFileId, HostRange, LayerExtent, LayerKind};
 use crate::host_file::OpenFile;
-use crate::layer::{FileReference, Image, ImageInfo, ImageLayer, SnapshotInfo};
-use crate::reference_gate::ReferenceGate;
+use crate::layer::{Image, ImageInfo, ImageLayer};
+use crate::reference_gate::{FileReference, ReferenceGate};
 use crate::source::Geometry;
 use crate::stored::read_stored;
 

@@ -4,12 +4,13 @@ use byteorder::{BigEndian, ByteOrder};
 
 use crate::check::CheckReport;
 use crate::codec;
+use crate::contents::SnapshotInfo;
 use crate::error::{ImageError, Result};
 use crate::extent::{LayerExtent, LayerKind};
 use crate::host_file::OpenFile;
-use crate::layer::{FileReference, Image, ImageInfo, ImageLayer, SnapshotInfo};
+use crate::layer::{Image, ImageInfo, ImageLayer};
 use crate::limits::MAX_DISK_BYTES;
-use crate::reference_gate::ReferenceGate;
+use crate::reference_gate::{FileReference, ReferenceGate};
 use crate::source::Geometry;
 use crate::table_cache::TableCache;
 

@@ -8,11 +8,12 @@ use super::on_disk::SECTOR_BYTES;
 use super::tables::{self, Chunk, ChunkKind, Tables};
 use super::trailer::{self, Layout, TablesPlace};
 use crate::check::CheckReport;
+use crate::contents::SnapshotInfo;
 use crate::error::{ImageError, Result};
 use crate::extent::{HostFileId, HostRange, LayerExtent, LayerKind};
 use crate::host_file::OpenFile;
-use crate::layer::{Detail, FileReference, Image, ImageInfo, ImageLayer, SnapshotInfo};
-use crate::reference_gate::ReferenceGate;
+use crate::layer::{Detail, Image, ImageInfo, ImageLayer};
+use crate::reference_gate::{FileReference, ReferenceGate};
 use crate::source::Geometry;
 use crate::unit_cache::UnitCache;
 

@@ -10,11 +10,12 @@ use super::segment::Segment;
 use super::tables::{KeptTables, StoredChunk, Table};
 use crate::check::CheckReport;
 use crate::codec;
+use crate::contents::SnapshotInfo;
 use crate::error::{ImageError, Result};
 use crate::extent::{LayerExtent, LayerKind};
 use crate::host_file::OpenFile;
-use crate::layer::{Detail, FileReference, Image, ImageInfo, ImageLayer, SnapshotInfo};
-use crate::reference_gate::ReferenceGate;
+use crate::layer::{Detail, Image, ImageInfo, ImageLayer};
+use crate::reference_gate::{FileReference, ReferenceGate};
 use crate::source::Geometry;
 use crate::unit_cache::UnitCache;
 

@@ -4,12 +4,13 @@ use std::io;
 use std::sync::Arc;
 
 use crate::check::CheckReport;
+use crate::contents::SnapshotInfo;
 use crate::error::{ErrorKind, ImageError, Result};
 use crate::file_parts::FileParts;
 use crate::gzip_file::{GzipFile, MAGIC, inflate_head};
 use crate::host_file::{HostExtent, HostFile, OpenFile};
-use crate::layer::{FileReference, Image, ImageInfo, ImageLayer, SnapshotInfo};
-use crate::reference_gate::ReferenceGate;
+use crate::layer::{Image, ImageInfo, ImageLayer};
+use crate::reference_gate::{FileReference, ReferenceGate};
 use crate::tar::{self, Member};
 
 const DOING: &str = "open Google Compute Engine image";

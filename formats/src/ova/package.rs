@@ -8,9 +8,8 @@ use crate::error::{ErrorKind, ImageError, Result};
 use crate::file_parts::FileParts;
 use crate::gzip_file::GzipFile;
 use crate::host_file::{HostFile, OpenFile};
-use crate::layer::FileReference;
 use crate::limits::MAX_REFERENCE_NAME_BYTES;
-use crate::reference_gate::{NoReferences, ReferenceGate, Referenced};
+use crate::reference_gate::{FileReference, NoReferences, ReferenceGate, Referenced};
 use crate::tar::{self, Member};
 
 /// How many files an archive may have: each costs a read when the archive is opened.

@@ -7,12 +7,13 @@ use super::descriptor::{Descriptor, MAX_DESCRIPTOR_BYTES, PackageDisk, PackageFi
 use super::manifest::{self, Entry, MAX_MANIFEST_BYTES};
 use super::package::{Archive, StoredFile, open_stored, read_small, uncompressed};
 use crate::check::CheckReport;
+use crate::contents::{DiskInfo, SnapshotInfo};
 use crate::error::{ErrorKind, ImageError, Result};
 use crate::extent::LayerExtent;
 use crate::guess::Guess;
 use crate::host_file::{HostFile, OpenFile};
-use crate::layer::{Detail, DiskInfo, FileReference, Image, ImageInfo, ImageLayer, SnapshotInfo};
-use crate::reference_gate::{NoReferences, ReferenceGate};
+use crate::layer::{Detail, Image, ImageInfo, ImageLayer};
+use crate::reference_gate::{FileReference, NoReferences, ReferenceGate};
 use crate::registry::{self, Format};
 use crate::secrets::Secrets;
 use crate::source::Geometry;

@@ -8,8 +8,8 @@ use super::*;
 use crate::check::CheckReport;
 use crate::error::{ErrorKind, ImageError, Result};
 use crate::host_file::{FileIdentity, OpenFile};
-use crate::layer::{Choice, FileReference};
-use crate::reference_gate::{NoReferences, ReferenceGate, Referenced};
+use crate::layer::Choice;
+use crate::reference_gate::{FileReference, NoReferences, ReferenceGate, Referenced};
 use crate::sink::{CreateOptions, SingleFile};
 use crate::tar::{Flavour, file_header, member_at};
 use crate::testing::{

@@ -6,11 +6,12 @@ use super::descriptor::{self, Descriptor, Storage, StorageImage};
 use super::expanding::{ExpandingImage, MAX_BAT_BYTES};
 use super::on_disk::BAT_ENTRY_BYTES;
 use crate::check::CheckReport;
+use crate::contents::SnapshotInfo;
 use crate::error::{ErrorKind, ImageError, Result};
 use crate::extent::{HostFileId, HostRange, LayerExtent, LayerKind};
 use crate::host_file::OpenFile;
-use crate::layer::{FileReference, Image, ImageInfo, ImageLayer, SnapshotInfo};
-use crate::reference_gate::ReferenceGate;
+use crate::layer::{Image, ImageInfo, ImageLayer};
+use crate::reference_gate::{FileReference, ReferenceGate};
 use crate::source::Geometry;
 use crate::stored::read_stored;
 

@@ -6,12 +6,13 @@ use zerocopy::{FromZeros, IntoBytes};
 use super::check;
 use super::on_disk::*;
 use crate::check::CheckReport;
+use crate::contents::SnapshotInfo;
 use crate::error::{ImageError, Result};
 use crate::extent::{HostFileId, HostRange, LayerExtent, LayerKind};
 use crate::host_file::OpenFile;
-use crate::layer::{FileReference, Image, ImageInfo, ImageLayer, SnapshotInfo};
+use crate::layer::{Image, ImageInfo, ImageLayer};
 use crate::limits::MAX_DISK_BYTES;
-use crate::reference_gate::ReferenceGate;
+use crate::reference_gate::{FileReference, ReferenceGate};
 use crate::source::Geometry;
 use crate::stored::read_stored;
 

@@ -7,10 +7,11 @@ use super::read::Qcow2Layer;
 use super::snapshots::{self, SnapshotTable};
 use super::tables::Mapping;
 use crate::check::CheckReport;
+use crate::contents::SnapshotInfo;
 use crate::error::{ErrorKind, ImageError, Result};
 use crate::host_file::OpenFile;
-use crate::layer::{FileReference, Image, ImageInfo, ImageLayer, SnapshotInfo};
-use crate::reference_gate::ReferenceGate;
+use crate::layer::{Image, ImageInfo, ImageLayer};
+use crate::reference_gate::{FileReference, ReferenceGate};
 use crate::source::Geometry;
 use crate::table_cache::TableCache;
 

@@ -2,7 +2,8 @@
 
 use super::header::{CompressionType, Header};
 use super::on_disk::*;
-use crate::layer::{Detail, FileReference};
+use crate::layer::Detail;
+use crate::reference_gate::FileReference;
 
 /// The parent that the header names.
 pub(super) fn parent(header: &Header) -> Option<FileReference> {

@@ -5,9 +5,9 @@ use zerocopy::FromBytes;
 use super::header::{Header, TablePlace};
 use super::on_disk::*;
 use super::table_reader::TableReader;
+use crate::contents::SnapshotInfo;
 use crate::error::{ImageError, Result};
 use crate::host_file::HostFile;
-use crate::layer::SnapshotInfo;
 use crate::limits::MAX_DISK_BYTES;
 
 const READ_SNAPSHOTS: &str = "read snapshot table";

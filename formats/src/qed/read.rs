@@ -3,10 +3,11 @@
 use super::header::{self, Header};
 use super::on_disk::*;
 use crate::check::CheckReport;
+use crate::contents::SnapshotInfo;
 use crate::error::{ImageError, Result};
 use crate::host_file::OpenFile;
-use crate::layer::{Detail, FileReference, Image, ImageInfo, ImageLayer, SnapshotInfo};
-use crate::reference_gate::ReferenceGate;
+use crate::layer::{Detail, Image, ImageInfo, ImageLayer};
+use crate::reference_gate::{FileReference, ReferenceGate};
 use crate::source::Geometry;
 use crate::two_level::check;
 use crate::two_level::read::TwoLevelLayer;

@@ -14,12 +14,13 @@ use super::pack::{self, PackTable, TRAILER_BYTES};
 use super::read::{ChunkReader, MappedDisk, PackSource};
 use super::slot::{self, SlotInfo};
 use crate::check::CheckReport;
+use crate::contents::{DiskInfo, SnapshotInfo};
 use crate::error::{ErrorKind, ImageError, Result};
 use crate::extent::{LayerExtent, LayerKind};
 use crate::host_file::{HostFile, OpenFile};
-use crate::layer::{DiskInfo, FileReference, Image, ImageInfo, ImageLayer, SnapshotInfo};
+use crate::layer::{Image, ImageInfo, ImageLayer};
 use crate::limits::MAX_DISK_BYTES;
-use crate::reference_gate::ReferenceGate;
+use crate::reference_gate::{FileReference, ReferenceGate};
 use crate::secrets::Secret;
 use crate::source::Geometry;
 

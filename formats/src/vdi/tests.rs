@@ -11,8 +11,8 @@ use super::on_disk::*;
 use crate::check::CheckReport;
 use crate::error::{ErrorKind, Result};
 use crate::extent::DiskKind;
-use crate::layer::{Choice, FileReference, Image};
-use crate::reference_gate::{NoReferences, ReferenceGate, Referenced};
+use crate::layer::{Choice, Image};
+use crate::reference_gate::{FileReference, NoReferences, ReferenceGate, Referenced};
 use crate::testing::{MemoryFile, check_disk, exercise, open_disk, open_file, read_all};
 use crate::{BlockSource, Disk};
 

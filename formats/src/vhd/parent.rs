@@ -7,8 +7,8 @@ use uuid::Uuid;
 use super::on_disk::*;
 use crate::error::{ImageError, Result};
 use crate::host_file::HostFile;
-use crate::layer::FileReference;
 use crate::limits::MAX_REFERENCE_NAME_BYTES;
+use crate::reference_gate::FileReference;
 
 const READ: &str = "read VHD parent locator";
 

@@ -10,7 +10,7 @@ use super::on_disk::*;
 use super::parent;
 use crate::error::{ImageError, Result};
 use crate::host_file::HostFile;
-use crate::layer::FileReference;
+use crate::reference_gate::FileReference;
 
 const READ_TABLE: &str = "read VHDX metadata table";
 const READ_ITEM: &str = "read VHDX metadata item";

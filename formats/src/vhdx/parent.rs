@@ -7,8 +7,8 @@ use zerocopy::FromBytes;
 
 use super::on_disk::*;
 use crate::error::{ImageError, Result};
-use crate::layer::FileReference;
 use crate::limits::MAX_REFERENCE_NAME_BYTES;
+use crate::reference_gate::FileReference;
 
 const READ: &str = "read VHDX parent locator";
 

@@ -9,11 +9,12 @@ use super::extents::{ExtentCache, Index, Run, scan};
 use super::header::{self, Archive, Device};
 use super::on_disk::*;
 use crate::check::CheckReport;
+use crate::contents::{DiskInfo, SnapshotInfo};
 use crate::error::{ImageError, Result};
 use crate::extent::{HostFileId, HostRange, LayerExtent, LayerKind};
 use crate::host_file::OpenFile;
-use crate::layer::{DiskInfo, FileReference, Image, ImageInfo, ImageLayer, SnapshotInfo};
-use crate::reference_gate::ReferenceGate;
+use crate::layer::{Image, ImageInfo, ImageLayer};
+use crate::reference_gate::{FileReference, ReferenceGate};
 use crate::source::Geometry;
 use crate::stored::read_stored;
 

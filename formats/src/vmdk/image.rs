@@ -10,10 +10,11 @@ use super::read::{Extent, Storage, VmdkLayer};
 use super::tables::{GrainMap, TableCache};
 use super::{check, info};
 use crate::check::CheckReport;
+use crate::contents::SnapshotInfo;
 use crate::error::{ErrorKind, ImageError, Result};
 use crate::host_file::{HostFile, OpenFile};
-use crate::layer::{FileReference, Image, ImageInfo, ImageLayer, SnapshotInfo};
-use crate::reference_gate::ReferenceGate;
+use crate::layer::{Image, ImageInfo, ImageLayer};
+use crate::reference_gate::{FileReference, ReferenceGate};
 use crate::source::Geometry;
 
 const OPEN: &str = "open VMDK image";

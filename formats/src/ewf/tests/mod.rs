@@ -14,8 +14,8 @@ use crate::chain::Disk;
 use crate::check::CheckReport;
 use crate::error::{ErrorKind, ImageError, Result};
 use crate::host_file::{HostFile, OpenFile};
-use crate::layer::{Choice, FileReference};
-use crate::reference_gate::{ReferenceGate, Referenced};
+use crate::layer::Choice;
+use crate::reference_gate::{FileReference, ReferenceGate, Referenced};
 use crate::testing::{MemoryFile, Random};
 
 const STYLES: [Style; 3] = [Style::EnCase, Style::OldEnCase, Style::Smart];

@@ -8,8 +8,8 @@ use super::*;
 use crate::check::CheckReport;
 use crate::error::{ErrorKind, ImageError, Result};
 use crate::host_file::FileIdentity;
-use crate::layer::{Choice, FileReference};
-use crate::reference_gate::{NoReferences, ReferenceGate, Referenced};
+use crate::layer::Choice;
+use crate::reference_gate::{FileReference, NoReferences, ReferenceGate, Referenced};
 use crate::testing::{MemoryFile, check_disk, exercise, open_file, read_all};
 use crate::{BlockSource, Disk, OpenFile};
 

@@ -3,8 +3,8 @@
 use super::*;
 use crate::Disk;
 use crate::extent::DiskKind;
-use crate::layer::{Choice, FileReference};
-use crate::reference_gate::{ReferenceGate, Referenced};
+use crate::layer::Choice;
+use crate::reference_gate::{FileReference, ReferenceGate, Referenced};
 use crate::testing::{Random, read_all};
 
 /// Opens one file for every reference.

@@ -7,8 +7,7 @@ use super::*;
 use crate::Disk;
 use crate::error::ImageError;
 use crate::extent::DiskKind;
-use crate::layer::FileReference;
-use crate::reference_gate::{ReferenceGate, Referenced};
+use crate::reference_gate::{FileReference, ReferenceGate, Referenced};
 use crate::testing::{Random, read_all};
 
 /// Opens one file for every reference.
