@@ -13,12 +13,13 @@ use std::sync::Arc;
 
 use crate::error::{ErrorKind, ImageError, Result};
 use crate::extent::{DiskExtent, DiskKind, HostFileId, HostRange, LayerKind};
+use crate::format::Format;
 use crate::guess::{self, Gated, Guess};
 use crate::host_file::{FileIdentity, OpenFile};
 use crate::layer::{Choice, Image, ImageInfo, ImageLayer};
 use crate::limits::MAX_CHAIN_DEPTH;
 use crate::reference_gate::{FileReference, ReferenceGate};
-use crate::registry::{self, Format};
+use crate::registry::{self, FORMATS};
 use crate::source::{BlockSource, Geometry};
 
 /// A disk: an image with everything that it inherits from.
@@ -52,7 +53,7 @@ impl Disk {
         choice: Choice<'_>,
         gate: Arc<dyn ReferenceGate>,
     ) -> Result<Disk> {
-        let Gated { image, gate, guess } = guess::open_gated(&file, format, gate)?;
+        let Gated { image, gate, guess } = guess::open_gated(&file, format, FORMATS, gate)?;
         let image = registry::choose_disk(image, choice, gate.as_ref())?;
         let snapshot_count = image.snapshots().len();
         let mut disk =
@@ -84,7 +85,7 @@ impl Disk {
             })?),
             None => None,
         };
-        let Gated { image, gate, .. } = guess::open_gated(&file, format, gate)?;
+        let Gated { image, gate, .. } = guess::open_gated(&file, format, FORMATS, gate)?;
         check_identity(reference, image.info())?;
         self.check_sectors(image.info())?;
         let parent = self.add(file, image.as_ref(), None, gate.as_ref())?;

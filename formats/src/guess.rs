@@ -7,11 +7,11 @@
 use std::sync::Arc;
 
 use crate::error::{ImageError, Result};
-use crate::host_file::OpenFile;
+use crate::format::{Format, Formats, PROBE_BYTES, PROBE_TAIL_BYTES, ProbeInput};
+use crate::host_file::{HostFile, OpenFile};
 use crate::layer::Image;
 use crate::raw;
 use crate::reference_gate::{FileReference, ReferenceGate, Referenced};
-use crate::registry::{self, Format, Probe};
 
 /// The format of a file, found without being stated by the user or by another image.
 #[derive(Clone, Copy)]
@@ -25,16 +25,16 @@ pub struct Guess {
 }
 
 impl Guess {
-    /// Looks at the file's name and content.
+    /// Looks in the file's name and content for one of `formats`; it is raw if there is none.
     ///
     /// If the content fits the format of the name, that format is taken: the first sectors of a fixed VHD, which has only a
     /// footer, are the guest's. Otherwise the first format that the content fits is taken.
-    pub fn of(file: &OpenFile) -> Result<Guess> {
+    pub fn of(file: &OpenFile, formats: Formats) -> Result<Guess> {
         let name = file.name.rsplit('/').next().unwrap_or_default();
         let probe = Probe::read(file.file.as_ref())?;
-        let named = named_format(name);
+        let named = named_format(name, formats);
         let own = named.filter(|named| !is_raw(named) && probe.fits(named));
-        let format = own.unwrap_or_else(|| probe.format());
+        let format = own.unwrap_or_else(|| probe.format(formats));
         let is_declared = is_raw(format) || is_same(named, format) && !(format.is_guest_content)(name, &probe.input());
         Ok(Guess { format, named, is_declared })
     }
@@ -60,9 +60,18 @@ impl Guess {
 }
 
 /// The format that a file name states: by its extension, or as the file that stands for a folder.
-fn named_format(name: &str) -> Option<&'static Format> {
+fn named_format(name: &str, formats: Formats) -> Option<&'static Format> {
     let is_entry = |format: &&&'static Format| format.folder_entry.is_some_and(|entry| entry == name);
-    registry::FORMATS.iter().find(is_entry).copied().or_else(|| registry::by_file_name(name))
+    formats.iter().find(is_entry).copied().or_else(|| by_extension(name, formats))
+}
+
+/// Finds the one of `formats` that has the extension of a file name; an extension may have two parts, such as `tar.gz`.
+pub(crate) fn by_extension(name: &str, formats: Formats) -> Option<&'static Format> {
+    // From the first dot on, so that the longest extension counts; a name that begins with a dot has a name before it.
+    let extensions = name.match_indices('.').filter(|(dot, _)| *dot > 0).map(|(dot, _)| &name[dot + 1..]);
+    let knows =
+        |format: &Format, extension: &str| format.extensions.iter().any(|one| one.eq_ignore_ascii_case(extension));
+    extensions.into_iter().find_map(|extension| formats.iter().copied().find(|format| knows(format, extension)))
 }
 
 fn is_raw(format: &Format) -> bool {
@@ -71,6 +80,43 @@ fn is_raw(format: &Format) -> bool {
 
 fn is_same(named: Option<&'static Format>, format: &'static Format) -> bool {
     named.is_some_and(|named| std::ptr::eq(named, format))
+}
+
+/// The ends of a file, read once to try all formats on them.
+pub struct Probe {
+    head: Vec<u8>,
+    tail: Vec<u8>,
+    len_bytes: u64,
+}
+
+impl Probe {
+    /// Reads the ends of the file.
+    pub fn read(file: &dyn HostFile) -> Result<Probe> {
+        let len_bytes = file.len_bytes().map_err(|cause| ImageError::io("find out the file's length", cause))?;
+        let mut head = vec![0; len_bytes.min(PROBE_BYTES as u64) as usize];
+        file.read_exact_at(0, &mut head)
+            .map_err(|cause| ImageError::io("read the beginning of the file", cause).at_host(0))?;
+        let mut tail = vec![0; len_bytes.min(PROBE_TAIL_BYTES as u64) as usize];
+        let tail_offset = len_bytes - tail.len() as u64;
+        file.read_exact_at(tail_offset, &mut tail)
+            .map_err(|cause| ImageError::io("read the end of the file", cause).at_host(tail_offset))?;
+        Ok(Probe { head, tail, len_bytes })
+    }
+
+    /// Returns what formats get to see.
+    pub fn input(&self) -> ProbeInput<'_> {
+        ProbeInput { head: &self.head, tail: &self.tail, len_bytes: self.len_bytes }
+    }
+
+    /// True if the file looks like this format.
+    pub fn fits(&self, format: &Format) -> bool {
+        (format.probe)(&self.input())
+    }
+
+    /// Returns the first of `formats` that the file looks like; raw fits every file.
+    pub fn format(&self, formats: Formats) -> &'static Format {
+        formats.iter().copied().find(|format| self.fits(format)).unwrap_or(&raw::FORMAT)
+    }
 }
 
 /// An image, and the gate for the files that it names.
@@ -83,13 +129,18 @@ pub struct Gated {
     pub guess: Option<Guess>,
 }
 
-/// Opens a file as `format`, or as what it looks like. The gate is closed if only the content states the format, unless the
-/// gate follows references of such images.
-pub fn open_gated(file: &OpenFile, format: Option<&'static Format>, gate: Arc<dyn ReferenceGate>) -> Result<Gated> {
+/// Opens a file as `format`, or as the one of `formats` that it looks like. The gate is closed if only the content states
+/// the format, unless the gate follows references of such images.
+pub fn open_gated(
+    file: &OpenFile,
+    format: Option<&'static Format>,
+    formats: Formats,
+    gate: Arc<dyn ReferenceGate>,
+) -> Result<Gated> {
     if let Some(format) = format {
         return Ok(Gated { image: (format.open)(file.clone())?, gate, guess: None });
     }
-    let guess = Guess::of(file)?;
+    let guess = Guess::of(file, formats)?;
     let closed = !guess.is_declared && !gate.follows_undeclared();
     let gate = if closed { Arc::new(Undeclared(guess.format)) } else { gate };
     Ok(Gated { image: guess.open(file)?, gate, guess: Some(guess) })
@@ -114,7 +165,7 @@ impl ReferenceGate for Undeclared {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::host_file::HostFile;
+    use crate::registry::FORMATS;
     use crate::testing::MemoryFile;
 
     fn guess(name: &str, content: &[u8]) -> (&'static str, bool) {
@@ -122,7 +173,7 @@ mod tests {
         bytes.resize(8192, 0);
         let file: Arc<dyn HostFile> = Arc::new(MemoryFile::from_bytes(&bytes));
         let file = OpenFile { file, name: name.to_owned(), identity: None, secrets: Default::default() };
-        let guess = Guess::of(&file).unwrap();
+        let guess = Guess::of(&file, FORMATS).unwrap();
         assert_eq!(guess.note().is_some(), !guess.is_declared);
         (guess.format.name, guess.is_declared)
     }
@@ -174,7 +225,7 @@ mod tests {
             identity: None,
             secrets: Default::default(),
         };
-        assert_eq!(Guess::of(&open("a.vhd")).unwrap().format.name, "vhd");
-        assert_eq!(Guess::of(&open("a.img")).unwrap().format.name, "qcow2");
+        assert_eq!(Guess::of(&open("a.vhd"), FORMATS).unwrap().format.name, "vhd");
+        assert_eq!(Guess::of(&open("a.img"), FORMATS).unwrap().format.name, "qcow2");
     }
 }

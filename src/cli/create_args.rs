@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use clap::Args;
-use tintype_formats::registry::{self, Create, Format};
+use tintype_formats::format::{Create, Format};
+use tintype_formats::registry;
 use tintype_formats::sink::{Compression, CreateOptions, parse_size};
 use tintype_formats::{Geometry, raw};
 

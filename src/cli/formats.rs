@@ -2,7 +2,8 @@
 
 use clap::Args as ClapArgs;
 use serde::Serialize;
-use tintype_formats::registry::{FORMATS, Format};
+use tintype_formats::format::Format;
+use tintype_formats::registry::FORMATS;
 
 use super::failure::Failure;
 use super::{Global, Outcome, output};
@@ -53,7 +54,7 @@ pub fn run(args: &Args, mut global: Global) -> Result<Outcome, Failure> {
 
 fn row(format: &'static Format) -> Row<'static> {
     let create = format.create.as_ref();
-    let option = |option: &'static tintype_formats::registry::OptionHelp| OptionRow {
+    let option = |option: &'static tintype_formats::format::OptionHelp| OptionRow {
         name: option.name,
         values: option.values,
         help: option.help,

@@ -5,8 +5,9 @@ use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
 
 use rustix::fs::{Mode, OFlags, ResolveFlags};
+use tintype_formats::format::Format;
 use tintype_formats::reference_gate::{FileReference, ReferenceGate, Referenced};
-use tintype_formats::registry::{self, Format};
+use tintype_formats::registry;
 use tintype_formats::{ImageError, OpenFile};
 
 use super::local::{check_not_in_use, into_open_file};

@@ -133,7 +133,7 @@ fn opened_image(disk: Disk) -> Result<OpenedDisk> {
 
 fn failed_to_open(cause: ImageError, file: &OpenFile, format: Option<&'static Format>) -> Error {
     let guess = match cause.kind() {
-        ErrorKind::ReferenceDenied | ErrorKind::Io if format.is_none() => Guess::of(file),
+        ErrorKind::ReferenceDenied | ErrorKind::Io if format.is_none() => Guess::of(file, registry::FORMATS),
         _ => return cause.into(),
     };
     match guess {
@@ -226,7 +226,7 @@ pub fn open_image(path: &Path, options: &OpenOptions) -> Result<OpenedImage> {
         true => Arc::new(NoReferences),
         false => FolderGate::beside(path, Arc::new(options.references.clone())),
     };
-    let Gated { mut image, gate, guess } = guess::open_gated(&file, format, gate).on_path(path)?;
+    let Gated { mut image, gate, guess } = guess::open_gated(&file, format, registry::FORMATS, gate).on_path(path)?;
     if options.disk.is_some() {
         let choice = Choice { disk: options.disk.as_deref(), snapshot: None };
         image = registry::choose_disk(image, choice, &NoReferences).on_path(path)?;

@@ -8,5 +8,5 @@ use tintype_formats::testing::{MemoryFile, exercise};
 use tintype_formats_fuzz::ova::image;
 
 fuzz_target!(|data: &[u8]| {
-    let _ = exercise(&tintype_formats::ova::FORMAT, Arc::new(MemoryFile::from_bytes(&image(data))));
+    let _ = exercise(&tintype_formats::registry::OVA, Arc::new(MemoryFile::from_bytes(&image(data))));
 });

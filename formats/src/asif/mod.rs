@@ -20,7 +20,7 @@ mod tables;
 #[cfg(test)]
 mod tests;
 
-use crate::registry::Format;
+use crate::format::Format;
 
 /// The ASIF format.
 pub static FORMAT: Format = Format {

@@ -17,7 +17,7 @@ mod read;
 #[cfg(test)]
 mod tests;
 
-use crate::registry::Format;
+use crate::format::Format;
 
 /// The Bochs format.
 pub static FORMAT: Format = Format {

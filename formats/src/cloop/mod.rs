@@ -11,7 +11,7 @@ mod read;
 #[cfg(test)]
 mod tests;
 
-use crate::registry::Format;
+use crate::format::Format;
 
 /// The cloop format.
 pub static FORMAT: Format = Format {

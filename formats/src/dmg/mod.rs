@@ -27,7 +27,7 @@ mod tables;
 mod tests;
 mod trailer;
 
-use crate::registry::Format;
+use crate::format::Format;
 
 /// The DMG format.
 pub static FORMAT: Format = Format {

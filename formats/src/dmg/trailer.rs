@@ -6,9 +6,9 @@ use zerocopy::{FromZeros, IntoBytes};
 
 use super::on_disk::*;
 use crate::error::{ImageError, Result};
+use crate::format::ProbeInput;
 use crate::host_file::HostFile;
 use crate::limits::MAX_DISK_BYTES;
-use crate::registry::ProbeInput;
 
 const DOING: &str = "read DMG trailer";
 

@@ -25,7 +25,7 @@ mod tables;
 #[cfg(test)]
 mod tests;
 
-use crate::registry::Format;
+use crate::format::Format;
 
 /// The EWF format.
 pub static FORMAT: Format = Format {

@@ -7,7 +7,7 @@ use crc32fast::Hasher;
 use crate::HostFileMut;
 use crate::codec::deflate_part;
 use crate::error::{ErrorKind, ImageError, Result};
-use crate::registry::{Measure, TouchedBytes};
+use crate::format::{Measure, TouchedBytes};
 use crate::sink::{
     Compression, CreateOptions, GuestUnit, IdentitySeed, ImageWriter, RunKind, TargetFiles, UnitContent, UnitWriter,
     WriterLayout,

@@ -12,7 +12,7 @@ mod read;
 #[cfg(test)]
 mod tests;
 
-use crate::registry::{Create, Format};
+use crate::format::{Create, Format};
 
 /// The name that the disk has to have in the archive.
 const DISK_NAME: &str = "disk.raw";

@@ -16,11 +16,11 @@ pub(super) fn check_package(package: &Package, report: &mut CheckReport) -> Resu
     report.host_end_offset = archive.end_offset;
     check_files(package, archive, report)?;
     check_manifest(package, archive, report)?;
-    for index in 0..package.disks().len() {
-        let name = package.disks().get(index).map_or("", |disk| disk.name.as_str());
+    for (index, disk) in package.disks.iter().enumerate() {
+        let name = disk.name.as_str();
         let mut inner = CheckReport::default();
         let checked =
-            package.open_disk(index, &NoReferences).and_then(|disk| disk.check_all_files(&NoReferences, &mut inner));
+            package.disk_image(index, &NoReferences).and_then(|disk| disk.check_all_files(&NoReferences, &mut inner));
         note(checked, &format!("disk \"{}\"", name.escape_debug()), report)?;
         report.add_file(name, inner);
     }

@@ -16,7 +16,7 @@ use super::member_file::{MemberFile, MemberTarget};
 use super::write_descriptor::Machine;
 use crate::HostFileMut;
 use crate::error::{ErrorKind, ImageError, Result};
-use crate::registry::{Format, Measure, TouchedBytes};
+use crate::format::{Format, Measure, TouchedBytes};
 use crate::sink::{CreateOptions, GuestUnit, IdentitySeed, ImageWriter, TargetFiles, Turn, WriterLayout};
 use crate::tar::{self, BLOCK_BYTES, Flavour, RECORD_BYTES};
 

@@ -15,6 +15,7 @@
 mod check;
 mod create;
 mod descriptor;
+mod image;
 mod manifest;
 mod member_file;
 mod package;
@@ -23,26 +24,36 @@ mod read;
 mod tests;
 mod write_descriptor;
 
-use crate::registry::{Create, Format};
+pub(crate) use image::open;
 
-/// The OVA and OVF format.
-pub static FORMAT: Format = Format {
-    name: "ova",
-    title: "OVA and OVF (virtual machine package)",
-    extensions: &["ova", "ovf"],
-    reads: "disks in place, in an archive or beside the descriptor; compressed and chunked ones; manifests checked",
-    folder_entry: None,
-    is_guest_content: |_, _| false,
-    probe: |input| read::looks_like(input.head),
-    open: read::open,
-    create: Some(Create {
-        begin: create::begin,
-        measure: create::measure,
-        subformats: &["ova"],
-        options: create::OPTIONS,
-        compressions: &["zlib"],
-        parents: false,
-        records_sectors: false,
-        streamable: &[],
-    }),
-};
+use crate::error::Result;
+use crate::format::{Create, Format};
+use crate::host_file::OpenFile;
+use crate::layer::Image;
+
+/// The format's name in the registry.
+const NAME: &str = "ova";
+
+/// The OVA and OVF format, whose files `open` opens: it knows the formats of the disks, which this module does not.
+pub(crate) const fn format(open: fn(OpenFile) -> Result<Box<dyn Image>>) -> Format {
+    Format {
+        name: NAME,
+        title: "OVA and OVF (virtual machine package)",
+        extensions: &["ova", "ovf"],
+        reads: "disks in place, in an archive or beside the descriptor; compressed and chunked ones; manifests checked",
+        folder_entry: None,
+        is_guest_content: |_, _| false,
+        probe: |input| read::looks_like(input.head),
+        open,
+        create: Some(Create {
+            begin: create::begin,
+            measure: create::measure,
+            subformats: &["ova"],
+            options: create::OPTIONS,
+            compressions: &["zlib"],
+            parents: false,
+            records_sectors: false,
+            streamable: &[],
+        }),
+    }
+}

@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 
-use super::check::check_package;
 use super::descriptor::{Descriptor, MAX_DESCRIPTOR_BYTES, PackageDisk, PackageFile};
 use super::manifest::{self, Entry, MAX_MANIFEST_BYTES};
 use super::package::{Archive, StoredFile, open_stored, read_small, uncompressed};
@@ -10,14 +9,14 @@ use crate::check::CheckReport;
 use crate::contents::{DiskInfo, SnapshotInfo};
 use crate::error::{ErrorKind, ImageError, Result};
 use crate::extent::LayerExtent;
+use crate::format::{Format, Formats, PROBE_BYTES};
 use crate::guess::Guess;
 use crate::host_file::{HostFile, OpenFile};
 use crate::layer::{Detail, Image, ImageInfo, ImageLayer};
 use crate::reference_gate::{FileReference, NoReferences, ReferenceGate};
-use crate::registry::{self, Format};
 use crate::secrets::Secrets;
 use crate::source::Geometry;
-use crate::tar;
+use crate::{qcow2, raw, tar, vdi, vhd, vhdx, vmdk};
 
 const OPEN_PACKAGE: &str = "open OVF package";
 const OPEN_DISK: &str = "open a disk of the OVF package";
@@ -47,34 +46,19 @@ fn has_extension(name: &str, extension: &str) -> bool {
 pub(super) struct Package {
     pub file: OpenFile,
     pub file_bytes: u64,
+    /// The formats that its disks can have.
+    formats: Formats,
     pub archive: Option<Arc<Archive>>,
     pub descriptor: Descriptor,
     pub descriptor_name: String,
     descriptor_bytes: Vec<u8>,
     /// Of an archive; that of a folder is read when a gate is there.
     pub manifest: Option<Vec<Entry>>,
-    disks: Vec<DiskInfo>,
-    info: ImageInfo,
+    pub disks: Vec<DiskInfo>,
+    pub info: ImageInfo,
 }
 
-pub(super) fn open(file: OpenFile) -> Result<Box<dyn Image>> {
-    let file_bytes = file.file.len_bytes().map_err(|cause| ImageError::io("find out the file's length", cause))?;
-    let mut head = vec![0; file_bytes.min(registry::PROBE_BYTES as u64) as usize];
-    let read = file.file.read_exact_at(0, &mut head);
-    read.map_err(|cause| ImageError::io(OPEN_PACKAGE, cause).at_host(0))?;
-    if tar::first_name(&head).is_some() {
-        return Ok(Box::new(open_archive(file, file_bytes)?));
-    }
-    if !head.strip_prefix(b"\xef\xbb\xbf").unwrap_or(&head).trim_ascii_start().starts_with(b"<") {
-        let detail = "it is neither a tar archive nor an XML document";
-        return Err(ImageError::not_this_format(OPEN_PACKAGE, detail));
-    }
-    let bytes = read_small(file.file.as_ref(), &file.name, MAX_DESCRIPTOR_BYTES)?;
-    let name = file.name.rsplit('/').next().unwrap_or_default().to_owned();
-    Ok(Box::new(Package::new(file, file_bytes, None, (name, bytes), None)?))
-}
-
-fn open_archive(file: OpenFile, file_bytes: u64) -> Result<Package> {
+fn open_archive(file: OpenFile, file_bytes: u64, formats: Formats) -> Result<Package> {
     let archive = Archive::open(file.clone(), file_bytes)?;
     let found = archive.members().iter().position(|member| has_extension(&member.name, "ovf"));
     let Some((place, member)) = found.and_then(|place| Some((place, archive.members().get(place)?))) else {
@@ -83,7 +67,8 @@ fn open_archive(file: OpenFile, file_bytes: u64) -> Result<Package> {
     let bytes = archive.read_small(member, MAX_DESCRIPTOR_BYTES)?;
     let manifest = find_manifest(&archive, &member.name)?;
     let name = member.name.clone();
-    let mut package = Package::new(file, file_bytes, Some(Arc::new(archive)), (name, bytes), manifest)?;
+    let archive = Some(Arc::new(archive));
+    let mut package = Package::new(file, file_bytes, formats, archive, (name, bytes), manifest)?;
     if place > 0 {
         package
             .info
@@ -107,9 +92,27 @@ fn manifest_name(descriptor_name: &str) -> String {
 }
 
 impl Package {
+    pub fn open(file: OpenFile, formats: Formats) -> Result<Package> {
+        let file_bytes = file.file.len_bytes().map_err(|cause| ImageError::io("find out the file's length", cause))?;
+        let mut head = vec![0; file_bytes.min(PROBE_BYTES as u64) as usize];
+        let read = file.file.read_exact_at(0, &mut head);
+        read.map_err(|cause| ImageError::io(OPEN_PACKAGE, cause).at_host(0))?;
+        if tar::first_name(&head).is_some() {
+            return open_archive(file, file_bytes, formats);
+        }
+        if !head.strip_prefix(b"\xef\xbb\xbf").unwrap_or(&head).trim_ascii_start().starts_with(b"<") {
+            let detail = "it is neither a tar archive nor an XML document";
+            return Err(ImageError::not_this_format(OPEN_PACKAGE, detail));
+        }
+        let bytes = read_small(file.file.as_ref(), &file.name, MAX_DESCRIPTOR_BYTES)?;
+        let name = file.name.rsplit('/').next().unwrap_or_default().to_owned();
+        Package::new(file, file_bytes, formats, None, (name, bytes), None)
+    }
+
     fn new(
         file: OpenFile,
         file_bytes: u64,
+        formats: Formats,
         archive: Option<Arc<Archive>>,
         (descriptor_name, descriptor_bytes): (String, Vec<u8>),
         manifest: Option<Vec<Entry>>,
@@ -117,8 +120,18 @@ impl Package {
         let descriptor = Descriptor::parse(&descriptor_bytes)?;
         let disks = descriptor.disks.iter().map(|disk| disk_info(&descriptor, disk)).collect();
         let info = info(&descriptor, manifest.as_deref());
-        let mut package =
-            Package { file, file_bytes, archive, descriptor, descriptor_name, descriptor_bytes, manifest, disks, info };
+        let mut package = Package {
+            file,
+            file_bytes,
+            formats,
+            archive,
+            descriptor,
+            descriptor_name,
+            descriptor_bytes,
+            manifest,
+            disks,
+            info,
+        };
         if let Err(error) = package.check_descriptor(package.manifest.as_deref()) {
             package.info.warnings.push(error.to_string());
         }
@@ -171,9 +184,9 @@ impl Package {
         stored: &StoredFile,
     ) -> Result<(Box<dyn Image>, bool)> {
         let content = uncompressed(file, Arc::clone(&stored.content))?;
-        let (format, is_declared) = match format_of(disk.format.as_deref())? {
+        let (format, is_declared) = match format_of(disk.format.as_deref()) {
             Some(format) => (format, true),
-            None => probe(Arc::clone(&content), file, disk)?,
+            None => self.probe(Arc::clone(&content), file, disk)?,
         };
         let name = format!("{} in {}", file.href, self.file.name);
         let identity = stored.files.first().and_then(|first| first.identity);
@@ -188,30 +201,28 @@ impl Package {
         }
         Ok((image, is_declared))
     }
-}
 
-impl Image for Package {
-    fn info(&self) -> &ImageInfo {
-        &self.info
+    /// The format of a disk of which the descriptor does not state one that is known, and whether the file's name states it.
+    /// Everything looks raw; a guest's bytes must not be able to choose what they are taken for.
+    fn probe(
+        &self,
+        content: Arc<dyn HostFile>,
+        file: &PackageFile,
+        disk: &PackageDisk,
+    ) -> Result<(&'static Format, bool)> {
+        let named = OpenFile { file: content, name: file.href.clone(), identity: None, secrets: Secrets::default() };
+        let guess = Guess::of(&named, self.formats)?;
+        if guess.format.name == raw::FORMAT.name {
+            let uri = disk.format.as_deref().unwrap_or("none").escape_debug();
+            let detail =
+                format!("its format is not known (the descriptor says \"{uri}\") and it does not look like any");
+            return Err(ImageError::unsupported(OPEN_DISK, detail));
+        }
+        Ok((guess.format, guess.is_declared))
     }
 
-    fn parent(&self) -> Option<&FileReference> {
-        None
-    }
-
-    fn snapshots(&self) -> &[SnapshotInfo] {
-        &[]
-    }
-
-    fn layer(&self, _: Option<&str>, _: &dyn ReferenceGate) -> Result<Box<dyn ImageLayer>> {
-        Err(ImageError::no_such_disk("a package has no disk of its own", &self.disks))
-    }
-
-    fn disks(&self) -> &[DiskInfo] {
-        &self.disks
-    }
-
-    fn open_disk(&self, index: usize, gate: &dyn ReferenceGate) -> Result<Box<dyn Image>> {
+    /// Opens one of the disks, by its index.
+    pub fn disk_image(&self, index: usize, gate: &dyn ReferenceGate) -> Result<PackageDiskImage> {
         let (disk, file) = self.disk_and_file(index)?;
         let stored = match &self.archive {
             Some(archive) => {
@@ -235,16 +246,12 @@ impl Image for Package {
                 .push(format!("the package says that file \"{href}\" has {said} bytes, it has {}", stored.len_bytes));
         }
         let files = std::iter::once(self.file.clone()).chain(stored.files).collect();
-        Ok(Box::new(PackageDiskImage { inner, is_declared, info, archive: self.archive.clone(), files }))
-    }
-
-    fn check(&self, report: &mut CheckReport) -> Result<()> {
-        check_package(self, report)
+        Ok(PackageDiskImage { inner, is_declared, info, archive: self.archive.clone(), files })
     }
 }
 
 /// A disk of a package, with what the package says of it.
-struct PackageDiskImage {
+pub(super) struct PackageDiskImage {
     inner: Box<dyn Image>,
     /// False if only the content states the format: then a guest may have written it, and it may name no file.
     is_declared: bool,
@@ -324,7 +331,7 @@ fn disk_info(descriptor: &Descriptor, disk: &PackageDisk) -> DiskInfo {
     DiskInfo {
         name: if shared { disk.id.clone() } else { href(disk).to_owned() },
         size_bytes: disk.capacity_bytes,
-        format: format_of(disk.format.as_deref()).ok().flatten().map(|format| format.name),
+        format: format_of(disk.format.as_deref()).map(|format| format.name),
     }
 }
 
@@ -341,7 +348,7 @@ fn info(descriptor: &Descriptor, manifest: Option<&[Entry]>) -> ImageInfo {
     let empty = descriptor.empty_disks.iter();
     let warnings = empty.map(|id| format!("disk \"{}\" is empty and has no file: it is left out", id.escape_debug()));
     ImageInfo {
-        format: super::FORMAT.name,
+        format: super::NAME,
         geometry: Geometry::of_512_byte_sectors(size_bytes, 512),
         identity: None,
         details,
@@ -350,38 +357,20 @@ fn info(descriptor: &Descriptor, manifest: Option<&[Entry]>) -> ImageInfo {
 }
 
 /// The format that a URI stands for; `None` if nobody knows it. `SPEC.md` says who writes which.
-fn format_of(uri: Option<&str>) -> Result<Option<&'static Format>> {
-    let Some(uri) = uri else { return Ok(None) };
-    let lower = uri.to_ascii_lowercase();
-    let known = [
-        ("vmdk", "vmdk"),
-        ("vhdx", "vhdx"),
-        ("vhd", "vhd"),
-        ("linkid=137171", "vhd"),
-        ("bb676673", "vhd"),
-        ("vdi", "vdi"),
-        ("qcow", "qcow2"),
-        ("wiki/byte", "raw"),
-        ("raw", "raw"),
+fn format_of(uri: Option<&str>) -> Option<&'static Format> {
+    let lower = uri?.to_ascii_lowercase();
+    let known: [(&str, &'static Format); 9] = [
+        ("vmdk", &vmdk::FORMAT),
+        ("vhdx", &vhdx::FORMAT),
+        ("vhd", &vhd::FORMAT),
+        ("linkid=137171", &vhd::FORMAT),
+        ("bb676673", &vhd::FORMAT),
+        ("vdi", &vdi::FORMAT),
+        ("qcow", &qcow2::FORMAT),
+        ("wiki/byte", &raw::FORMAT),
+        ("raw", &raw::FORMAT),
     ];
-    let Some((_, name)) = known.iter().find(|(part, _)| lower.contains(part)) else { return Ok(None) };
-    match registry::by_name(name) {
-        Some(format) => Ok(Some(format)),
-        None => Err(ImageError::unsupported(OPEN_DISK, format!("its format is {name}, which is not read"))),
-    }
-}
-
-/// The format of a disk of which the descriptor does not state one that is known, and whether the file's name states it.
-/// Everything looks raw; a guest's bytes must not be able to choose what they are taken for.
-fn probe(content: Arc<dyn HostFile>, file: &PackageFile, disk: &PackageDisk) -> Result<(&'static Format, bool)> {
-    let named = OpenFile { file: content, name: file.href.clone(), identity: None, secrets: Secrets::default() };
-    let guess = Guess::of(&named)?;
-    if guess.format.name == crate::raw::FORMAT.name {
-        let uri = disk.format.as_deref().unwrap_or("none").escape_debug();
-        let detail = format!("its format is not known (the descriptor says \"{uri}\") and it does not look like any");
-        return Err(ImageError::unsupported(OPEN_DISK, detail));
-    }
-    Ok((guess.format, guess.is_declared))
+    known.into_iter().find(|(part, _)| lower.contains(part)).map(|(_, format)| format)
 }
 
 fn in_package(href: &str, cause: ImageError) -> ImageError {

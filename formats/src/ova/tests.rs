@@ -10,6 +10,7 @@ use crate::error::{ErrorKind, ImageError, Result};
 use crate::host_file::{FileIdentity, OpenFile};
 use crate::layer::Choice;
 use crate::reference_gate::{FileReference, NoReferences, ReferenceGate, Referenced};
+use crate::registry::OVA;
 use crate::sink::{CreateOptions, SingleFile};
 use crate::tar::{Flavour, file_header, member_at};
 use crate::testing::{
@@ -53,7 +54,7 @@ fn package(disks: &[(&str, &str)], files: &[(&str, &[u8])]) -> Arc<MemoryFile> {
 }
 
 fn open(file: Arc<MemoryFile>) -> Box<dyn Image> {
-    (FORMAT.open)(open_file(file)).unwrap()
+    (OVA.open)(open_file(file)).unwrap()
 }
 
 /// Why the only disk of a package cannot be read.
@@ -234,7 +235,7 @@ fn manifests_are_checked() {
     assert_eq!(open(wrong_descriptor.clone()).info().warnings.len(), 1);
     assert_eq!(findings(&wrong_descriptor).len(), 3);
 
-    let no_manifest = (FORMAT.open)(open_file(with("what is this".to_owned(), "m.mf")));
+    let no_manifest = (OVA.open)(open_file(with("what is this".to_owned(), "m.mf")));
     assert_eq!(no_manifest.err().unwrap().kind(), ErrorKind::Corrupt);
 }
 
@@ -256,9 +257,7 @@ fn a_descriptor_finds_its_files_through_the_gate() {
     let text = descriptor(&[("ovf:href=\"d%201\"", &format_is(RAW))]);
     let file = Arc::new(MemoryFile::from_bytes(text.as_bytes()));
     assert_eq!(crate::registry::probe(file.as_ref()).unwrap().name, "ova");
-    let read = |folder: Folder| {
-        Disk::open(open_file(file.clone()), Some(&crate::ova::FORMAT), Choice::default(), Arc::new(folder))
-    };
+    let read = |folder: Folder| Disk::open(open_file(file.clone()), Some(&OVA), Choice::default(), Arc::new(folder));
     let disk = ("d 1".to_owned(), vec![5; 512]);
     assert_eq!(read_all(&read(Folder(BTreeMap::from([disk.clone()]))).unwrap()).unwrap(), [5; 512]);
     // Whoever asks which files must not be written over finds the descriptor and the disk.
@@ -277,7 +276,7 @@ fn a_descriptor_finds_its_files_through_the_gate() {
 fn create(options: &[(&str, &str)]) -> Result<Arc<MemoryFile>> {
     let disk = ModelDisk::random(6, 3 << 20, 6, 60);
     let options = options.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
-    create_image(&FORMAT, &CreateOptions { options, ..CreateOptions::new(disk.geometry()) }, &disk, None)
+    create_image(&OVA, &CreateOptions { options, ..CreateOptions::new(disk.geometry()) }, &disk, None)
 }
 
 #[test]
@@ -331,7 +330,7 @@ fn options_without_sense_are_refused() {
         assert_eq!(create(&[(name, value)]).err().unwrap().kind(), ErrorKind::InvalidOption, "{name}={value}");
     }
     let options = CreateOptions { target_holds_old_data: true, ..CreateOptions::new(ModelDisk::new(512).geometry()) };
-    let begun = FORMAT.begin(&SingleFile(Arc::new(MemoryFile::new())), &options);
+    let begun = OVA.begin(&SingleFile(Arc::new(MemoryFile::new())), &options);
     assert_eq!(begun.err().unwrap().kind(), ErrorKind::Unsupported);
 }
 
@@ -339,17 +338,17 @@ fn options_without_sense_are_refused() {
 fn hostile_packages_give_errors_at_once() {
     let began = std::time::Instant::now();
     let many: Vec<u8> = file_header(Flavour::Ustar, "m.ovf", 0).unwrap().repeat(5000);
-    let many = (FORMAT.open)(open_file(Arc::new(MemoryFile::from_bytes(&many))));
+    let many = (OVA.open)(open_file(Arc::new(MemoryFile::from_bytes(&many))));
     assert_eq!(many.err().unwrap().kind(), ErrorKind::LimitExceeded);
     let mut huge = file_header(Flavour::Ustar, "m.ovf", u64::MAX).unwrap().to_vec();
     huge.extend([0; 512]);
-    let huge = (FORMAT.open)(open_file(Arc::new(MemoryFile::from_bytes(&huge))));
+    let huge = (OVA.open)(open_file(Arc::new(MemoryFile::from_bytes(&huge))));
     assert_eq!(huge.err().unwrap().kind(), ErrorKind::Corrupt);
     let long = vec![b' '; 5 << 20];
-    let long = (FORMAT.open)(open_file(Arc::new(MemoryFile::from_bytes(&archive(&[("m.ovf", &long)])))));
+    let long = (OVA.open)(open_file(Arc::new(MemoryFile::from_bytes(&archive(&[("m.ovf", &long)])))));
     assert_eq!(long.err().unwrap().kind(), ErrorKind::LimitExceeded);
     for none in [&b""[..], b"<", b"hello", &[0; 1024], &archive(&[("a.vmdk", b"x")])] {
-        assert!((FORMAT.open)(open_file(Arc::new(MemoryFile::from_bytes(none)))).is_err());
+        assert!((OVA.open)(open_file(Arc::new(MemoryFile::from_bytes(none)))).is_err());
     }
     assert!(began.elapsed().as_secs() < 2);
 
@@ -361,9 +360,9 @@ fn hostile_packages_give_errors_at_once() {
         let mut bytes = good.clone();
         bytes[place] ^= 1 << random.below(8);
         let file = Arc::new(MemoryFile::from_bytes(&bytes));
-        let _ = exercise(&FORMAT, file.clone());
+        let _ = exercise(&OVA, file.clone());
         // The descriptor's digest is in the manifest; a name without an owner, or a time, changes nothing.
-        let found = open_disk(file, Some(&FORMAT)).and_then(|disk| digest(&disk));
+        let found = open_disk(file, Some(&OVA)).and_then(|disk| digest(&disk));
         assert!(found.map_or(true, |found| found == expected), "{place}");
     }
 }

@@ -1,7 +1,7 @@
 //! The descriptor of a new package: one machine with one disk.
 
 use crate::error::{ErrorKind, ImageError, Result};
-use crate::registry::OptionHelp;
+use crate::format::OptionHelp;
 use crate::sink::{CreateOptions, invalid_option};
 
 /// The options for new packages.

@@ -5,9 +5,9 @@ use uuid::{Uuid, uuid};
 
 use super::on_disk::SECTOR_BYTES;
 use crate::error::{ImageError, Result};
+use crate::format::PROBE_BYTES;
 use crate::host_file::OpenFile;
 use crate::limits::{MAX_CHAIN_DEPTH, MAX_DISK_BYTES, MAX_REFERENCE_NAME_BYTES};
-use crate::registry::PROBE_BYTES;
 
 const READ: &str = "read DiskDescriptor.xml";
 

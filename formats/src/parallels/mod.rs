@@ -25,9 +25,9 @@ mod on_disk;
 mod tests;
 
 use crate::error::Result;
+use crate::format::Format;
 use crate::host_file::OpenFile;
 use crate::layer::Image;
-use crate::registry::Format;
 
 /// The Parallels format.
 pub static FORMAT: Format = Format {

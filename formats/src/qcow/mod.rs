@@ -14,7 +14,7 @@ mod read;
 #[cfg(test)]
 mod tests;
 
-use crate::registry::Format;
+use crate::format::Format;
 
 /// The QCOW format, version 1.
 pub static FORMAT: Format = Format {

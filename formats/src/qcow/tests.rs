@@ -102,7 +102,7 @@ fn encrypted_images_are_refused_by_name() {
 #[test]
 fn version_1_is_not_qcow2_and_the_other_way_round() {
     let probe = |format: &crate::Format, bytes: &[u8]| {
-        (format.probe)(&crate::registry::ProbeInput { head: bytes, tail: bytes, len_bytes: bytes.len() as u64 })
+        (format.probe)(&crate::format::ProbeInput { head: bytes, tail: bytes, len_bytes: bytes.len() as u64 })
     };
     let mut bytes = made(&[]).bytes;
     assert!(probe(&FORMAT, &bytes) && !probe(&crate::qcow2::FORMAT, &bytes));

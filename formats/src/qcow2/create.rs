@@ -10,8 +10,8 @@ use super::place::{Allocator, Places, Segment, TableWrite};
 use super::plan::{PlanSettings, UnitPlan, plan};
 use crate::HostFileMut;
 use crate::error::{ImageError, Result};
+use crate::format::{Measure, OptionHelp, TouchedBytes};
 use crate::limits::MAX_DISK_BYTES;
-use crate::registry::{Measure, OptionHelp, TouchedBytes};
 use crate::sink::{
     Compression, CreateOptions, GuestUnit, IdentitySeed, ImageWriter, TargetFiles, UnitContent, UnitWriter,
     WriterLayout, invalid_option,

@@ -32,7 +32,7 @@ mod tables;
 #[cfg(test)]
 mod tests;
 
-use crate::registry::{Create, Format};
+use crate::format::{Create, Format};
 
 /// The QCOW2 format.
 pub static FORMAT: Format = Format {

@@ -14,7 +14,7 @@ mod read;
 #[cfg(test)]
 mod tests;
 
-use crate::registry::Format;
+use crate::format::Format;
 
 /// The QED format.
 pub static FORMAT: Format = Format {

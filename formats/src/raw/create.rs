@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use crate::HostFileMut;
 use crate::error::{ImageError, Result};
-use crate::registry::{Measure, TouchedBytes};
+use crate::format::{Measure, TouchedBytes};
 use crate::sink::{
     CreateOptions, GuestUnit, IdentitySeed, ImageWriter, RunKind, TargetFiles, UnitWriter, WriterLayout,
 };

@@ -5,7 +5,7 @@ mod read;
 
 pub(crate) use read::open_doubtful;
 
-use crate::registry::{Create, Format};
+use crate::format::{Create, Format};
 
 /// The raw format. Everything looks like it, so it is only ever a guess.
 pub static FORMAT: Format = Format {

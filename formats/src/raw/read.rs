@@ -4,11 +4,11 @@ use crate::check::CheckReport;
 use crate::contents::SnapshotInfo;
 use crate::error::{ImageError, Result};
 use crate::extent::{HostFileId, HostRange, LayerExtent, LayerKind};
+use crate::format::Format;
 use crate::host_file::OpenFile;
 use crate::layer::{Image, ImageInfo, ImageLayer};
 use crate::limits::MAX_DISK_BYTES;
 use crate::reference_gate::{FileReference, ReferenceGate};
-use crate::registry::Format;
 use crate::source::Geometry;
 
 const SECTOR_BYTES: u64 = 512;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::{MemoryFile, exercise, open_disk, read_all};
 use crate::error::Result;
-use crate::registry::Format;
+use crate::format::Format;
 
 /// Cuts a small image at every place and flips each byte of `flipped`: an error or the same disk, never a panic.
 ///

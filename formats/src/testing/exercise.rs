@@ -6,9 +6,9 @@ use super::{MemoryFile, open_file};
 use crate::check::CheckReport;
 use crate::error::{ErrorKind, Result};
 use crate::extent::LayerKind;
+use crate::format::Format;
 use crate::layer::{Image, ImageLayer};
 use crate::reference_gate::NoReferences;
-use crate::registry::Format;
 use crate::zeros::is_zero;
 
 /// How many extents of a layer are looked at.

@@ -6,8 +6,8 @@ use std::sync::Arc;
 use super::{MemoryFile, Random};
 use crate::error::Result;
 use crate::extent::{DiskExtent, DiskKind};
+use crate::format::Format;
 use crate::host_file::HostFileMut;
-use crate::registry::Format;
 use crate::sink::{
     CreateOptions, GuestUnit, IdentitySeed, ImageWriter, InTurn, RunKind, SingleFile, TargetFiles, UnitContent, UnitRun,
 };

@@ -19,8 +19,8 @@ use super::pack_stream::{FinishedPack, PackStream, PackTarget, Place};
 use super::seal::{Purpose, SegmentKey, SegmentRecord, TAG_BYTES};
 use super::write::{ChunkSink, DiskWriter, EncodedUnit, Outcome, Reserved};
 use crate::error::{ErrorKind, ImageError, Result};
+use crate::format::{Measure, TouchedBytes};
 use crate::limits::MAX_DISK_BYTES;
-use crate::registry::{Measure, TouchedBytes};
 use crate::sink::{
     Compression, CreateOptions, GuestUnit, IdentitySeed, ImageWriter, TargetFiles, UnitWriter, WriterLayout,
     invalid_option,

@@ -42,7 +42,7 @@ mod tests;
 pub mod walk;
 pub mod write;
 
-use crate::registry::{Create, Format, OptionHelp};
+use crate::format::{Create, Format, OptionHelp};
 
 /// The `.tin` format: a snapshot, or a single disk, in one file (`SPEC.md`).
 pub static FORMAT: Format = Format {

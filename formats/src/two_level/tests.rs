@@ -5,8 +5,8 @@ use std::sync::Arc;
 use crate::chain::Disk;
 use crate::check::CheckReport;
 use crate::error::{ErrorKind, Result};
+use crate::format::Format;
 use crate::layer::Image;
-use crate::registry::Format;
 use crate::source::BlockSource;
 use crate::testing::{MemoryFile, check_disk, exercise, open_disk, open_file, read_all};
 

@@ -17,8 +17,8 @@ use zerocopy::little_endian::{U32, U64};
 use super::on_disk::*;
 use crate::HostFileMut;
 use crate::error::{ErrorKind, ImageError, Result};
+use crate::format::{Measure, TouchedBytes};
 use crate::pieces::Pieces;
-use crate::registry::{Measure, TouchedBytes};
 use crate::sink::{CreateOptions, GuestUnit, IdentitySeed, ImageWriter, TargetFiles, UnitWriter, WriterLayout};
 
 /// The only size that QEMU opens.

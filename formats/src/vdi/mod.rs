@@ -23,7 +23,7 @@ mod read;
 #[cfg(test)]
 mod tests;
 
-use crate::registry::{Create, Format};
+use crate::format::{Create, Format};
 
 /// The VDI format.
 pub static FORMAT: Format = Format {

@@ -4,8 +4,8 @@ use zerocopy::{FromBytes, FromZeros, IntoBytes};
 
 use super::on_disk::*;
 use crate::error::{ErrorKind, ImageError, Result};
+use crate::format::ProbeInput;
 use crate::host_file::HostFile;
-use crate::registry::ProbeInput;
 
 const READ_FOOTER: &str = "read VHD footer";
 const READ_HEADER: &str = "read VHD dynamic header";

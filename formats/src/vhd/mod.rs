@@ -24,7 +24,7 @@ mod tables;
 #[cfg(test)]
 mod tests;
 
-use crate::registry::{Create, Format, OptionHelp};
+use crate::format::{Create, Format, OptionHelp};
 
 /// The VHD format.
 pub static FORMAT: Format = Format {

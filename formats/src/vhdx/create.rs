@@ -19,8 +19,8 @@ use super::on_disk::*;
 use super::tables::BatLayout;
 use crate::HostFileMut;
 use crate::error::{ErrorKind, ImageError, Result};
+use crate::format::{Measure, TouchedBytes};
 use crate::pieces::Pieces;
-use crate::registry::{Measure, TouchedBytes};
 use crate::sink::{
     CreateOptions, GuestUnit, IdentitySeed, ImageWriter, TargetFiles, UnitWriter, WriterLayout, invalid_option,
 };

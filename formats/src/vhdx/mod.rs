@@ -26,7 +26,7 @@ mod tables;
 #[cfg(test)]
 mod tests;
 
-use crate::registry::{Create, Format, OptionHelp};
+use crate::format::{Create, Format, OptionHelp};
 
 /// The VHDX format.
 pub static FORMAT: Format = Format {

@@ -21,7 +21,7 @@ mod read;
 #[cfg(test)]
 mod tests;
 
-use crate::registry::Format;
+use crate::format::Format;
 
 /// The VMA format.
 pub static FORMAT: Format = Format {

@@ -5,8 +5,8 @@ use super::plain::{self, Layout};
 use super::stream;
 use super::write_descriptor::Hardware;
 use crate::error::{ErrorKind, ImageError, Result};
+use crate::format::{Measure, OptionHelp, TouchedBytes};
 use crate::limits::MAX_DISK_BYTES;
-use crate::registry::{Measure, OptionHelp, TouchedBytes};
 use crate::sink::{Compression, CreateOptions, ImageWriter, TargetFiles, invalid_option};
 
 /// The variants, the default one first.

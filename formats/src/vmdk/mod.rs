@@ -30,7 +30,7 @@ mod tables;
 mod tests;
 mod write_descriptor;
 
-use crate::registry::{Create, Format};
+use crate::format::{Create, Format};
 
 /// The VMDK format.
 pub static FORMAT: Format = Format {

@@ -20,9 +20,9 @@ use super::on_disk::*;
 use super::write_descriptor::{ContentIds, EMBEDDED_DESCRIPTOR_SECTORS, Hardware, NewDescriptor, NewExtent, own_name};
 use crate::HostFileMut;
 use crate::error::{ImageError, Result};
+use crate::format::Measure;
 use crate::limits::MAX_REFERENCE_NAME_BYTES;
 use crate::pieces::Pieces;
-use crate::registry::Measure;
 use crate::sink::{GuestUnit, IdentitySeed, ImageWriter, TargetFiles, UnitWriter, WriterLayout, invalid_option};
 
 /// File systems clone in blocks of this size.

@@ -21,7 +21,7 @@ use super::write_descriptor::{ContentIds, EMBEDDED_DESCRIPTOR_SECTORS, NewDescri
 use crate::HostFileMut;
 use crate::codec;
 use crate::error::{ErrorKind, ImageError, Result};
-use crate::registry::Measure;
+use crate::format::Measure;
 use crate::sink::{GuestUnit, IdentitySeed, ImageWriter, RunKind, TargetFiles, UnitContent, UnitWriter, WriterLayout};
 
 /// Where the grains begin, in sectors.
