@@ -1,9 +1,8 @@
 //! Checking an archive: whether all clusters of all its devices are there, once.
 
-use super::extents::{Run, scan};
+use super::extents::{Run, overlap, scan};
 use super::header::{Archive, Device};
 use super::on_disk::{BLOCK_BYTES, MACHINE_STATE};
-use super::read::overlap;
 use crate::check::CheckReport;
 use crate::error::Result;
 use crate::host_file::HostFile;

@@ -209,3 +209,8 @@ impl ExtentMap {
         map
     }
 }
+
+/// Whether two neighbours in the sorted runs have a cluster in common.
+pub(super) fn overlap(pair: &[Run]) -> bool {
+    matches!(pair, [one, other] if one.device == other.device && one.end_cluster() > u64::from(other.first_cluster))
+}

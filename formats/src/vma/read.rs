@@ -5,7 +5,7 @@ use std::sync::Arc;
 use uuid::Uuid;
 
 use super::check;
-use super::extents::{ExtentCache, Index, Run, scan};
+use super::extents::{ExtentCache, Index, Run, overlap, scan};
 use super::header::{self, Archive, Device};
 use super::on_disk::*;
 use crate::check::CheckReport;
@@ -170,11 +170,6 @@ fn check_runs(index: &Index, device: &Device) -> Result<()> {
         return Err(ImageError::corrupt(READ, detail));
     }
     Ok(())
-}
-
-/// Whether two neighbours in the sorted runs have a cluster in common.
-pub(super) fn overlap(pair: &[Run]) -> bool {
-    matches!(pair, [one, other] if one.device == other.device && one.end_cluster() > u64::from(other.first_cluster))
 }
 
 struct VmaLayer {
