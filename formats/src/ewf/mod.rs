@@ -16,7 +16,9 @@
 //! no byte is given out whose checksum is wrong. `SPEC.md` says what is read and refused, and why.
 
 mod check;
+mod hashes;
 mod header;
+mod image;
 mod names;
 mod on_disk;
 mod read;
@@ -36,6 +38,6 @@ pub static FORMAT: Format = Format {
     folder_entry: None,
     is_guest_content: |_, _| false,
     probe: |input| on_disk::ALL_SIGNATURES.iter().any(|(signature, _)| input.head.starts_with(signature)),
-    open: read::open,
+    open: image::open,
     create: None,
 };

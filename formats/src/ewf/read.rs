@@ -2,19 +2,17 @@
 
 use std::sync::Arc;
 
-use super::check;
+use super::hashes::stored_hashes;
 use super::header::{self, Volume};
 use super::names::{self, MAX_SEGMENTS};
 use super::on_disk::CHECKSUM_BYTES;
 use super::segment::Segment;
 use super::tables::{KeptTables, StoredChunk, Table};
-use crate::check::CheckReport;
 use crate::codec;
-use crate::contents::SnapshotInfo;
 use crate::error::{ImageError, Result};
 use crate::extent::{LayerExtent, LayerKind};
 use crate::host_file::OpenFile;
-use crate::layer::{Detail, Image, ImageInfo, ImageLayer};
+use crate::layer::{Detail, ImageInfo, ImageLayer};
 use crate::reference_gate::{FileReference, ReferenceGate};
 use crate::source::Geometry;
 use crate::unit_cache::UnitCache;
@@ -26,19 +24,7 @@ const READ_CHUNK: &str = "read EWF chunk";
 pub(super) struct EwfImage {
     pub first: Arc<Segment>,
     pub volume: Volume,
-    info: ImageInfo,
-}
-
-pub(super) fn open(file: OpenFile) -> Result<Box<dyn Image>> {
-    let first = Segment::open(file)?;
-    if first.number != 1 {
-        let detail = format!("the file is segment {} of an image, which is opened by its first one", first.number);
-        return Err(ImageError::unsupported("open EWF image", detail));
-    }
-    let volume = first.volume.clone();
-    let volume = volume.ok_or_else(|| ImageError::corrupt("open EWF image", "segment 1 has no volume section"))?;
-    let info = describe(&first, &volume)?;
-    Ok(Box::new(EwfImage { first: Arc::new(first), volume, info }))
+    pub info: ImageInfo,
 }
 
 fn describe(first: &Segment, volume: &Volume) -> Result<ImageInfo> {
@@ -49,7 +35,7 @@ fn describe(first: &Segment, volume: &Volume) -> Result<ImageInfo> {
         ("several_segments", first.continues.into()),
     ];
     details.extend(header::case_details(&first.file, &first.notes)?);
-    if let Some(hashes) = check::stored_hashes(first)? {
+    if let Some(hashes) = stored_hashes(first)? {
         details.extend(hashes.details());
     }
     let mut warnings = Vec::new();
@@ -67,6 +53,19 @@ fn describe(first: &Segment, volume: &Volume) -> Result<ImageInfo> {
 }
 
 impl EwfImage {
+    /// Reads the first segment.
+    pub fn open(file: OpenFile) -> Result<EwfImage> {
+        let first = Segment::open(file)?;
+        if first.number != 1 {
+            let detail = format!("the file is segment {} of an image, which is opened by its first one", first.number);
+            return Err(ImageError::unsupported("open EWF image", detail));
+        }
+        let volume = first.volume.clone();
+        let volume = volume.ok_or_else(|| ImageError::corrupt("open EWF image", "segment 1 has no volume section"))?;
+        let info = describe(&first, &volume)?;
+        Ok(EwfImage { first: Arc::new(first), volume, info })
+    }
+
     /// The first segment alone, even if there are more.
     pub fn first_only(&self) -> Result<EwfLayer> {
         EwfLayer::new(vec![Arc::clone(&self.first)], &self.volume, self.info.geometry)
@@ -114,35 +113,6 @@ impl EwfImage {
     fn is_same_set(&self, other: &Volume) -> bool {
         let first = &self.volume;
         other.set_id == first.set_id && other.chunk_bytes == first.chunk_bytes && other.size_bytes == first.size_bytes
-    }
-}
-
-impl Image for EwfImage {
-    fn info(&self) -> &ImageInfo {
-        &self.info
-    }
-
-    fn parent(&self) -> Option<&FileReference> {
-        None
-    }
-
-    fn snapshots(&self) -> &[SnapshotInfo] {
-        &[]
-    }
-
-    fn layer(&self, snapshot: Option<&str>, gate: &dyn ReferenceGate) -> Result<Box<dyn ImageLayer>> {
-        match snapshot {
-            None => Ok(Box::new(self.all(gate)?)),
-            Some(name) => Err(ImageError::no_such_snapshot(name, &[])),
-        }
-    }
-
-    fn check(&self, report: &mut CheckReport) -> Result<()> {
-        check::check(&self.first_only()?, report)
-    }
-
-    fn check_all_files(&self, gate: &dyn ReferenceGate, report: &mut CheckReport) -> Result<()> {
-        check::check(&self.all(gate)?, report)
     }
 }
 
