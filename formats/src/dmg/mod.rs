@@ -18,6 +18,7 @@
 mod adc;
 mod check;
 mod codecs;
+mod image;
 mod on_disk;
 mod property_list;
 mod read;
@@ -38,6 +39,6 @@ pub static FORMAT: Format = Format {
     folder_entry: None,
     is_guest_content: |_, _| false,
     probe: trailer::looks_like_dmg,
-    open: read::open,
+    open: image::open,
     create: None,
 };

@@ -2,18 +2,14 @@
 
 use std::sync::Arc;
 
-use super::check;
 use super::codecs::Codec;
 use super::on_disk::SECTOR_BYTES;
 use super::tables::{self, Chunk, ChunkKind, Tables};
 use super::trailer::{self, Layout, TablesPlace};
-use crate::check::CheckReport;
-use crate::contents::SnapshotInfo;
 use crate::error::{ImageError, Result};
 use crate::extent::{HostFileId, HostRange, LayerExtent, LayerKind};
 use crate::host_file::OpenFile;
-use crate::layer::{Detail, Image, ImageInfo, ImageLayer};
-use crate::reference_gate::{FileReference, ReferenceGate};
+use crate::layer::{Detail, ImageInfo, ImageLayer};
 use crate::source::Geometry;
 use crate::unit_cache::UnitCache;
 
@@ -31,14 +27,7 @@ pub(super) struct DmgImage {
     pub file: OpenFile,
     pub layout: Layout,
     pub tables: Arc<Tables>,
-    info: ImageInfo,
-}
-
-pub(super) fn open(file: OpenFile) -> Result<Box<dyn Image>> {
-    let layout = trailer::read(file.file.as_ref())?;
-    let tables = tables::read(file.file.as_ref(), &layout)?;
-    let info = describe(&layout, &tables);
-    Ok(Box::new(DmgImage { file, layout, tables: Arc::new(tables), info }))
+    pub info: ImageInfo,
 }
 
 fn describe(layout: &Layout, tables: &Tables) -> ImageInfo {
@@ -86,33 +75,17 @@ fn warnings(layout: &Layout, tables: &Tables, sectors: u64) -> Vec<String> {
     warnings
 }
 
-impl Image for DmgImage {
-    fn info(&self) -> &ImageInfo {
-        &self.info
-    }
-
-    fn parent(&self) -> Option<&FileReference> {
-        None
-    }
-
-    fn snapshots(&self) -> &[SnapshotInfo] {
-        &[]
-    }
-
-    fn layer(&self, snapshot: Option<&str>, _gate: &dyn ReferenceGate) -> Result<Box<dyn ImageLayer>> {
-        match snapshot {
-            None => Ok(Box::new(self.disk())),
-            Some(name) => Err(ImageError::no_such_snapshot(name, &[])),
-        }
-    }
-
-    fn check(&self, report: &mut CheckReport) -> Result<()> {
-        check::check(self, report)
-    }
-}
-
 impl DmgImage {
-    fn disk(&self) -> DmgLayer {
+    /// Reads and checks the trailer and the chunk tables.
+    pub fn open(file: OpenFile) -> Result<DmgImage> {
+        let layout = trailer::read(file.file.as_ref())?;
+        let tables = tables::read(file.file.as_ref(), &layout)?;
+        let info = describe(&layout, &tables);
+        Ok(DmgImage { file, layout, tables: Arc::new(tables), info })
+    }
+
+    /// The disk, with a cache of its own.
+    pub fn disk(&self) -> DmgLayer {
         DmgLayer {
             files: [self.file.clone()],
             tables: Arc::clone(&self.tables),
@@ -122,7 +95,8 @@ impl DmgImage {
     }
 }
 
-struct DmgLayer {
+/// The disk.
+pub(super) struct DmgLayer {
     files: [OpenFile; 1],
     tables: Arc<Tables>,
     geometry: Geometry,

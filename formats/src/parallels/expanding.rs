@@ -3,16 +3,12 @@
 use byteorder::{ByteOrder, LittleEndian};
 use zerocopy::{FromZeros, IntoBytes};
 
-use super::check;
 use super::on_disk::*;
-use crate::check::CheckReport;
-use crate::contents::SnapshotInfo;
 use crate::error::{ImageError, Result};
 use crate::extent::{HostFileId, HostRange, LayerExtent, LayerKind};
 use crate::host_file::OpenFile;
-use crate::layer::{Image, ImageInfo, ImageLayer};
+use crate::layer::{ImageInfo, ImageLayer};
 use crate::limits::MAX_DISK_BYTES;
-use crate::reference_gate::{FileReference, ReferenceGate};
 use crate::source::Geometry;
 use crate::stored::read_stored;
 
@@ -32,7 +28,7 @@ pub(super) struct ExpandingImage {
     pub file_len_bytes: u64,
     pub header: Header,
     pub layout: Layout,
-    info: ImageInfo,
+    pub info: ImageInfo,
 }
 
 /// What the header comes to, checked.
@@ -46,11 +42,6 @@ pub(super) struct Layout {
     pub used_entries: u64,
     /// Where the BAT ends in the file.
     pub bat_end: u64,
-}
-
-/// Opens a file that is an expanding image.
-pub(super) fn open(file: OpenFile) -> Result<Box<dyn Image>> {
-    Ok(Box::new(ExpandingImage::open(file)?))
 }
 
 impl ExpandingImage {
@@ -207,31 +198,6 @@ fn describe(header: &Header, layout: &Layout) -> ImageInfo {
             ("format_extension", (header.extension_sector.get() != 0).into()),
         ],
         warnings,
-    }
-}
-
-impl Image for ExpandingImage {
-    fn info(&self) -> &ImageInfo {
-        &self.info
-    }
-
-    fn parent(&self) -> Option<&FileReference> {
-        None
-    }
-
-    fn snapshots(&self) -> &[SnapshotInfo] {
-        &[]
-    }
-
-    fn layer(&self, snapshot: Option<&str>, _gate: &dyn ReferenceGate) -> Result<Box<dyn ImageLayer>> {
-        match snapshot {
-            None => Ok(Box::new(self.expanding_layer()?)),
-            Some(name) => Err(ImageError::no_such_snapshot(name, &[])),
-        }
-    }
-
-    fn check(&self, report: &mut CheckReport) -> Result<()> {
-        check::check(self, report)
     }
 }
 

@@ -20,6 +20,7 @@ mod bundle;
 mod check;
 mod descriptor;
 mod expanding;
+mod image;
 mod on_disk;
 #[cfg(test)]
 mod tests;
@@ -43,5 +44,5 @@ pub static FORMAT: Format = Format {
 };
 
 fn open(file: OpenFile) -> Result<Box<dyn Image>> {
-    if descriptor::is_descriptor(&file)? { bundle::open(file) } else { expanding::open(file) }
+    if descriptor::is_descriptor(&file)? { bundle::open(file) } else { image::open(file) }
 }

@@ -24,6 +24,7 @@ mod create;
 pub mod disk_identity;
 pub mod file;
 pub mod id;
+mod image;
 pub mod keys;
 pub mod manifest;
 pub mod map;
@@ -53,7 +54,7 @@ pub static FORMAT: Format = Format {
     folder_entry: None,
     is_guest_content: |_, _| false,
     probe: |input| input.head.starts_with(file::MAGIC),
-    open: open::open,
+    open: image::open,
     create: Some(Create {
         begin: create::begin,
         measure: create::measure,

@@ -17,6 +17,7 @@
 mod check;
 mod create;
 mod header;
+mod image;
 mod map;
 mod on_disk;
 mod read;
@@ -34,7 +35,7 @@ pub static FORMAT: Format = Format {
     folder_entry: None,
     is_guest_content: |_, _| false,
     probe: |input| header::looks_like_vdi(input.head),
-    open: read::open,
+    open: image::open,
     create: Some(Create {
         begin: create::begin,
         measure: create::measure,

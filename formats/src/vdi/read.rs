@@ -1,15 +1,12 @@
 //! Reading: the image, and the layer that answers where the guest's bytes are.
 
-use super::check;
 use super::header::{self, Header};
 use super::map::{BlockMap, BlockState};
-use crate::check::CheckReport;
-use crate::contents::SnapshotInfo;
 use crate::error::{ImageError, Result};
 use crate::extent::{HostFileId, HostRange, LayerExtent, LayerKind};
 use crate::host_file::OpenFile;
-use crate::layer::{Detail, Image, ImageInfo, ImageLayer};
-use crate::reference_gate::{FileReference, ReferenceGate};
+use crate::layer::{Detail, ImageInfo, ImageLayer};
+use crate::reference_gate::FileReference;
 use crate::source::Geometry;
 use crate::stored::read_stored;
 
@@ -21,20 +18,30 @@ pub(super) struct VdiImage {
     pub file: OpenFile,
     pub file_bytes: u64,
     pub header: Header,
-    info: ImageInfo,
-    parent: Option<FileReference>,
+    pub info: ImageInfo,
+    pub parent: Option<FileReference>,
 }
 
-pub(super) fn open(file: OpenFile) -> Result<Box<dyn Image>> {
-    let file_bytes = file.file.len_bytes().map_err(|cause| ImageError::io("find out the file's length", cause))?;
-    let header = header::read(file.file.as_ref(), file_bytes)?;
-    let info = describe(&header);
-    let parent = header.parent.map(|parent| FileReference {
-        names: Vec::new(),
-        format: Some(super::FORMAT.name.to_owned()),
-        identities: vec![parent.text()],
-    });
-    Ok(Box::new(VdiImage { file, file_bytes, header, info, parent }))
+impl VdiImage {
+    /// Reads and checks the header.
+    pub fn open(file: OpenFile) -> Result<VdiImage> {
+        let file_bytes = file.file.len_bytes().map_err(|cause| ImageError::io("find out the file's length", cause))?;
+        let header = header::read(file.file.as_ref(), file_bytes)?;
+        let info = describe(&header);
+        let parent = header.parent.map(|parent| FileReference {
+            names: Vec::new(),
+            format: Some(super::FORMAT.name.to_owned()),
+            identities: vec![parent.text()],
+        });
+        Ok(VdiImage { file, file_bytes, header, info, parent })
+    }
+
+    /// The disk, with a map of its own.
+    pub fn disk(&self) -> Result<VdiLayer> {
+        let map = BlockMap::new(self.file.file.clone(), self.file_bytes, self.header.clone())?;
+        let (geometry, block_bytes) = (self.info.geometry, self.header.block_bytes);
+        Ok(VdiLayer { geometry, block_bytes, files: [self.file.clone()], map })
+    }
 }
 
 fn describe(header: &Header) -> ImageInfo {
@@ -68,34 +75,8 @@ fn describe(header: &Header) -> ImageInfo {
     }
 }
 
-impl Image for VdiImage {
-    fn info(&self) -> &ImageInfo {
-        &self.info
-    }
-
-    fn parent(&self) -> Option<&FileReference> {
-        self.parent.as_ref()
-    }
-
-    fn snapshots(&self) -> &[SnapshotInfo] {
-        &[]
-    }
-
-    fn layer(&self, snapshot: Option<&str>, _gate: &dyn ReferenceGate) -> Result<Box<dyn ImageLayer>> {
-        if let Some(name) = snapshot {
-            return Err(ImageError::no_such_snapshot(name, &[]));
-        }
-        let map = BlockMap::new(self.file.file.clone(), self.file_bytes, self.header.clone())?;
-        let (geometry, block_bytes) = (self.info.geometry, self.header.block_bytes);
-        Ok(Box::new(VdiLayer { geometry, block_bytes, files: [self.file.clone()], map }))
-    }
-
-    fn check(&self, report: &mut CheckReport) -> Result<()> {
-        check::check(self, report)
-    }
-}
-
-struct VdiLayer {
+/// The disk.
+pub(super) struct VdiLayer {
     geometry: Geometry,
     block_bytes: u64,
     files: [OpenFile; 1],

@@ -17,6 +17,7 @@
 mod check;
 mod create;
 mod header;
+mod image;
 mod on_disk;
 mod parent;
 mod read;
@@ -35,7 +36,7 @@ pub static FORMAT: Format = Format {
     folder_entry: None,
     is_guest_content: |_, _| false,
     probe: header::looks_like_vhd,
-    open: read::open,
+    open: image::open,
     create: Some(Create {
         begin: create::begin,
         measure: create::measure,

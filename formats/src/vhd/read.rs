@@ -2,18 +2,15 @@
 
 use std::sync::Arc;
 
-use super::check;
 use super::header::{self, Found, Kind};
 use super::on_disk::*;
 use super::parent::{identity_text, read_parent};
 use super::tables::{Bat, Layout};
-use crate::check::CheckReport;
-use crate::contents::SnapshotInfo;
 use crate::error::{ImageError, Result};
 use crate::extent::{HostFileId, HostRange, LayerExtent, LayerKind};
 use crate::host_file::OpenFile;
-use crate::layer::{Detail, Image, ImageInfo, ImageLayer};
-use crate::reference_gate::{FileReference, ReferenceGate};
+use crate::layer::{Detail, ImageInfo, ImageLayer};
+use crate::reference_gate::FileReference;
 use crate::source::Geometry;
 use crate::stored::read_stored;
 
@@ -31,34 +28,8 @@ pub(super) struct VhdImage {
     pub data_end_offset: u64,
     /// `None` for a fixed disk.
     pub tables: Option<Layout>,
-    parent: Option<FileReference>,
-    info: ImageInfo,
-}
-
-/// Reads and checks everything but the BAT.
-pub(super) fn open(file: OpenFile) -> Result<Box<dyn Image>> {
-    let host = file.file.as_ref();
-    let file_len_bytes = host.len_bytes().map_err(|cause| ImageError::io("find out the file's length", cause))?;
-    let mut warnings = Vec::new();
-    let found = header::find_footer(host, file_len_bytes, &mut warnings)?;
-    let size_bytes = header::checked_disk_bytes(&found.footer, found.kind, &mut warnings)?;
-    let Found { kind, data_end_offset, .. } = found;
-    let (mut tables, mut parent, mut dynamic_header) = (None, None, None);
-    if kind == Kind::Fixed {
-        check_fixed(&found, size_bytes, &mut warnings)?;
-    } else {
-        let header_offset = found.footer.header_offset.get();
-        let header = header::read_dynamic_header(host, &found.footer, file_len_bytes)?;
-        let bitmaps_decide = kind == Kind::Differencing || found.footer.creator == *CREATOR_XENSERVER;
-        tables = Some(Layout::new(&header, header_offset, size_bytes, data_end_offset, bitmaps_decide)?);
-        if kind == Kind::Differencing {
-            parent = Some(read_parent(host, file_len_bytes, &header, &mut warnings)?);
-        }
-        dynamic_header = Some(header);
-    }
-    let info = describe(&found, dynamic_header.as_ref(), size_bytes, warnings);
-    let footer = found.footer;
-    Ok(Box::new(VhdImage { file, file_len_bytes, footer, data_end_offset, tables, parent, info }))
+    pub parent: Option<FileReference>,
+    pub info: ImageInfo,
 }
 
 /// All of a fixed disk has to be there.
@@ -110,6 +81,32 @@ fn text_of(code: &[u8; 4]) -> String {
 }
 
 impl VhdImage {
+    /// Reads and checks everything but the BAT.
+    pub fn open(file: OpenFile) -> Result<VhdImage> {
+        let host = file.file.as_ref();
+        let file_len_bytes = host.len_bytes().map_err(|cause| ImageError::io("find out the file's length", cause))?;
+        let mut warnings = Vec::new();
+        let found = header::find_footer(host, file_len_bytes, &mut warnings)?;
+        let size_bytes = header::checked_disk_bytes(&found.footer, found.kind, &mut warnings)?;
+        let Found { kind, data_end_offset, .. } = found;
+        let (mut tables, mut parent, mut dynamic_header) = (None, None, None);
+        if kind == Kind::Fixed {
+            check_fixed(&found, size_bytes, &mut warnings)?;
+        } else {
+            let header_offset = found.footer.header_offset.get();
+            let header = header::read_dynamic_header(host, &found.footer, file_len_bytes)?;
+            let bitmaps_decide = kind == Kind::Differencing || found.footer.creator == *CREATOR_XENSERVER;
+            tables = Some(Layout::new(&header, header_offset, size_bytes, data_end_offset, bitmaps_decide)?);
+            if kind == Kind::Differencing {
+                parent = Some(read_parent(host, file_len_bytes, &header, &mut warnings)?);
+            }
+            dynamic_header = Some(header);
+        }
+        let info = describe(&found, dynamic_header.as_ref(), size_bytes, warnings);
+        let footer = found.footer;
+        Ok(VhdImage { file, file_len_bytes, footer, data_end_offset, tables, parent, info })
+    }
+
     /// The BAT, read anew; `None` for a fixed disk.
     pub(super) fn bat(&self) -> Result<Option<Bat>> {
         let read = |layout: &Layout| Bat::read(Arc::clone(&self.file.file), self.file_len_bytes, layout.clone());
@@ -120,34 +117,15 @@ impl VhdImage {
     pub(super) fn size_bytes(&self) -> u64 {
         self.info.geometry.size_bytes
     }
-}
 
-impl Image for VhdImage {
-    fn info(&self) -> &ImageInfo {
-        &self.info
-    }
-
-    fn parent(&self) -> Option<&FileReference> {
-        self.parent.as_ref()
-    }
-
-    fn snapshots(&self) -> &[SnapshotInfo] {
-        &[]
-    }
-
-    fn layer(&self, snapshot: Option<&str>, _gate: &dyn ReferenceGate) -> Result<Box<dyn ImageLayer>> {
-        if let Some(name) = snapshot {
-            return Err(ImageError::no_such_snapshot(name, &[]));
-        }
-        Ok(Box::new(VhdLayer { geometry: self.info.geometry, files: [self.file.clone()], bat: self.bat()? }))
-    }
-
-    fn check(&self, report: &mut CheckReport) -> Result<()> {
-        check::check(self, report)
+    /// The disk, with a BAT of its own.
+    pub fn disk(&self) -> Result<VhdLayer> {
+        Ok(VhdLayer { geometry: self.info.geometry, files: [self.file.clone()], bat: self.bat()? })
     }
 }
 
-struct VhdLayer {
+/// The disk.
+pub(super) struct VhdLayer {
     geometry: Geometry,
     files: [OpenFile; 1],
     /// `None` for a fixed disk, whose bytes are where the guest sees them.

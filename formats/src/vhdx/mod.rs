@@ -16,6 +16,7 @@
 mod check;
 mod create;
 mod header;
+mod image;
 mod log;
 mod metadata;
 mod on_disk;
@@ -37,7 +38,7 @@ pub static FORMAT: Format = Format {
     folder_entry: None,
     is_guest_content: |_, _| false,
     probe: |input| input.head.starts_with(&on_disk::FILE_SIGNATURE),
-    open: read::open,
+    open: image::open,
     create: Some(Create {
         begin: create::begin,
         measure: create::measure,

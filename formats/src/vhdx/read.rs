@@ -8,19 +8,15 @@
 
 use std::sync::Arc;
 
-use super::check;
 use super::header::{self, CurrentHeader, Regions};
 use super::log::{self, LogState};
 use super::metadata::{self, Metadata};
 use super::parent::linkage_text;
 use super::tables::{Bat, BatLayout, BlockState};
-use crate::check::CheckReport;
-use crate::contents::SnapshotInfo;
 use crate::error::{ImageError, Result};
 use crate::extent::{HostFileId, HostRange, LayerExtent, LayerKind};
 use crate::host_file::OpenFile;
-use crate::layer::{Detail, Image, ImageInfo, ImageLayer};
-use crate::reference_gate::{FileReference, ReferenceGate};
+use crate::layer::{Detail, ImageInfo, ImageLayer};
 use crate::source::Geometry;
 use crate::stored::read_stored;
 
@@ -39,34 +35,7 @@ pub(super) struct VhdxImage {
     pub file_len_bytes: u64,
     pub regions: Regions,
     pub metadata: Metadata,
-    info: ImageInfo,
-}
-
-/// Reads and checks everything but the BAT.
-pub(super) fn open(file: OpenFile) -> Result<Box<dyn Image>> {
-    let source_len_bytes =
-        file.file.len_bytes().map_err(|cause| ImageError::io("find out the file's length", cause))?;
-    let mut warnings = Vec::new();
-    let creator = header::read_creator(file.file.as_ref(), source_len_bytes)?;
-    let header = header::read_current_header(file.file.as_ref(), &mut warnings)?;
-    let (log_state, file) = match log::replay(&file.file, source_len_bytes, &header)? {
-        LogState::Clean => ("clean".to_owned(), file),
-        LogState::Unused => {
-            warnings.push(UNUSED_LOG.to_owned());
-            ("begun, without entries".to_owned(), file)
-        }
-        LogState::Replayed(overlay, count) => {
-            warnings.push(format!("{REPLAYED_LOG} (entries: {count})"));
-            (format!("replayed in memory, entries: {count}"), OpenFile { file: Arc::new(overlay), ..file })
-        }
-    };
-    let file_len_bytes = file.file.len_bytes().map_err(|cause| ImageError::io("find out the file's length", cause))?;
-    let regions = header::read_regions(file.file.as_ref(), file_len_bytes, &header.log, &mut warnings)?;
-    let metadata = metadata::read_metadata(file.file.as_ref(), &regions.metadata)?;
-    let info = describe(&header, &metadata, creator, log_state, warnings);
-    let image = VhdxImage { file, file_len_bytes, regions, metadata, info };
-    image.bat()?;
-    Ok(Box::new(image))
+    pub info: ImageInfo,
 }
 
 fn describe(
@@ -106,6 +75,34 @@ fn describe(
 }
 
 impl VhdxImage {
+    /// Reads and checks everything but the BAT.
+    pub fn open(file: OpenFile) -> Result<VhdxImage> {
+        let source_len_bytes =
+            file.file.len_bytes().map_err(|cause| ImageError::io("find out the file's length", cause))?;
+        let mut warnings = Vec::new();
+        let creator = header::read_creator(file.file.as_ref(), source_len_bytes)?;
+        let header = header::read_current_header(file.file.as_ref(), &mut warnings)?;
+        let (log_state, file) = match log::replay(&file.file, source_len_bytes, &header)? {
+            LogState::Clean => ("clean".to_owned(), file),
+            LogState::Unused => {
+                warnings.push(UNUSED_LOG.to_owned());
+                ("begun, without entries".to_owned(), file)
+            }
+            LogState::Replayed(overlay, count) => {
+                warnings.push(format!("{REPLAYED_LOG} (entries: {count})"));
+                (format!("replayed in memory, entries: {count}"), OpenFile { file: Arc::new(overlay), ..file })
+            }
+        };
+        let file_len_bytes =
+            file.file.len_bytes().map_err(|cause| ImageError::io("find out the file's length", cause))?;
+        let regions = header::read_regions(file.file.as_ref(), file_len_bytes, &header.log, &mut warnings)?;
+        let metadata = metadata::read_metadata(file.file.as_ref(), &regions.metadata)?;
+        let info = describe(&header, &metadata, creator, log_state, warnings);
+        let image = VhdxImage { file, file_len_bytes, regions, metadata, info };
+        image.bat()?;
+        Ok(image)
+    }
+
     /// Whether the file is to hold space for every block (§2.6.2.1).
     pub(super) fn is_fixed(&self) -> bool {
         self.metadata.parent.is_none() && self.metadata.leave_blocks_allocated
@@ -123,34 +120,15 @@ impl VhdxImage {
             self.regions.clone(),
         )
     }
-}
 
-impl Image for VhdxImage {
-    fn info(&self) -> &ImageInfo {
-        &self.info
-    }
-
-    fn parent(&self) -> Option<&FileReference> {
-        self.metadata.parent.as_ref()
-    }
-
-    fn snapshots(&self) -> &[SnapshotInfo] {
-        &[]
-    }
-
-    fn layer(&self, snapshot: Option<&str>, _gate: &dyn ReferenceGate) -> Result<Box<dyn ImageLayer>> {
-        if let Some(name) = snapshot {
-            return Err(ImageError::no_such_snapshot(name, &[]));
-        }
-        Ok(Box::new(VhdxLayer { geometry: self.info.geometry, files: [self.file.clone()], bat: self.bat()? }))
-    }
-
-    fn check(&self, report: &mut CheckReport) -> Result<()> {
-        check::check(self, report)
+    /// The disk, with a BAT of its own.
+    pub fn disk(&self) -> Result<VhdxLayer> {
+        Ok(VhdxLayer { geometry: self.info.geometry, files: [self.file.clone()], bat: self.bat()? })
     }
 }
 
-struct VhdxLayer {
+/// The disk.
+pub(super) struct VhdxLayer {
     geometry: Geometry,
     files: [OpenFile; 1],
     bat: Bat,

@@ -1,0 +1,39 @@
+//! The image behind the interface that all formats share.
+
+use super::check;
+use super::read::VhdxImage;
+use crate::check::CheckReport;
+use crate::contents::SnapshotInfo;
+use crate::error::{ImageError, Result};
+use crate::host_file::OpenFile;
+use crate::layer::{Image, ImageInfo, ImageLayer};
+use crate::reference_gate::{FileReference, ReferenceGate};
+
+pub(super) fn open(file: OpenFile) -> Result<Box<dyn Image>> {
+    Ok(Box::new(VhdxImage::open(file)?))
+}
+
+impl Image for VhdxImage {
+    fn info(&self) -> &ImageInfo {
+        &self.info
+    }
+
+    fn parent(&self) -> Option<&FileReference> {
+        self.metadata.parent.as_ref()
+    }
+
+    fn snapshots(&self) -> &[SnapshotInfo] {
+        &[]
+    }
+
+    fn layer(&self, snapshot: Option<&str>, _gate: &dyn ReferenceGate) -> Result<Box<dyn ImageLayer>> {
+        match snapshot {
+            None => Ok(Box::new(self.disk()?)),
+            Some(name) => Err(ImageError::no_such_snapshot(name, &[])),
+        }
+    }
+
+    fn check(&self, report: &mut CheckReport) -> Result<()> {
+        check::check(self, report)
+    }
+}
