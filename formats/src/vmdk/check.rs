@@ -8,11 +8,11 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use super::descriptor::ExtentLine;
+use super::extents::{Layout, in_extent};
 use super::grains::GrainReader;
 use super::header::{Directory, Shape, SparseKind};
-use super::image::{Layout, VmdkImage, in_extent};
 use super::on_disk::*;
-use super::read::Storage;
+use super::read::{Storage, VmdkImage};
 use super::tables::{self, Grain, GrainMap, TableCache};
 use crate::check::CheckReport;
 use crate::error::{ErrorKind, Result};

@@ -16,6 +16,7 @@
 mod check;
 mod create;
 mod descriptor;
+mod extents;
 mod grains;
 mod header;
 mod image;

@@ -1,14 +1,119 @@
-//! The layer: the parts of the disk, one behind the other, each in a file of its own kind.
+//! Reading: the header, the descriptor, and the parts of the disk, each in a file of its own kind.
 
+use super::descriptor::{self, Descriptor, identity_text};
 use super::grains::GrainReader;
+use super::header::{self, Shape};
+use super::info;
+use super::on_disk::*;
 use super::tables::{Grain, GrainMap};
 use crate::error::{ImageError, Result};
 use crate::extent::{HostFileId, HostRange, LayerExtent, LayerKind};
-use crate::host_file::OpenFile;
-use crate::layer::ImageLayer;
+use crate::host_file::{HostFile, OpenFile};
+use crate::layer::{ImageInfo, ImageLayer};
+use crate::reference_gate::FileReference;
 use crate::source::Geometry;
 
+pub(super) const OPEN: &str = "open VMDK image";
 const READ: &str = "read VMDK extent";
+
+/// Stored grains and flat extents can be read in any part; this is what file systems read at once.
+const PLAIN_UNIT_BYTES: u64 = 4096;
+
+/// A VMDK file whose header and descriptor are good.
+pub(super) struct VmdkImage {
+    pub file: OpenFile,
+    pub file_bytes: u64,
+    /// The file's own sparse extent; none if it is only a descriptor.
+    pub shape: Option<Shape>,
+    pub descriptor: Option<Descriptor>,
+    pub info: ImageInfo,
+    pub parent: Option<FileReference>,
+}
+
+/// The header, if there is one, and the descriptor, if there is one.
+fn read_parts(file: &dyn HostFile, file_bytes: u64) -> Result<(Option<Shape>, Option<Descriptor>)> {
+    let mut head = vec![0; file_bytes.min(PLAIN_UNIT_BYTES) as usize];
+    file.read_exact_at(0, &mut head).map_err(|cause| ImageError::io(OPEN, cause).at_host(0))?;
+    let Some(kind) = header::sparse_kind(&head) else {
+        if !descriptor::looks_like_descriptor(&head) {
+            return Err(ImageError::not_this_format(OPEN, "it begins with neither a header nor a descriptor"));
+        }
+        return Ok((None, Some(read_descriptor(file, 0, file_bytes)?)));
+    };
+    let shape = header::read(file, file_bytes, kind)?;
+    let descriptor = match shape.descriptor {
+        Some((offset, length)) => Some(read_descriptor(file, offset, length)?),
+        None => None,
+    };
+    // A header without a disk only holds the descriptor.
+    let only_descriptor = shape.capacity_bytes == 0
+        && descriptor.as_ref().is_some_and(|one| one.disk_bytes().is_ok_and(|bytes| bytes > 0));
+    Ok((Some(shape).filter(|_| !only_descriptor), descriptor))
+}
+
+fn read_descriptor(file: &dyn HostFile, host_offset: u64, length_bytes: u64) -> Result<Descriptor> {
+    const DOING: &str = "read VMDK descriptor";
+    if length_bytes > MAX_DESCRIPTOR_BYTES {
+        let detail = format!("it has {length_bytes} bytes, at most {MAX_DESCRIPTOR_BYTES} are read");
+        return Err(ImageError::limit_exceeded(DOING, detail));
+    }
+    let mut bytes = vec![0; length_bytes as usize];
+    file.read_exact_at(host_offset, &mut bytes).map_err(|cause| ImageError::io(DOING, cause).at_host(host_offset))?;
+    descriptor::parse(&bytes).map_err(|error| error.at_host(host_offset))
+}
+
+fn geometry(shape: Option<&Shape>, descriptor: Option<&Descriptor>) -> Result<Geometry> {
+    let unit_bytes = match shape {
+        Some(shape) if shape.compressed => shape.grain_bytes,
+        _ => PLAIN_UNIT_BYTES,
+    };
+    let size_bytes = match (shape, descriptor) {
+        (Some(shape), Some(descriptor)) => embedded_size(shape, descriptor)?,
+        (Some(shape), None) => shape.capacity_bytes,
+        (None, Some(descriptor)) => descriptor.disk_bytes()?,
+        (None, None) => 0,
+    };
+    Ok(Geometry::of_512_byte_sectors(size_bytes, unit_bytes))
+}
+
+/// The size of a disk that describes itself. Some writers (VirtualBox) round the header's capacity up to whole grains; the
+/// descriptor then has the disk's own size.
+fn embedded_size(shape: &Shape, descriptor: &Descriptor) -> Result<u64> {
+    let [extent] = descriptor.extents.as_slice() else {
+        let detail = format!("the descriptor inside of it names {} extents, expected itself", descriptor.extents.len());
+        return Err(ImageError::unsupported(OPEN, detail));
+    };
+    match shape.capacity_bytes.checked_sub(extent.length_bytes) {
+        Some(rounded) if rounded < shape.grain_bytes => Ok(extent.length_bytes),
+        _ => Ok(shape.capacity_bytes),
+    }
+}
+
+fn parent_of(descriptor: &Descriptor) -> Option<FileReference> {
+    let cid = descriptor.parent_cid.filter(|_| descriptor.has_parent())?;
+    Some(FileReference {
+        names: descriptor.parent_names.clone(),
+        format: Some(super::FORMAT.name.to_owned()),
+        identities: vec![identity_text(cid)],
+    })
+}
+
+impl VmdkImage {
+    /// Reads the header and the descriptor.
+    pub fn open(file: OpenFile) -> Result<VmdkImage> {
+        let file_bytes = file.file.len_bytes().map_err(|cause| ImageError::io("find out the file's length", cause))?;
+        let (shape, descriptor) = read_parts(file.file.as_ref(), file_bytes)?;
+        let geometry = geometry(shape.as_ref(), descriptor.as_ref())?;
+        let info = info::describe(shape.as_ref(), descriptor.as_ref(), geometry);
+        let parent = descriptor.as_ref().and_then(parent_of);
+        Ok(VmdkImage { file, file_bytes, shape, descriptor, info, parent })
+    }
+
+    /// The disk's size.
+    pub fn size_bytes(&self) -> u64 {
+        self.info.geometry.size_bytes
+    }
+}
 
 /// A disk of this file and the ones that it names.
 pub(super) struct VmdkLayer {
@@ -23,6 +128,16 @@ pub(super) struct Extent {
     pub guest_offset: u64,
     pub length_bytes: u64,
     pub storage: Storage,
+}
+
+impl Extent {
+    /// The unit in which it is best read.
+    pub fn unit_bytes(&self) -> u64 {
+        match &self.storage {
+            Storage::Sparse { map, .. } if map.shape.compressed => map.shape.grain_bytes,
+            _ => PLAIN_UNIT_BYTES,
+        }
+    }
 }
 
 /// Where the bytes of a part are.
