@@ -17,8 +17,8 @@ use zerocopy::FromBytes;
 
 use super::entry::{Cluster, EntryRules, L2Entry};
 use super::header::TablePlace;
-use super::image::{Qcow2Image, rules};
 use super::on_disk::*;
+use super::read::{Qcow2Image, rules};
 use super::references::{RefcountBlock, ReferenceCounts, StoredRefcounts, same_count};
 use super::snapshots;
 use super::table_reader::TableReader;

@@ -1,13 +1,156 @@
-//! Reading a layer: extents out of the mapping, and bytes out of the file.
+//! Reading: the header, extents out of the mapping, and bytes out of the file.
 
-use super::header::CompressionType;
+use super::entry::EntryRules;
+use super::header::{self, CompressionType, Header, TablePlace, check_l1_table};
+use super::info;
+use super::snapshots::{self, SnapshotTable};
 use super::tables::{Mapping, Part, PartKind};
 use crate::codec;
-use crate::error::{ImageError, Result};
+use crate::contents::SnapshotInfo;
+use crate::error::{ErrorKind, ImageError, Result};
 use crate::extent::{HostFileId, HostRange, LayerExtent, LayerKind};
 use crate::host_file::OpenFile;
-use crate::layer::ImageLayer;
+use crate::layer::{ImageInfo, ImageLayer};
+use crate::reference_gate::{FileReference, ReferenceGate};
 use crate::source::Geometry;
+use crate::table_cache::TableCache;
+
+/// Compressed clusters that lie one behind the other are read at once, up to this many bytes and one more cluster.
+const MAX_COMPRESSED_READ_BYTES: u64 = 1 << 20;
+
+const READ_COMPRESSED: &str = "read compressed cluster";
+
+/// A QCOW2 file whose header is good.
+pub(super) struct Qcow2Image {
+    pub file: OpenFile,
+    pub file_bytes: u64,
+    pub header: Header,
+    /// The table, or nothing if it is damaged, which keeps nobody from reading the active disk.
+    pub snapshot_table: SnapshotTable,
+    pub info: ImageInfo,
+    pub parent: Option<FileReference>,
+    pub snapshots: Vec<SnapshotInfo>,
+}
+
+impl Qcow2Image {
+    /// Reads and checks the header, and the snapshot table.
+    pub fn open(file: OpenFile) -> Result<Self> {
+        let file_bytes = file.file.len_bytes().map_err(|cause| ImageError::io("find out the file's length", cause))?;
+        let header = header::read(file.file.as_ref(), file_bytes)?;
+        snapshots::check_place(&header)?;
+        let mut warnings = info::warnings(&header, file_bytes);
+        let snapshot_table = match snapshots::read(file.file.as_ref(), file_bytes, &header) {
+            Err(error) if error.kind() != ErrorKind::Io => {
+                warnings.push(format!("the snapshots cannot be read: {error}"));
+                SnapshotTable::default()
+            }
+            read => read?,
+        };
+        let geometry = geometry(&header, header.disk_bytes());
+        let details = info::details(&header);
+        let info = ImageInfo { format: super::FORMAT.name, geometry, identity: None, details, warnings };
+        let snapshots = snapshot_table.snapshots.iter().map(|snapshot| snapshot.info.clone()).collect();
+        let parent = info::parent(&header);
+        Ok(Qcow2Image { file, file_bytes, header, snapshot_table, info, parent, snapshots })
+    }
+
+    /// The active state of the disk, or that of a snapshot.
+    pub fn disk(&self, snapshot: Option<&str>, gate: &dyn ReferenceGate) -> Result<Qcow2Layer> {
+        self.check_readable(snapshot)?;
+        let (l1, disk_bytes) = self.mapped_disk(snapshot)?;
+        let mut files = vec![self.file.clone()];
+        files.extend(self.open_data_file(gate)?);
+        let data_bytes = match files.get(1) {
+            Some(data) => data.file.len_bytes(),
+            None => Ok(self.file_bytes),
+        }
+        .map_err(|cause| ImageError::io("find out the data file's length", cause))?;
+        let header = &self.header;
+        let mapping = Mapping {
+            cache: TableCache::new(self.file.file.clone(), self.file_bytes),
+            shape: header.shape,
+            rules: rules(header),
+            disk_bytes,
+            l1,
+            file_bytes: self.file_bytes,
+            data_bytes,
+            metadata: self.metadata(l1),
+        };
+        let (data_file, compression) = (files.len() - 1, header.compression);
+        Ok(Qcow2Layer { mapping, geometry: geometry(header, disk_bytes), compression, files, data_file })
+    }
+
+    /// The L1 table and the disk's size, of the active state or of a snapshot.
+    fn mapped_disk(&self, snapshot: Option<&str>) -> Result<(TablePlace, u64)> {
+        let Some(name) = snapshot else { return Ok((self.header.l1, self.header.disk_bytes())) };
+        if self.snapshots.is_empty() && self.header.snapshot_count > 0 {
+            snapshots::read(self.file.file.as_ref(), self.file_bytes, &self.header)?;
+        }
+        let table = &self.snapshot_table.snapshots;
+        let found =
+            table.iter().find(|one| one.info.id == name).or_else(|| table.iter().find(|one| one.info.name == name));
+        let snapshot = found.ok_or_else(|| ImageError::no_such_snapshot(name, &self.snapshots))?;
+        let disk_bytes = snapshot.info.size_bytes;
+        check_l1_table(snapshot.l1, self.header.shape, disk_bytes, self.file_bytes)?;
+        Ok((snapshot.l1, disk_bytes))
+    }
+
+    fn check_readable(&self, snapshot: Option<&str>) -> Result<()> {
+        const DOING: &str = "read qcow2 image";
+        if let Some(method) = self.header.encryption.name() {
+            return Err(ImageError::unsupported(DOING, format!("it is encrypted with {method}")));
+        }
+        if snapshot.is_some() && self.header.snapshot_count > 0 && self.header.features.data_file() {
+            // "neither compressed clusters nor internal snapshots are supported" (incompatible feature bit 2)
+            return Err(ImageError::corrupt(DOING, "it has both an external data file and snapshots"));
+        }
+        Ok(())
+    }
+
+    /// Opens the external data file, if there is one.
+    fn open_data_file(&self, gate: &dyn ReferenceGate) -> Result<Option<OpenFile>> {
+        if !self.header.features.data_file() {
+            return Ok(None);
+        }
+        let Some(name) = self.header.extensions.data_file.clone() else {
+            let detail = "the image keeps its data in another file, but does not name it";
+            return Err(ImageError::unsupported("open the external data file", detail));
+        };
+        let reference = FileReference { names: vec![name], format: Some("raw".to_owned()), identities: Vec::new() };
+        Ok(Some(gate.open(&reference)?.file))
+    }
+
+    /// What clusters and L2 tables cannot overlap, as far as that can be known without reading more.
+    fn metadata(&self, l1: TablePlace) -> Vec<(&'static str, std::ops::Range<u64>)> {
+        let shape = self.header.shape;
+        let clusters_of = |table: TablePlace| {
+            let length = shape.clusters_for(table.length_bytes()).saturating_mul(shape.cluster_bytes());
+            table.host_offset..table.host_offset.saturating_add(length)
+        };
+        let tables = [
+            ("the active L1 table", self.header.l1),
+            ("the snapshot's L1 table", if l1 == self.header.l1 { TablePlace { entries: 0, ..l1 } } else { l1 }),
+            ("the refcount table", self.header.refcount_table),
+        ];
+        let valid =
+            tables.into_iter().filter(|(_, table)| table.entries > 0 && table.check(shape, self.file_bytes).is_ok());
+        let header = ("the header", 0..shape.cluster_bytes());
+        std::iter::once(header).chain(valid.map(|(name, table)| (name, clusters_of(table)))).collect()
+    }
+}
+
+pub(super) fn rules(header: &Header) -> EntryRules {
+    EntryRules {
+        cluster_bits: header.shape.cluster_bits,
+        extended_l2: header.shape.extended_l2,
+        zero_flag: header.version >= 3,
+        data_file: header.features.data_file(),
+    }
+}
+
+fn geometry(header: &Header, disk_bytes: u64) -> Geometry {
+    Geometry::of_512_byte_sectors(disk_bytes, header.shape.cluster_bytes())
+}
 
 /// The active state of an image, or a snapshot in it.
 pub(super) struct Qcow2Layer {
@@ -19,11 +162,6 @@ pub(super) struct Qcow2Layer {
     /// Which of them holds the clusters.
     pub data_file: usize,
 }
-
-/// Compressed clusters that lie one behind the other are read at once, up to this many bytes and one more cluster.
-const MAX_COMPRESSED_READ_BYTES: u64 = 1 << 20;
-
-const READ_COMPRESSED: &str = "read compressed cluster";
 
 impl ImageLayer for Qcow2Layer {
     fn geometry(&self) -> Geometry {

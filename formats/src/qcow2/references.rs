@@ -4,9 +4,9 @@ use std::sync::Arc;
 
 use byteorder::{BigEndian, ByteOrder};
 
-use super::image::Qcow2Image;
 use super::info::check_refcount_table;
 use super::on_disk::*;
+use super::read::Qcow2Image;
 use crate::error::{ImageError, Result};
 use crate::host_file::HostFile;
 use crate::table_cache::TableCache;
