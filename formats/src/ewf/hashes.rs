@@ -1,7 +1,8 @@
 //! The digests that an image has of its disk.
 
+use super::checksum::read_checked;
 use super::on_disk::*;
-use super::segment::{Segment, read_checked};
+use super::segment::Segment;
 use crate::error::Result;
 use crate::layer::Detail;
 

@@ -16,6 +16,7 @@
 //! no byte is given out whose checksum is wrong. `SPEC.md` says what is read and refused, and why.
 
 mod check;
+mod checksum;
 mod hashes;
 mod header;
 mod image;
@@ -26,6 +27,7 @@ mod segment;
 mod tables;
 #[cfg(test)]
 mod tests;
+mod volume;
 
 use crate::format::Format;
 

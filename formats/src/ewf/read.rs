@@ -3,11 +3,12 @@
 use std::sync::Arc;
 
 use super::hashes::stored_hashes;
-use super::header::{self, Volume};
+use super::header;
 use super::names::{self, MAX_SEGMENTS};
 use super::on_disk::CHECKSUM_BYTES;
 use super::segment::Segment;
 use super::tables::{KeptTables, StoredChunk, Table};
+use super::volume::Volume;
 use crate::codec;
 use crate::error::{ImageError, Result};
 use crate::extent::{LayerExtent, LayerKind};

@@ -4,9 +4,10 @@ use std::ops::Range;
 
 use zerocopy::{FromZeros, IntoBytes};
 
-use super::header::{self, Volume};
+use super::checksum::adler_before;
 use super::on_disk::*;
 use super::tables::{TableCopy, TablePlace};
+use super::volume::{self, Volume};
 use crate::error::{ImageError, Result};
 use crate::host_file::OpenFile;
 
@@ -73,7 +74,7 @@ impl Segment {
                     }
                 }
                 b"volume" | b"disk" | b"data" if self.volume.is_none() => {
-                    self.volume = Some(header::read_volume(&self.file, content.clone())?);
+                    self.volume = Some(volume::read_volume(&self.file, content.clone())?);
                 }
                 b"header" | b"header2" | b"hash" | b"digest" | b"error2" if self.notes.len() < 16 => {
                     let kind = String::from_utf8_lossy(kind).into_owned();
@@ -138,24 +139,4 @@ fn read_number(file: &OpenFile) -> Result<u32> {
             Err(ImageError::not_this_format(READ_HEADER, detail))
         }
     }
-}
-
-/// The Adler-32 of all but the last four bytes, which are to hold it.
-pub(super) fn adler_before(bytes: &[u8]) -> u32 {
-    libdeflater::adler32(bytes.get(..bytes.len().saturating_sub(CHECKSUM_BYTES as usize)).unwrap_or_default())
-}
-
-/// Reads a structure that ends with its own Adler-32; `None` if that is wrong.
-pub(super) fn read_checked(
-    file: &OpenFile,
-    doing: &'static str,
-    host_offset: u64,
-    length_bytes: u64,
-) -> Result<Option<Vec<u8>>> {
-    let mut bytes = vec![0; length_bytes as usize];
-    file.file
-        .read_exact_at(host_offset, &mut bytes)
-        .map_err(|cause| ImageError::io(doing, cause).at_host(host_offset))?;
-    let expected = bytes.last_chunk().copied().map(u32::from_le_bytes);
-    Ok((expected == Some(adler_before(&bytes))).then_some(bytes))
 }

@@ -6,8 +6,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use zerocopy::FromBytes;
 use zerocopy::little_endian::U32;
 
+use super::checksum::read_checked;
 use super::on_disk::*;
-use super::segment::read_checked;
 use crate::error::{ImageError, Result};
 use crate::host_file::OpenFile;
 
