@@ -8,7 +8,7 @@ use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use roxmltree::{Document, Node, ParsingOptions};
 
-use super::tables::TableBytes;
+use super::resource_fork::TableBytes;
 use crate::error::{ImageError, Result};
 
 const DOING: &str = "read DMG property list";

@@ -8,7 +8,6 @@
 use zerocopy::FromBytes;
 
 use super::on_disk::ResourceHeader;
-use super::tables::TableBytes;
 use crate::error::{ImageError, Result};
 
 const DOING: &str = "read DMG resource fork";
@@ -21,6 +20,13 @@ const REFERENCE_BYTES: usize = 12;
 
 /// A name of −1 is none.
 const NO_NAME: u16 = u16::MAX;
+
+/// A chunk table as it was found, with its name.
+#[derive(Debug)]
+pub(super) struct TableBytes {
+    pub name: String,
+    pub bytes: Vec<u8>,
+}
 
 pub(super) fn read_tables(fork: &[u8]) -> Result<Vec<TableBytes>> {
     let fork = Fork::new(fork).ok_or_else(|| ImageError::corrupt(DOING, "its parts reach past its end"))?;

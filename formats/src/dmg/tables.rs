@@ -5,7 +5,7 @@ use zerocopy::FromBytes;
 use super::codecs::Codec;
 use super::on_disk::*;
 use super::property_list;
-use super::resource_fork;
+use super::resource_fork::{self, TableBytes};
 use super::trailer::{Layout, TablesPlace};
 use crate::error::{ImageError, Result};
 use crate::host_file::HostFile;
@@ -21,13 +21,6 @@ const MAX_TABLES_BYTES: u64 = 32 << 20;
 pub(super) const MAX_CHUNK_BYTES: u64 = 16 << 20;
 
 const MAX_SECTORS: u64 = MAX_DISK_BYTES / SECTOR_BYTES;
-
-/// A chunk table as it was found, with its name.
-#[derive(Debug)]
-pub(super) struct TableBytes {
-    pub name: String,
-    pub bytes: Vec<u8>,
-}
 
 /// A partition: what one chunk table describes.
 #[derive(Debug)]
