@@ -2,9 +2,10 @@
 
 use zerocopy::FromBytes;
 
-use super::header::READ_HEADER;
 use super::on_disk::*;
 use crate::error::{ImageError, Result};
+
+pub(super) const READ_HEADER: &str = "read qcow2 header";
 
 /// What the known extensions say; unknown ones change nothing for a reader.
 #[derive(Debug, Clone, Default)]

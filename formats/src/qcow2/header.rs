@@ -5,13 +5,11 @@
 
 use zerocopy::FromBytes;
 
-use super::extensions::{self, Extensions};
+use super::extensions::{self, Extensions, READ_HEADER};
 use super::on_disk::*;
 use crate::error::{ImageError, Result};
 use crate::host_file::HostFile;
 use crate::limits::MAX_DISK_BYTES;
-
-pub(super) const READ_HEADER: &str = "read qcow2 header";
 
 /// What the header and its extensions say.
 #[derive(Debug, Clone)]
