@@ -13,7 +13,7 @@ use super::grains::GrainReader;
 use super::header::{Directory, Shape, SparseKind};
 use super::on_disk::*;
 use super::read::{Storage, VmdkImage};
-use super::tables::{self, Grain, GrainMap, TableCache};
+use super::tables::{self, GrainMap, TableCache};
 use crate::check::CheckReport;
 use crate::error::{ErrorKind, Result};
 use crate::host_file::HostFile;

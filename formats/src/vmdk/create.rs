@@ -1,12 +1,10 @@
 //! Creating: the variants and their options.
 
-use super::on_disk::*;
 use super::plain::{self, Layout};
+use super::settings::{GRAIN_BYTES, Settings};
 use super::stream;
-use super::write_descriptor::Hardware;
-use crate::error::{ErrorKind, ImageError, Result};
+use crate::error::Result;
 use crate::format::{Measure, OptionHelp, TouchedBytes};
-use crate::limits::MAX_DISK_BYTES;
 use crate::sink::{Compression, CreateOptions, ImageWriter, TargetFiles, invalid_option};
 
 /// The variants, the default one first.
@@ -27,9 +25,6 @@ pub(super) static OPTIONS: &[OptionHelp] = &[
     },
 ];
 
-/// The size of a grain: everybody's.
-pub(super) const GRAIN_BYTES: u64 = 64 << 10;
-
 /// Which variant is to be made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Variant {
@@ -37,13 +32,6 @@ enum Variant {
     Stream { level: u32 },
 }
 
-/// What every variant needs to know.
-pub(super) struct Settings {
-    pub size_bytes: u64,
-    pub hardware: Hardware,
-}
-
-pub(super) const CREATE: &str = "create VMDK image";
 const DEFAULT_LEVEL: u32 = 6;
 
 /// Only streams are compressed, and always are: who asks for compression alone gets one.
@@ -68,30 +56,9 @@ fn variant(options: &CreateOptions) -> Result<Variant> {
     Ok(Variant::Plain(layout))
 }
 
-fn settings(options: &CreateOptions) -> Result<Settings> {
-    let size_bytes = options.geometry.size_bytes;
-    if !size_bytes.is_multiple_of(SECTOR_BYTES) {
-        let detail = format!("the disk has {size_bytes} bytes, which is no whole number of sectors of {SECTOR_BYTES}");
-        return Err(ImageError::new(ErrorKind::InvalidOption, CREATE, detail));
-    }
-    if size_bytes > MAX_DISK_BYTES || size_bytes.div_ceil(GRAIN_BYTES * TABLE_ENTRIES) > MAX_TABLES {
-        let most = MAX_TABLES * GRAIN_BYTES * TABLE_ENTRIES;
-        let detail = format!("the disk has {size_bytes} bytes, at most {most} work");
-        return Err(ImageError::limit_exceeded(CREATE, detail));
-    }
-    if options.target_holds_old_data {
-        let detail = "a VMDK image can only be made in an empty file, not over old data";
-        return Err(ImageError::unsupported(CREATE, detail));
-    }
-    Ok(Settings { size_bytes, hardware: Hardware::from_options(options)? })
-}
-
-/// The entries of a grain table that is written.
-pub(super) const TABLE_ENTRIES: u64 = 512;
-
 pub(super) fn begin(files: &dyn TargetFiles, options: &CreateOptions) -> Result<Box<dyn ImageWriter>> {
     let variant = variant(options)?;
-    let settings = settings(options)?;
+    let settings = Settings::from_options(options)?;
     match variant {
         Variant::Plain(layout) => plain::begin(files, settings, layout),
         Variant::Stream { level } => stream::begin(files, &settings, level),
@@ -99,7 +66,7 @@ pub(super) fn begin(files: &dyn TargetFiles, options: &CreateOptions) -> Result<
 }
 
 pub(super) fn measure(options: &CreateOptions, touched_bytes: &TouchedBytes<'_>) -> Result<Measure> {
-    let settings = settings(&CreateOptions { target_holds_old_data: false, ..options.clone() })?;
+    let settings = Settings::from_options(&CreateOptions { target_holds_old_data: false, ..options.clone() })?;
     let touched = touched_bytes(GRAIN_BYTES)?;
     match variant(options)? {
         Variant::Plain(layout) => Ok(plain::measure(&settings, layout, touched)),

@@ -11,7 +11,6 @@ use zerocopy::FromBytes;
 
 use super::header::Shape;
 use super::on_disk::*;
-use super::tables::Grain;
 use crate::error::{ImageError, Result};
 use crate::host_file::HostFile;
 

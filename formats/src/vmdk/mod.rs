@@ -25,6 +25,7 @@ mod markers;
 mod on_disk;
 mod plain;
 mod read;
+mod settings;
 mod stream;
 mod tables;
 #[cfg(test)]

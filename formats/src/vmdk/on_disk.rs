@@ -173,3 +173,16 @@ pub(super) struct SeSparseVolatileHeader {
 }
 const _: () = assert!(size_of::<SeSparseVolatileHeader>() == 32);
 pub(super) const SE_SPARSE_VOLATILE_MAGIC: u64 = 0xcafe_cafe;
+
+/// What a grain table entry says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Grain {
+    /// The parent decides.
+    Absent,
+    /// Reads as zeros.
+    Zero,
+    /// Begins here in the file, as it is or compressed.
+    Stored(u64),
+    /// The entry makes no sense.
+    Bad(u64),
+}

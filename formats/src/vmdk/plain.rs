@@ -15,8 +15,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use zerocopy::IntoBytes;
 use zerocopy::little_endian::{U16, U32, U64};
 
-use super::create::{CREATE, GRAIN_BYTES, Settings, TABLE_ENTRIES};
 use super::on_disk::*;
+use super::settings::{CREATE, GRAIN_BYTES, Settings, TABLE_ENTRIES};
 use super::write_descriptor::{ContentIds, EMBEDDED_DESCRIPTOR_SECTORS, Hardware, NewDescriptor, NewExtent, own_name};
 use crate::HostFileMut;
 use crate::error::{ImageError, Result};

@@ -5,7 +5,7 @@ use super::grains::GrainReader;
 use super::header::{self, Shape};
 use super::info;
 use super::on_disk::*;
-use super::tables::{Grain, GrainMap};
+use super::tables::GrainMap;
 use crate::error::{ImageError, Result};
 use crate::extent::{HostFileId, HostRange, LayerExtent, LayerKind};
 use crate::host_file::{HostFile, OpenFile};

@@ -15,8 +15,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use zerocopy::IntoBytes;
 use zerocopy::little_endian::{U16, U32, U64};
 
-use super::create::{GRAIN_BYTES, Settings, TABLE_ENTRIES};
 use super::on_disk::*;
+use super::settings::{GRAIN_BYTES, Settings, TABLE_ENTRIES};
 use super::write_descriptor::{ContentIds, EMBEDDED_DESCRIPTOR_SECTORS, NewDescriptor, NewExtent, own_name};
 use crate::HostFileMut;
 use crate::codec;

@@ -24,19 +24,6 @@ use crate::limits::TABLE_CACHE_BYTES;
 const READ_DIRECTORY: &str = "read grain directory";
 const READ_TABLE: &str = "read grain table";
 
-/// What a grain table entry says.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Grain {
-    /// The parent decides.
-    Absent,
-    /// Reads as zeros.
-    Zero,
-    /// Begins here in the file, as it is or compressed.
-    Stored(u64),
-    /// The entry makes no sense.
-    Bad(u64),
-}
-
 /// The grains of one sparse extent.
 pub(super) struct GrainMap {
     file: Arc<dyn HostFile>,
