@@ -162,3 +162,72 @@ fn a_snapshot_is_named_with_its_repository_in_every_command() {
     let missing = sandbox.run(["restore", "a", "x.raw"]).fails(2, "no repository is named");
     assert!(missing.stderr.contains("TINTYPE_REPOSITORY"), "{}", missing.stderr);
 }
+
+/// What a disk inherits from another lies at its own place there: a part of it is at none.
+#[test]
+fn a_part_of_a_disk_inherits_nothing_from_what_that_inherits_from() {
+    let sandbox = Sandbox::new();
+    let disk = partitioned_disk(&sandbox, "d.raw");
+    sandbox.tool("qemu-img", ["create", "-q", "-f", "qcow2", "-b", "d.raw", "-F", "raw", "top.qcow2"]);
+    let args = ["--backing", "d.raw", "--verify", "--force"];
+    sandbox.run(["convert", "top.qcow2?partition=2", "x.qcow2"].iter().chain(&args)).ok();
+    sandbox.run(["convert", "x.qcow2", "x.raw", "--force"]).ok();
+    assert_holds(&sandbox.path("x.raw"), &disk[PART], "a partition");
+    sandbox.run(["convert", "top.qcow2", "y.qcow2", "--offset", "1M", "--size", "2M"].iter().chain(&args)).ok();
+    sandbox.run(["convert", "y.qcow2", "y.raw"]).ok();
+    assert_holds(&sandbox.path("y.raw"), &disk[MIB..3 * MIB], "an offset");
+    sandbox.run(["convert", "top.qcow2", "z.qcow2", "--size", "2M"].iter().chain(&args)).ok();
+    sandbox.run(["convert", "z.qcow2", "z.raw"]).ok();
+    assert_holds(&sandbox.path("z.raw"), &disk[..2 * MIB], "the begin");
+    sandbox.run(["convert", "--layers", "top.qcow2?partition=2", "l.qcow2"]).fails(2, "--layers keeps whole files");
+}
+
+#[test]
+fn partitions_of_two_disks_are_two_disks() {
+    let sandbox = Sandbox::new();
+    for (name, id) in [("a.raw", 1u8), ("b.raw", 2)] {
+        let mut disk = partitioned_disk(&sandbox, name);
+        disk[440..444].fill(id);
+        fs::write(sandbox.path(name), disk).unwrap();
+    }
+    sandbox.run(["init", "repo", "--no-encryption"]).ok();
+    for name in ["a.raw?partition=2", "b.raw?partition=2"] {
+        sandbox.run(["backup", name, "-r", "repo", "--name", "vm"]).ok();
+    }
+    sandbox.run(["forget", "-r", "repo", "--keep-last", "1"]).ok();
+    let listed = sandbox.run(["snapshots", "-r", "repo", "--json"]).ok().stdout;
+    let listed: serde_json::Value = serde_json::from_str(&listed).unwrap();
+    assert_eq!(listed["snapshots"].as_array().unwrap().len(), 2, "{listed}");
+    // Nor does a map of one go on with the other.
+    let map = ["copy.raw", "--salvage", "--salvage-map", "map"];
+    sandbox.run(["convert", "a.raw?partition=2"].iter().chain(&map)).ok();
+    sandbox.run(["convert", "a.raw?partition=1"].iter().chain(&map)).fails(2, "");
+    let text = fs::read_to_string(sandbox.path("map")).unwrap();
+    assert!(text.contains("?partition=2"), "{text}");
+}
+
+/// A file in the way of the second disk is found before the first is restored.
+#[test]
+fn several_disks_are_restored_only_where_all_have_room() {
+    let sandbox = Sandbox::new();
+    ["a.raw", "b.raw"].into_iter().for_each(|name| drop(sandbox.raw_disk(name, MIB as u64, 4)));
+    sandbox.run(["init", "repo", "--no-encryption"]).ok();
+    sandbox.run(["backup", "a.raw", "b.raw", "-r", "repo", "--name", "vm"]).ok();
+    fs::create_dir(sandbox.path("out")).unwrap();
+    fs::write(sandbox.path("out/b.raw"), "mine").unwrap();
+    sandbox.run(["restore", "vm", "out", "-r", "repo"]).fails(1, "exists already");
+    assert!(!sandbox.path("out/a.raw").exists());
+    sandbox.run(["restore", "vm", "out", "-r", "repo", "--force"]).ok();
+    assert!(sandbox.path("out/a.raw").exists());
+}
+
+#[test]
+fn a_hint_is_for_the_command_that_was_typed() {
+    let sandbox = Sandbox::new();
+    sandbox.run(["init", "repo", "--no-encryption"]).ok();
+    let nested = sandbox.run(["key", "rm", "x", "-r", "repo"]).fails(2, "");
+    assert!(!nested.stderr.contains("tintype forget"), "{}", nested.stderr);
+    sandbox.raw_disk("a.raw", MIB as u64, 4);
+    sandbox.run(["backup", "a.raw", "-r", "repo"]).ok();
+    sandbox.run(["restore", "a@-6m", "x.raw", "-r", "repo"]).fails(1, "6min or 6mo");
+}

@@ -119,18 +119,25 @@ fn the_next_backup_stores_what_changed() {
 #[test]
 fn several_disks_are_one_snapshot() {
     let sandbox = with_repository();
-    fs::create_dir(sandbox.path("other")).unwrap();
-    sandbox.raw_disk("sda.raw", 10 * MIB, 20);
-    sandbox.raw_disk("other/sda.raw", 20 * MIB, 30);
-    run(&sandbox, &["backup", "sda.raw", "other/sda.raw", "--repo", "repo"]).fails(2, "--name");
-    backup(&sandbox, &["sda.raw", "other/sda.raw", "--name", "machine"]);
-    for (address, file) in [("sda", "sda.raw"), ("1", "sda.raw"), ("sda-2", "other/sda.raw"), ("2", "other/sda.raw")] {
+    ["web", "mail"].into_iter().for_each(|folder| fs::create_dir(sandbox.path(folder)).unwrap());
+    let (web, mail) = ("web/sda.raw", "mail/sda.raw");
+    sandbox.raw_disk(web, 10 * MIB, 20);
+    sandbox.raw_disk(mail, 20 * MIB, 30);
+    run(&sandbox, &["backup", web, mail, "--repo", "repo"]).fails(2, "--name");
+    backup(&sandbox, &[web, mail, "--name", "machine"]);
+    for (address, file) in [("web-sda", web), ("1", web), ("mail-sda", mail), ("2", mail)] {
         let expected = fs::read(sandbox.path(file)).unwrap();
         assert!(restored(&sandbox, &format!("repo::machine?disk={address}")) == expected, "{address}");
     }
     run(&sandbox, &["info", "repo::machine"]).ok();
-    run(&sandbox, &["digest", "repo::machine"]).fails(1, "sda, sda-2");
-    run(&sandbox, &["digest", "repo::machine?disk=sdb"]).fails(1, "sda, sda-2");
+    run(&sandbox, &["digest", "repo::machine"]).fails(1, "web-sda, mail-sda");
+    run(&sandbox, &["digest", "repo::machine?disk=sdb"]).fails(1, "web-sda, mail-sda");
+    // Named in another order, they are what they were.
+    backup(&sandbox, &[mail, web, "--name", "machine"]);
+    for (address, file) in [("web-sda", web), ("mail-sda", mail)] {
+        let expected = fs::read(sandbox.path(file)).unwrap();
+        assert!(restored(&sandbox, &format!("repo::machine?disk={address}")) == expected, "{address}");
+    }
 }
 
 #[test]

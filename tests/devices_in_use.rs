@@ -237,8 +237,24 @@ fn a_disk_is_in_use_through_another_device_over_the_same_bytes() {
     sandbox.tool("blockdev", ["--setro", device.name()]);
     sandbox.run(["convert", device.name(), "b.raw"]).fails(1, &is_mounted);
     sandbox.tool("blockdev", ["--setrw", device.name()]);
+    // What is written to the file, or by another device, goes under the mounted file system.
+    fs::write(sandbox.path("small.raw"), [7; 4096]).unwrap();
+    sandbox.run(["init", "repo", "--no-encryption"]).ok();
+    sandbox.run(with_repository(&["backup", "small.raw"])).ok();
+    for line in [
+        &["convert", "small.raw", "disk.raw", "-n"][..],
+        &["convert", "small.raw", "disk.raw", "--force"],
+        &["convert", "small.raw", second.name(), "--force"],
+        &["convert", "small.raw", third.name(), "--force"],
+        &with_repository(&["restore", "small", "disk.raw", "-n"]),
+        &with_repository(&["restore", "small", "disk.raw", "--delta"]),
+    ] {
+        sandbox.run(line).fails(1, &is_mounted);
+    }
     drop(mounted);
     sandbox.run(["convert", second.name(), "b.raw"]).ok();
+    sandbox.run(["convert", "small.raw", "disk.raw", "-n"]).ok();
+    sandbox.run(["convert", "small.raw", second.name(), "--force"]).ok();
     drop(beside);
 }
 

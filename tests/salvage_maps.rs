@@ -81,6 +81,12 @@ fn a_map_belongs_to_its_source_and_target() {
     run("other.raw", "copy.raw", &[]).fails(2, "the map is of");
     run("d.raw", "elsewhere.raw", &[]).fails(2, "holds what was read");
     run("d.raw", "copy.qcow2", &[]).fails(2, "needs a raw file");
+    for own in ["new.raw", "./new.raw", "d.raw"] {
+        let args = ["convert", "d.raw", "new.raw", "--salvage", "--salvage-map", own];
+        sandbox.run(args).fails(2, "would take the place of");
+    }
+    assert!(!sandbox.path("new.raw").exists());
+    sandbox.run(["convert", "d.raw", "new.raw", "--salvage", "--salvage-map", "/dev/full"]).fails(2, "no regular file");
     fs::remove_file(sandbox.path("map")).expect("a map");
     run("d.raw", "copy.raw", &["--force"]).fails(2, "it exists, and the map does not");
     assert_holds(&sandbox.path("copy.raw"), &bytes, "still there");

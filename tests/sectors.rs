@@ -165,6 +165,12 @@ fn a_raw_file_has_the_sectors_that_its_gpt_counts() {
     let redirected = fs::File::open(sandbox.path("gpt.raw")).unwrap();
     sandbox.run_with_input(["convert", "-", "b.vhdx", "-f", "raw"], redirected.into()).ok();
     assert_eq!(info(&sandbox, "b.vhdx")["logical_sector_bytes"], 4096);
+    // Formats that record no sectors lose none on the way.
+    for name in ["a.qcow2", "a.vmdk", "a.vdi", "a.vhd"] {
+        run(&sandbox, &["convert", "gpt.raw", name]).ok();
+        run(&sandbox, &["convert", name, "c.vhdx", "--force"]).ok();
+        assert_eq!(info(&sandbox, "c.vhdx")["logical_sector_bytes"], 4096, "{name}");
+    }
     for source in [["convert", "gpt.raw"], ["restore", "gpt"]] {
         let noted = run(&sandbox, &[&source[..], &["a.qcow2", "--force"]].concat()).ok();
         assert!(noted.stderr.contains("sectors of 4096 bytes, which qcow2 does not record"), "{}", noted.stderr);

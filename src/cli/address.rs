@@ -121,6 +121,17 @@ impl Address {
         Ok(Address { path: repository.into(), stored: Some(wanted.to_owned()), ..plain })
     }
 
+    /// What is chosen inside, as it stands behind the path.
+    pub fn choices(&self) -> String {
+        let partition = self.partition.map(|number| number.to_string());
+        let choices = [("disk", &self.disk), ("snapshot", &self.snapshot), ("partition", &partition)];
+        let chosen = choices.iter().filter_map(|(what, name)| Some(format!("{what}={}", name.as_ref()?)));
+        let has_mark = is_nbd(&self.path) && self.path.as_os_str().as_bytes().contains(&b'?');
+        let begin = if has_mark { "&" } else { "?" };
+        let text = chosen.collect::<Vec<_>>().join("&");
+        if text.is_empty() { text } else { format!("{begin}{text}") }
+    }
+
     /// The path, for people.
     pub fn shown(&self) -> &Path {
         if self.is_standard_input() { Path::new("standard input") } else { &self.path }
@@ -138,14 +149,7 @@ impl std::fmt::Display for Address {
         if let Some(stored) = &self.stored {
             write!(f, "::{stored}")?;
         }
-        let partition = self.partition.map(|number| number.to_string());
-        let choices = [("disk", &self.disk), ("snapshot", &self.snapshot), ("partition", &partition)];
-        let chosen = choices.iter().filter_map(|(what, name)| name.as_ref().map(|name| (what, name)));
-        for (index, (what, name)) in chosen.enumerate() {
-            let is_first = index == 0 && !(is_nbd(&self.path) && self.path.as_os_str().as_bytes().contains(&b'?'));
-            write!(f, "{}{what}={name}", if is_first { '?' } else { '&' })?;
-        }
-        Ok(())
+        f.write_str(&self.choices())
     }
 }
 

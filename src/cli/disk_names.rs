@@ -101,23 +101,29 @@ fn name_of_whole(source: &NamedAddress, sources: &[NamedAddress]) -> String {
     if let Some(name) = export_name(&address.path) {
         return name;
     }
-    if !sources::is_device(&address.path) {
-        return without_separators(&file_stem(&address.path));
-    }
-    let last = |path: &Path| path.file_name().map(OsStr::to_owned);
-    let namesake = |other: &&NamedAddress| {
+    let own = own_name(&address.path);
+    let is_namesake = |other: &NamedAddress| {
         let path = &other.address.path;
-        other.name.is_none() && *path != address.path && last(path) == last(&address.path)
+        other.name.is_none() && *path != address.path && own_name(path) == own
     };
-    device_name(&address.path, sources.iter().any(|other| namesake(&other)))
+    let folder = folder_name(&address.path).filter(|_| sources.iter().any(is_namesake));
+    without_separators(&folder.map_or(own.clone(), |folder| format!("{folder}-{own}")))
 }
 
-/// Returns the whole last part of a device's path, with its folder's name where another device has the same last part
-/// (`/dev/vg1/root`, `/dev/vg2/root`): `nvme-eui.0025…` and its neighbour differ behind the dot.
-fn device_name(path: &Path, has_namesake: bool) -> String {
-    let last = path.file_name().unwrap_or(path.as_os_str()).to_string_lossy();
-    let folder = path.parent().and_then(Path::file_name).filter(|_| has_namesake);
-    without_separators(&folder.map_or(last.to_string(), |folder| format!("{}-{last}", folder.to_string_lossy())))
+/// Returns what a file or device is called: of a device the whole last part of its path, for `nvme-eui.0025…` and its neighbour
+/// differ behind the dot.
+fn own_name(path: &Path) -> String {
+    match sources::is_device(path) {
+        true => path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned(),
+        false => file_stem(path),
+    }
+}
+
+/// Returns the name of the folder that a path is in: it tells `/dev/vg1/root` from `/dev/vg2/root`, and `web/disk.raw` from
+/// `mail/disk.raw`, in whatever order they are named.
+fn folder_name(path: &Path) -> Option<String> {
+    let path = std::path::absolute(path).ok()?;
+    Some(path.parent()?.file_name()?.to_string_lossy().into_owned())
 }
 
 /// Returns what an NBD server calls the disk; none for another address. Only the ending of an image format is cut off.
@@ -179,16 +185,16 @@ mod tests {
     #[test]
     fn names_do_not_depend_on_the_order_where_they_need_not() {
         assert_eq!(names(&["/no/a.raw", "/no/b.qcow2", "c=/no/a.raw"]), ["a", "b", "c"]);
-        assert_eq!(names(&["/no/a.raw", "/no/2/a.raw"]), ["a", "a-2"]);
+        assert_eq!(names(&["/no/a.raw", "/no/2/a.raw"]), ["no-a", "2-a"]);
+        assert_eq!(names(&["/no/2/a.raw", "/no/a.raw"]), ["2-a", "no-a"], "in any order");
+        assert_eq!(names(&["/1/no/a.raw", "/2/no/a.raw"]), ["no-a", "no-a-2"]);
+        assert_eq!(names(&["/dev/vg1/root", "/dev/vg2/root"]), ["vg1-root", "vg2-root"]);
         assert_eq!(names(&["/no/a.raw", "a=/no/b.raw"]), ["a-2", "a"], "a given name stays");
         assert_eq!(
             names(&["nbd://host/eui.0025", "nbd://host/disk.qcow2", "nbd://host/"]),
             ["eui.0025", "disk", "disk-2"]
         );
-        let path = |text| Path::new(text);
-        assert_eq!(device_name(path("/dev/disk/by-id/nvme-eui.0025388b"), false), "nvme-eui.0025388b");
-        assert_eq!(device_name(path("/dev/vg1/root"), true), "vg1-root");
-        assert_eq!(device_name(path("/dev/disk/by-path/a::b@c"), false), "a-b-c");
+        assert_eq!(names(&["/dev/disk/by-path/a::b@c"]), ["a-b-c"]);
         let twice = [parse("a=/no/1"), parse("a=/no/2")];
         assert!(disk_names(&twice).is_err());
     }

@@ -46,13 +46,13 @@ const OPTIONS: &[(&str, &str)] = &[
 /// How far a word may be from a command that is suggested for it, in letters.
 const MAX_DISTANCE: usize = 2;
 
-/// What to say of a command or option that there is not.
-pub fn hint(error: &clap::Error) -> Option<&'static str> {
+/// What to say of a command or option that there is not. A word after a command, as in `key rm`, is another one.
+pub fn hint(error: &clap::Error, is_nested: bool) -> Option<&'static str> {
     let word = |kind| match error.get(kind) {
         Some(ContextValue::String(word)) => Some(word.as_str()),
         _ => None,
     };
-    let command = word(ContextKind::InvalidSubcommand);
+    let command = word(ContextKind::InvalidSubcommand).filter(|_| !is_nested);
     let of_command = COMMANDS.iter().find(|(words, _)| command.is_some_and(|command| words.contains(&command)));
     let option = word(ContextKind::InvalidArg);
     let of_option = OPTIONS.iter().find(|(own, _)| option == Some(own));

@@ -56,9 +56,11 @@ mod verify;
 mod verify_boot;
 
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use clap::{Parser, Subcommand};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use signal_hook::consts::SIGUSR1;
 
 use self::failure::Failure;
 use crate::system;
@@ -167,12 +169,21 @@ pub fn main() -> ExitCode {
         Err(exit_code) => return exit_code,
     };
     output::remember(global);
+    outlive_questions();
     allow_many_open_files();
     system::forbid_core_dumps();
     match run(command, global) {
         Ok(Outcome::Done) if output::is_incomplete() => Outcome::Incomplete.into(),
         Ok(outcome) => outcome.into(),
         Err(failure) => output::report(&failure, global).into(),
+    }
+}
+
+/// SIGUSR1 asks how far a job is. Before there is one, it must not end the process.
+fn outlive_questions() {
+    if !system::is_signal_ignored(SIGUSR1) {
+        // Where this is refused, nothing is lost but that.
+        let _ = signal_hook::flag::register(SIGUSR1, Arc::default());
     }
 }
 

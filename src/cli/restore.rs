@@ -107,12 +107,33 @@ pub fn run(args: &Args, global: Global) -> Result<Outcome, Failure> {
     repository.require_data("restore")?;
     let snapshot = args.choice.choose(&repository, args.snapshot.one()?, global)?;
     let mut complete = true;
+    let mut restored = Vec::new();
     let targets = targets(args, &snapshot)?;
     for (record, path) in &targets {
         let name = (targets.len() > 1).then_some(record.name.as_str());
-        complete &= restore(args, &repository, (record, name), path, global)?;
+        let outcome = restore(args, &repository, (record, name), path, global);
+        complete &= outcome.map_err(|failure| with_restored(failure, &restored))?;
+        restored.push(path);
     }
     Ok(if complete { Outcome::Done } else { Outcome::Incomplete })
+}
+
+/// Fails if a file is in the way of any of several disks: before the first of them is restored.
+fn check_all_are_new(args: &Args, paths: &[PathBuf]) -> Result<(), Failure> {
+    let may_exist = args.to.force || args.to.no_create || args.delta;
+    match paths.iter().find(|path| !may_exist && path.symlink_metadata().is_ok()) {
+        None => Ok(()),
+        Some(path) => Err(Error::new(Kind::TargetExists, "it exists already").with_path(path).into()),
+    }
+}
+
+/// The disks before the one that failed have their targets already: those of a set may be of two moments now.
+fn with_restored(failure: Failure, restored: &[&PathBuf]) -> Failure {
+    if restored.is_empty() {
+        return failure;
+    }
+    let names: Vec<_> = restored.iter().map(|path| path.display().to_string()).collect();
+    failure.hinted(format!("restored before it failed: {}; the other disks are not", names.join(", ")))
 }
 
 /// What goes where.
@@ -148,7 +169,9 @@ fn targets<'a>(args: &Args, snapshot: &'a Snapshot) -> Result<Vec<(&'a DiskRecor
             .map_err(|cause| Error::io("make the folder", cause))
             .on_path(&args.target)?;
     }
-    Ok(disks.iter().zip(files(disks)?).collect())
+    let paths = files(disks)?;
+    check_all_are_new(args, &paths)?;
+    Ok(disks.iter().zip(paths).collect())
 }
 
 fn format_of(args: &Args, path: &Path) -> Result<&'static Format, Failure> {

@@ -8,11 +8,11 @@ use super::address::Address;
 use super::failure::Failure;
 use crate::engine::salvage::map_file::About;
 use crate::engine::salvage::{AreaMap, first_difference};
-use crate::sources::BlockDevice;
+use crate::sources::{self, BlockDevice};
 
 /// The comments of a map of this source; `target` holds the bytes that were read.
 pub fn about(source: &Address, size_bytes: u64, target: String) -> About {
-    About { source: source.to_string(), identity: identity(&source.path), size_bytes, target }
+    About { source: source.to_string(), identity: identity(source), size_bytes, target }
 }
 
 /// Fails if a map is `of` another source than this run is `about`.
@@ -48,10 +48,26 @@ pub fn wrong(path: &Path, message: &str) -> Failure {
     Failure::usage(format!("{}: {message}", path.display())).hinted("name another map to begin anew")
 }
 
-/// What tells a source from others: the hardware of a device, or else its path.
-fn identity(path: &Path) -> String {
-    let hardware = BlockDevice::at(path).and_then(BlockDevice::hardware_name);
-    hardware.unwrap_or_else(|| format!("path {}", full_path(path).display()))
+/// What tells a source from others: the hardware of a device, or else its path; and what is chosen inside.
+fn identity(source: &Address) -> String {
+    let hardware = BlockDevice::at(&source.path).and_then(BlockDevice::hardware_name);
+    let whole = hardware.unwrap_or_else(|| format!("path {}", full_path(&source.path).display()));
+    format!("{whole}{}", source.choices())
+}
+
+/// Fails if the map would be written over the source or the target, which may not be there yet.
+pub fn check_own_file(map: &Path, others: &[&Path]) -> Result<(), Failure> {
+    let is_same = |other: &&&Path| place(map) == place(other) || sources::is_same_file(map, other);
+    match others.iter().find(is_same) {
+        None => Ok(()),
+        Some(other) => Err(wrong(map, &format!("the map would take the place of {}", other.display()))),
+    }
+}
+
+/// Where a file is, or is to be made.
+fn place(path: &Path) -> PathBuf {
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    full_path(folder).join(path.file_name().unwrap_or_default())
 }
 
 /// A path from the root on, as far as it can be found.

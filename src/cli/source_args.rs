@@ -174,9 +174,10 @@ impl SourceArgs {
         self.finished(opened, address)
     }
 
-    /// Gives the disk what the user says of it: its sectors, an overlay, and which partition of it is meant.
+    /// Gives the disk what the user says of it: its sectors, which partition of it is meant, and an overlay.
     pub fn finished(&self, opened: OpenedDisk, address: &Address) -> Result<OpenedDisk, Failure> {
-        chosen_part(self.under_overlay(self.in_sectors(opened)?)?, address)
+        // An overlay is over what was served, mounted or booted: the same address.
+        self.under_overlay(chosen_part(self.in_sectors(opened)?, address)?)
     }
 
     /// Gives the disk the sectors that the user says it has.
@@ -302,8 +303,9 @@ fn chosen_part(opened: OpenedDisk, address: &Address) -> Result<OpenedDisk, Fail
     let Some(number) = address.partition else { return Ok(opened) };
     let part = partition_of(opened.disk.as_ref(), number)?;
     let unreadable = parts_within(&opened.unreadable, part.begin..part.begin + part.size_bytes);
+    let identity = sources::identify_part(opened.disk.as_ref(), &address.path, part.begin);
     let disk = Box::new(Slice::new(opened.disk, part.begin, Some(part.size_bytes))?);
-    Ok(OpenedDisk { disk, unreadable, ..opened })
+    Ok(OpenedDisk { disk, unreadable, part: Some(identity), ..opened })
 }
 
 /// All disks that an address stands for.
@@ -342,7 +344,8 @@ fn stored_disk(repository: &Arc<Repository>, record: &DiskRecord, global: Global
     }
     let disk = Box::new(SnapshotDisk::open(repository, record)?);
     let (unreadable, watch) = (record.unreadable_ranges(), Watch::default());
-    Ok(OpenedDisk { disk, layers: Vec::new(), snapshots: 0, guess: None, unreadable, remarks: Vec::new(), watch })
+    let (layers, remarks) = (Vec::new(), Vec::new());
+    Ok(OpenedDisk { disk, layers, snapshots: 0, guess: None, unreadable, remarks, watch, part: None })
 }
 
 /// One image file by itself: no file that it names is opened.

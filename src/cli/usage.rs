@@ -142,11 +142,12 @@ fn failure(error: &clap::Error, command: &Command, typed: Option<&ArgMatches>) -
         Some(name) => format!("{name}: {message}"),
         None => message,
     };
+    let is_nested = typed.is_some_and(|typed| typed.subcommand_name().is_some());
     if habits::is_far_fetched(error) {
         tips.clear();
         usage = None;
     }
-    let hint = match (habits::hint(error), tips.is_empty(), usage) {
+    let hint = match (habits::hint(error, is_nested), tips.is_empty(), usage) {
         (Some(hint), _, _) => hint.to_owned(),
         (None, false, _) => tips.join("; "),
         (None, true, Some(usage)) => format!("usage: {usage}"),

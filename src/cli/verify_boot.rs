@@ -1,6 +1,7 @@
 //! `tintype verify --boot`
 
-use std::io::Write;
+use std::fs::File;
+use std::io::{Read as _, Write as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -19,7 +20,7 @@ use super::snapshots::unreadable_text;
 use super::{Global, Outcome, job, output};
 use crate::boot::{Condition, Serial, Settings};
 use crate::engine::verify_boot::{BootReport, BootTest, verify_boot};
-use crate::error::{Error, OnPath as _};
+use crate::error::{Error, Kind, OnPath as _};
 use crate::repository::Repository;
 use crate::repository::snapshots::Snapshot;
 
@@ -145,8 +146,19 @@ fn tell(
     output::print(&format!("{name} {how} ({}, {elapsed_s:.1} s): {}\n", report.machine, printable(&verdict.seen)))
 }
 
+/// A picture of before may be replaced; anything else is not what the user means.
+fn is_free_for_picture(path: &Path) -> bool {
+    let Ok(mut file) = File::open(path) else { return path.symlink_metadata().is_err() };
+    let mut begin = [0; 8];
+    let length = file.metadata().map_or(0, |found| found.len());
+    length == 0 || file.read_exact(&mut begin).is_ok() && begin == *b"\x89PNG\r\n\x1a\n"
+}
+
 /// Writes the picture beside its name first: half a picture is none.
 fn write_picture(path: &Path, picture: &[u8]) -> Result<(), Failure> {
+    if !is_free_for_picture(path) {
+        return Err(Error::new(Kind::TargetExists, "it exists, and is no picture").with_path(path).into());
+    }
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let write = || {
         let mut file = tempfile::Builder::new().prefix(".tintype-").suffix(".partial").tempfile_in(folder)?;

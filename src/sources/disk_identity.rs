@@ -29,6 +29,17 @@ pub fn identify(disk: &dyn BlockSource, path: &Path) -> DiskIdentity {
     DiskIdentity { partition, ..with_table(hardware(&whole.folder(), Path::new(UDEV)), table.as_ref()) }
 }
 
+/// Returns what tells a part of a disk from others: the facts of that disk, and the part's own. Of a disk that has none nothing is
+/// known: the number of a partition tells no disk from another.
+pub fn identify_part(disk: &dyn BlockSource, path: &Path, begin: u64) -> DiskIdentity {
+    let whole = identify(disk, path);
+    if whole.is_empty() {
+        return whole;
+    }
+    let name = partition_table(disk).ok().as_ref().and_then(|table| partition_name(table, begin));
+    DiskIdentity { partition: name.or_else(|| Some(format!("at {begin:#x}"))), ..whole }
+}
+
 /// The database of udev.
 const UDEV: &str = "/run/udev/data";
 

@@ -30,6 +30,12 @@ pub fn is_device(identity: &FileIdentity) -> bool {
     identity.inode == DEVICE_INODE
 }
 
+/// Returns true if two paths are one file that is there.
+pub fn is_same_file(one: &Path, other: &Path) -> bool {
+    let found = |path: &Path| std::fs::metadata(path).ok().as_ref().map(of_metadata);
+    found(one).is_some_and(|one| found(other) == Some(one))
+}
+
 /// Everything that writing to this file or device would change: itself, what a loop device lies on, and what a loop
 /// device over a loop device lies on.
 pub fn aliases(path: &Path) -> Vec<FileIdentity> {

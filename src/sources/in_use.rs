@@ -174,6 +174,17 @@ impl Watch {
     }
 }
 
+/// Returns who may write to what is at `path` by another way than its own name: through loop devices over the file, or over the
+/// same file as the device.
+pub fn writers_at(path: &Path) -> Vec<User> {
+    let Ok(found) = std::fs::metadata(path) else { return Vec::new() };
+    let devices: BTreeSet<BlockDevice> = match BlockDevice::at(path) {
+        Some(device) => other_ways_into(device),
+        None => loops_over(&[(identity::of_metadata(&found), 0..u64::MAX)]).into_iter().collect(),
+    };
+    devices.into_iter().flat_map(writers_of).collect()
+}
+
 /// The files that a device shows from their begin to their end.
 fn files_shown_by(device: BlockDevice) -> Vec<(PathBuf, Stamp)> {
     let stamped = |(path, range): (PathBuf, Range<u64>)| {

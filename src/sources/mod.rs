@@ -30,11 +30,11 @@ pub use block_device::BlockDevice;
 pub use cached::{CachedDisk, DiskCache};
 pub use content::{Content, HEAD_BYTES, Head, Volume, content_of, volume_at};
 pub use device_file::DeviceFile;
-pub use disk_identity::identify;
+pub use disk_identity::{identify, identify_part};
 pub use extended::Extended;
 pub use folder_gate::{FolderGate, ReferencePolicy};
-pub use identity::{aliases, looks_remote, of_metadata as identity_of};
-pub use in_use::{User, Watch};
+pub use identity::{aliases, is_same_file, looks_remote, of_metadata as identity_of};
+pub use in_use::{User, Watch, writers_at};
 pub use nbd_client::{NbdAddress, NbdFile, NbdOptions, is_nbd};
 pub use open::{
     OpenOptions, OpenedDisk, OpenedImage, entry_of_folder, failed_to_follow, format_named, guess_note,

@@ -10,6 +10,7 @@ use tintype_formats::guess::{self, Gated, Guess};
 use tintype_formats::layer::{Choice, ImageInfo};
 use tintype_formats::reference_gate::{NoReferences, ReferenceGate};
 use tintype_formats::secrets::Secrets;
+use tintype_formats::tin::disk_identity::DiskIdentity;
 use tintype_formats::{BlockSource, Disk, ErrorKind, Format, HostFile, Image, ImageError, OpenFile, raw, registry};
 
 use super::block_device::BlockDevice;
@@ -66,6 +67,8 @@ pub struct OpenedDisk {
     pub remarks: Vec<String>,
     /// What it is made of, and who else uses that.
     pub watch: Watch,
+    /// What tells it from others, if it is a part of a disk: that disk's facts and its own.
+    pub part: Option<DiskIdentity>,
 }
 
 impl OpenedDisk {
@@ -120,15 +123,16 @@ pub fn open_disk(path: &Path, options: &OpenOptions, parent: Option<&Path>) -> R
     Ok(OpenedDisk { remarks, watch, ..opened_image(disk)? })
 }
 
-/// A raw file says nothing of its sectors: they are those that its GPT counts.
+/// Raw files, and images of most formats, say nothing of their sectors: they are those that the GPT counts.
 fn opened_image(disk: Disk) -> Result<OpenedDisk> {
     let layers: Vec<_> = disk.layers().map(|(name, info)| (name.to_owned(), info.clone())).collect();
-    let is_raw = layers.first().is_some_and(|(_, info)| info.format == raw::FORMAT.name);
+    let top = layers.first().and_then(|(_, info)| registry::by_name(info.format));
+    let is_silent = top.and_then(|format| format.create.as_ref()).is_some_and(|create| !create.records_sectors);
     let (snapshots, guess, unreadable) = (disk.snapshot_count(), disk.guess().copied(), disk.unreadable());
     let disk: Box<dyn BlockSource> = Box::new(disk);
-    let disk = if is_raw { with_recognised_sectors(disk)? } else { disk };
+    let disk = if is_silent { with_recognised_sectors(disk)? } else { disk };
     let (remarks, watch) = (Vec::new(), Watch::default());
-    Ok(OpenedDisk { disk, layers, snapshots, guess, unreadable, remarks, watch })
+    Ok(OpenedDisk { disk, layers, snapshots, guess, unreadable, remarks, watch, part: None })
 }
 
 fn failed_to_open(cause: ImageError, file: &OpenFile, format: Option<&'static Format>) -> Error {
@@ -187,7 +191,8 @@ fn open_device(file: OpenFile, device: &Device, path: &Path, choice: Choice<'_>)
     let disk = PhysicalDisk::new(file, device.sector_bytes)?;
     let (remarks, watch) = (device.remarks(path), Watch::begin(path, disk.host_files()));
     let disk = Box::new(disk);
-    Ok(OpenedDisk { disk, layers: Vec::new(), snapshots: 0, guess: None, unreadable: Vec::new(), remarks, watch })
+    let (layers, unreadable) = (Vec::new(), Vec::new());
+    Ok(OpenedDisk { disk, layers, snapshots: 0, guess: None, unreadable, remarks, watch, part: None })
 }
 
 /// Takes a file as a raw disk.

@@ -1,6 +1,6 @@
 //! A part of a disk, as a disk of its own.
 
-use tintype_formats::extent::DiskExtent;
+use tintype_formats::extent::{DiskExtent, DiskKind};
 use tintype_formats::{BlockSource, Geometry, ImageError, OpenFile, StorageOrder, StoredPiece};
 
 use super::overlay::WritableDisk;
@@ -29,7 +29,10 @@ impl<S: BlockSource> BlockSource for Slice<S> {
 
     fn extent_at(&self, guest_offset: u64, max_bytes: u64) -> Result<DiskExtent, ImageError> {
         let max_bytes = self.geometry.clamp(guest_offset, max_bytes)?;
-        self.disk.extent_at(self.begin + guest_offset, max_bytes)
+        let extent = self.disk.extent_at(self.begin + guest_offset, max_bytes)?;
+        // At another place of the parent there is something else: here it has to be read.
+        let is_moved = self.begin > 0 && extent.kind == DiskKind::Inherited;
+        Ok(if is_moved { DiskExtent { kind: DiskKind::Data(None), ..extent } } else { extent })
     }
 
     fn read_at(&self, guest_offset: u64, buffer: &mut [u8]) -> Result<(), ImageError> {

@@ -20,7 +20,7 @@ use super::physical_disk;
 use super::standard_output::StandardOutput;
 use crate::error::{Aftermath, Error, Kind, OnPath as _, Result};
 use crate::sources::{
-    NbdFile, NbdOptions, aliases, is_device, is_held_for_writing, is_nbd, looks_remote, sector_bytes,
+    NbdFile, NbdOptions, aliases, is_device, is_held_for_writing, is_nbd, looks_remote, sector_bytes, writers_at,
 };
 
 /// How a target is to be opened.
@@ -229,8 +229,12 @@ fn open_export(
     Ok(Arc::new(export))
 }
 
-/// A machine that has the old target open would go on writing to a file that is gone, or under the new disk.
+/// Who has the old target open, or mounted through a loop device, would go on writing to a file that is gone, or under the new disk.
 fn refuse_in_use(path: &Path) -> Result<()> {
+    if let Some(user) = writers_at(path).first() {
+        let message = format!("{user}; it will not be overwritten");
+        return Err(Error::new(Kind::TargetBusy, message).with_path(path));
+    }
     if !std::fs::metadata(path).is_ok_and(|found| found.is_file()) {
         return Ok(());
     }

@@ -230,8 +230,11 @@ pub fn run(args: &Args, global: Global) -> Result<Outcome, Failure> {
     let (is_surprise, is_live) = found.get().unwrap_or_default();
     let consistency = if is_live { LIVE.to_owned() } else { options.consistency.clone() };
     let outcome = report(&done, &BackupOptions { consistency, ..options }, began, global)?;
-    map.map_or(Ok(()), |map| map.write(&done, &repository))?;
-    Ok(if is_surprise { Outcome::Incomplete } else { outcome })
+    let map_failed = map.and_then(|map| map.write(&done, &repository).err());
+    if let Some(failure) = &map_failed {
+        output::warn(&format!("the snapshot is committed, and its map is not written: {}", failure.message()), global);
+    }
+    Ok(if is_surprise || map_failed.is_some() { Outcome::Incomplete } else { outcome })
 }
 
 /// Refuses disks in use, unless they are to be taken as they are; warns of what would be written to the disks that are read.
@@ -290,10 +293,8 @@ fn backup_disk<'a>(source: &'a mut Source, address: &'a Address, name: &str) -> 
             let format = opened.layers.first().map_or("raw", |(_, info)| info.format).to_owned();
             let sector_bytes = (geometry.logical_sector_bytes, geometry.physical_sector_bytes);
             let input = Input::Disk(NamedDisk { disk: opened.disk.as_ref(), path: address.shown() });
-            let mut identity = sources::identify(opened.disk.as_ref(), &address.path);
-            // A part is another disk than the whole, and has no table that would say so.
-            let part = address.partition.map(|number| format!("partition {number}"));
-            identity.partition = part.or(identity.partition);
+            let identify = || sources::identify(opened.disk.as_ref(), &address.path);
+            let identity = opened.part.clone().unwrap_or_else(identify);
             let is_device = opened.layers.is_empty() && sources::is_device(&address.path);
             let unreadable = opened.unreadable.clone();
             let is_declared = opened.guess.is_none_or(|guess| guess.is_declared);

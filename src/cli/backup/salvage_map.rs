@@ -51,6 +51,7 @@ pub fn prepare(
     let ([Source::Disk(opened)], [named]) = (sources, &*args.sources) else {
         return Err(Failure::usage("--salvage-map is of one disk, which is no pipe"));
     };
+    salvage_map::check_own_file(path, &[&named.address.path])?;
     map_file::check_writable(path)?;
     let size_bytes = opened.disk.geometry().size_bytes;
     let about = salvage_map::about(&named.address, size_bytes, String::new());

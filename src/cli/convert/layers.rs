@@ -9,6 +9,9 @@ use crate::engine::layers::{Step, steps};
 
 /// Converts every file of the chain. If one fails, those that were made before it are removed again.
 pub fn convert_all(args: &Args, global: Global) -> Result<Outcome, Failure> {
+    if args.source.partition.is_some() {
+        return Err(Failure::usage("--layers keeps whole files; leave ?partition= out, or --layers"));
+    }
     let format = args.to.create.format(Some(&args.target))?;
     if !format.create.as_ref().is_some_and(|create| create.parents) {
         let able = formats_that(|create| create.parents);

@@ -125,8 +125,9 @@ fn convert_one(args: &Args, global: Global) -> Result<Outcome, Failure> {
             ..convert
         },
     };
-    let hint = args.salvage_map.is_some().then_some("the same command goes on from the map");
-    let written = write(source, writing, "converting", global).map_err(|failure| failure.hinted_if(hint))?;
+    let goes_on = || args.salvage_map.as_ref().is_some_and(|map| map.is_file());
+    let hint = || goes_on().then_some("the same command goes on from the map");
+    let written = write(source, writing, "converting", global).map_err(|failure| failure.hinted_if(hint()))?;
     let found = args.live.ask_again(&in_use, global);
     report(args, format, &written, found.is_live, global)?;
     let complete = written.converted.unreadable.is_empty() && !found.is_surprise && !is_incomplete;

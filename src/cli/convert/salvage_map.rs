@@ -31,6 +31,7 @@ pub fn prepare(
     let DiskSource::Disk(disk, _) = source else {
         return Err(Failure::usage("--salvage-map is of a disk that can be read again, not of a pipe"));
     };
+    salvage_map::check_own_file(path, &[&args.target, &args.source.path])?;
     map_file::check_writable(path)?;
     let size_bytes = disk.geometry().size_bytes;
     let found = map_file::read(path, size_bytes)?;

@@ -57,6 +57,9 @@ pub fn read(path: &Path, size_bytes: u64) -> Result<Option<MapFile>> {
         Err(cause) if cause.kind() == std::io::ErrorKind::NotFound => return Ok(None),
         other => other.map_err(|cause| Error::io("read the map", cause)).on_path(path)?,
     };
+    if !metadata.is_file() {
+        return Err(Error::new(Kind::Usage, "read the map: it is no regular file").with_path(path));
+    }
     if metadata.len() > MAX_BYTES {
         let message = format!("read the map: it has {} bytes, expected at most {MAX_BYTES}", metadata.len());
         return Err(Error::new(Kind::Io, message).with_path(path));

@@ -97,8 +97,9 @@ impl<'a> Choice<'a> {
         match self.text.rsplit_once('@') {
             _ if has(|pick| matches!(pick, Pick::Id(_))) => question.none("there is none of that name or id"),
             Some((_, which)) if !has(|pick| *pick != Pick::Name) => {
-                let which = which.escape_debug();
-                question.none(&format!("there is none of that name, and \"{which}\" is no id, day, time or age"))
+                let why = which.strip_prefix('-').and_then(|age| time::calendar_length(age).err());
+                let why = why.unwrap_or_else(|| format!("\"{}\" is no id, day, time or age", which.escape_debug()));
+                question.none(&format!("there is none of that name, and {why}"))
             }
             _ => question.none("there is none of that name"),
         }
