@@ -278,7 +278,7 @@ impl SourceArgs {
     fn open_standard_input(&self) -> Result<OpenedDisk, Failure> {
         self.check_standard_input_format()?;
         match sources::open_standard_input(true)? {
-            StandardInput::Disk(opened) => Ok(opened),
+            StandardInput::Disk(opened) => Ok(*opened),
             StandardInput::Pipe(_) => Err(Failure::usage("standard input is not a file")),
         }
     }
@@ -305,7 +305,7 @@ fn chosen_part(opened: OpenedDisk, address: &Address) -> Result<OpenedDisk, Fail
     let unreadable = parts_within(&opened.unreadable, part.begin..part.begin + part.size_bytes);
     let identity = sources::identify_part(opened.disk.as_ref(), &address.path, part.begin);
     let disk = Box::new(Slice::new(opened.disk, part.begin, Some(part.size_bytes))?);
-    Ok(OpenedDisk { disk, unreadable, part: Some(identity), ..opened })
+    Ok(OpenedDisk { disk, unreadable, part: Some(Box::new(identity)), ..opened })
 }
 
 /// All disks that an address stands for.

@@ -68,7 +68,7 @@ pub struct OpenedDisk {
     /// What it is made of, and who else uses that.
     pub watch: Watch,
     /// What tells it from others, if it is a part of a disk: that disk's facts and its own.
-    pub part: Option<DiskIdentity>,
+    pub part: Option<Box<DiskIdentity>>,
 }
 
 impl OpenedDisk {

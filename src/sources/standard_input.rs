@@ -15,7 +15,7 @@ use crate::error::{Error, Kind, Result};
 /// What standard input turned out to be.
 pub enum StandardInput {
     /// A file or device that can be read at any place (`tintype ... - < disk.raw`).
-    Disk(OpenedDisk),
+    Disk(Box<OpenedDisk>),
     /// A pipe.
     Pipe(File),
 }
@@ -33,7 +33,7 @@ pub fn open_standard_input(spool: bool) -> Result<StandardInput> {
     let mut input = File::from(input);
     let metadata = input.metadata().map_err(|cause| Error::io("look at standard input", cause))?;
     if metadata.file_type().is_block_device() {
-        return open_raw_device(input, Path::new(NAME)).map(StandardInput::Disk);
+        return open_raw_device(input, Path::new(NAME)).map(|disk| StandardInput::Disk(Box::new(disk)));
     }
     let file = match (metadata.is_file(), spool) {
         (true, _) => input,
@@ -42,7 +42,7 @@ pub fn open_standard_input(spool: bool) -> Result<StandardInput> {
         }
         (false, false) => return Ok(StandardInput::Pipe(input)),
     };
-    open_raw(into_open_file(file, Path::new(NAME))?).map(StandardInput::Disk)
+    open_raw(into_open_file(file, Path::new(NAME))?).map(|disk| StandardInput::Disk(Box::new(disk)))
 }
 
 /// Copies a stream into a file without a name, leaving its zeros out.

@@ -162,7 +162,7 @@ struct Report<'a> {
 
 /// An open source.
 enum Source {
-    Disk(OpenedDisk),
+    Disk(Box<OpenedDisk>),
     /// With its sector sizes.
     Pipe(std::fs::File, u64, (u32, u32)),
 }
@@ -269,11 +269,11 @@ fn max_unreadable(args: &Args) -> Tolerance {
 
 fn open(args: &Args, address: &Address, global: Global) -> Result<Source, Failure> {
     if !address.is_standard_input() {
-        return Ok(Source::Disk(args.input.open_to_copy(address, None, global)?));
+        return Ok(Source::Disk(Box::new(args.input.open_to_copy(address, None, global)?)));
     }
     args.input.check_standard_input_format()?;
     match (sources::open_standard_input(args.size.is_none())?, args.size) {
-        (StandardInput::Disk(opened), _) => Ok(Source::Disk(args.input.finished(opened, address)?)),
+        (StandardInput::Disk(opened), _) => Ok(Source::Disk(Box::new(args.input.finished(*opened, address)?))),
         (StandardInput::Pipe(_), _) if address.partition.is_some() => {
             Err(Failure::usage("?partition= needs a disk that can be read at any place, not a pipe"))
         }
@@ -294,7 +294,7 @@ fn backup_disk<'a>(source: &'a mut Source, address: &'a Address, name: &str) -> 
             let sector_bytes = (geometry.logical_sector_bytes, geometry.physical_sector_bytes);
             let input = Input::Disk(NamedDisk { disk: opened.disk.as_ref(), path: address.shown() });
             let identify = || sources::identify(opened.disk.as_ref(), &address.path);
-            let identity = opened.part.clone().unwrap_or_else(identify);
+            let identity = opened.part.as_deref().cloned().unwrap_or_else(identify);
             let is_device = opened.layers.is_empty() && sources::is_device(&address.path);
             let unreadable = opened.unreadable.clone();
             let is_declared = opened.guess.is_none_or(|guess| guess.is_declared);

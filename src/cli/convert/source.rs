@@ -23,7 +23,7 @@ pub struct OpenedSource {
 pub fn open_source(args: &Args, global: Global) -> Result<OpenedSource, Failure> {
     let opened = if args.source.is_standard_input() {
         match open_standard_input(args)? {
-            StandardInput::Disk(opened) => args.input.finished(opened, &args.source)?,
+            StandardInput::Disk(opened) => args.input.finished(*opened, &args.source)?,
             StandardInput::Pipe(pipe) => {
                 return Ok(OpenedSource {
                     source: pipe_source(pipe, args)?,
