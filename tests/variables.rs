@@ -2,8 +2,9 @@
 
 mod common;
 
-use std::io::{BufRead as _, BufReader};
+use std::io::{BufRead as _, BufReader, Read as _};
 use std::process::Stdio;
+use std::time::Duration;
 
 use clap::builder::ArgAction;
 use clap::{Arg, Command, CommandFactory as _};
@@ -141,10 +142,13 @@ fn a_typed_place_to_listen_on_comes_before_the_variable_of_another() {
         let mut command = sandbox.command(["serve", "a.raw", "--json"].iter().chain(args));
         command.envs(variables.iter().copied()).stdin(Stdio::null()).stdout(Stdio::piped());
         let mut child = command.spawn().expect("run tintype");
-        let mut line = String::new();
-        BufReader::new(child.stdout.take().expect("its output")).read_line(&mut line).expect("a line");
+        let (mut output, mut lines) = (BufReader::new(child.stdout.take().expect("its output")), String::new());
+        output.read_line(&mut lines).expect("a line");
+        // One line follows the other at once.
+        std::thread::sleep(Duration::from_millis(500));
         child.kill().and_then(|()| child.wait()).expect("it ends");
-        let (tcp, unix) = (line.matches("nbd://").count(), line.matches("nbd+unix://").count());
+        output.read_to_string(&mut lines).expect("the other lines");
+        let (tcp, unix) = (lines.matches("nbd://").count(), lines.matches("nbd+unix://").count());
         (tcp, unix)
     };
     let (listen, socket) = (("TINTYPE_LISTEN", "127.0.0.1:0"), ("TINTYPE_SOCKET", "s"));

@@ -3,7 +3,7 @@
 
 use std::convert::Infallible;
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use super::failure::Failure;
@@ -21,7 +21,9 @@ impl FromStr for SnapshotName {
     type Err = Infallible;
 
     fn from_str(text: &str) -> Result<Self, Infallible> {
-        let Some((repository, snapshot)) = text.split_once("::") else {
+        // Names of snapshots may have colons, too: one that is no path, and not there, is a part of such a name.
+        let is_repository = |path: &str| path.is_empty() || path.contains('/') || Path::new(path).exists();
+        let Some((repository, snapshot)) = text.split_once("::").filter(|(path, _)| is_repository(path)) else {
             return Ok(SnapshotName { repository: None, snapshot: Some(text.to_owned()) });
         };
         let some = |text: &str| (!text.is_empty()).then(|| text.to_owned());
@@ -65,8 +67,9 @@ mod tests {
         assert_eq!(parts("web@-7d"), (None, some("web@-7d")));
         assert_eq!(parts("::web"), (None, some("web")));
         assert_eq!(parts("/a b::web@01a2"), (some("/a b"), some("web@01a2")));
-        assert_eq!(parts("repo::"), (some("repo"), None));
-        for text in ["web", "repo::web", "repo::", "::"] {
+        assert_eq!(parts("./repo::"), (some("./repo"), None));
+        assert_eq!(parts("no-such-repo::web"), (None, some("no-such-repo::web")));
+        for text in ["web", "./repo::web", "./repo::", "::", "a::b"] {
             assert_eq!(text.parse::<SnapshotName>().unwrap().to_string(), text);
         }
     }
