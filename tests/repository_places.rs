@@ -109,6 +109,8 @@ fn a_name_that_looks_remote_is_refused_by_every_command() {
     // Targets, too: a file of that name here is not what was meant.
     for target in ["host:out.raw", "user@host:out.qcow2", "ssh://host/out.raw"] {
         sandbox.run(["convert", "a.raw", target]).fails(2, "remote targets are not supported yet");
+        sandbox.run(["convert", target, "b.raw"]).fails(2, "remote sources are not supported yet");
+        sandbox.run(["info", target]).fails(2, "remote sources are not supported yet");
         assert!(!sandbox.path(target).exists());
     }
     sandbox.run(["convert", "a.raw", "./host:out.raw"]).ok();

@@ -290,6 +290,10 @@ pub fn open_host_file(path: &Path) -> Result<OpenFile> {
 }
 
 fn open_host(path: &Path, options: &OpenOptions) -> Result<Host> {
+    if identity::looks_remote(path) {
+        let message = "remote sources are not supported yet; a local name with a colon is written ./NAME";
+        return Err(Error::new(Kind::Usage, message).with_path(path));
+    }
     let file = File::options()
         .read(true)
         .custom_flags(rustix::fs::OFlags::NONBLOCK.bits() as i32)
