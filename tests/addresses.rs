@@ -5,28 +5,12 @@ mod common;
 use std::fs;
 use std::process::Stdio;
 
-use common::{Run, Sandbox, assert_holds};
+use common::{Run, Sandbox, assert_holds, partitioned_disk};
 
 const MIB: usize = 1 << 20;
 
 /// Where the second of two partitions lies.
 const PART: std::ops::Range<usize> = 4 * MIB..8 * MIB;
-
-/// A disk with two partitions in an MBR.
-fn partitioned_disk(sandbox: &Sandbox, name: &str) -> Vec<u8> {
-    let path = sandbox.raw_disk(name, 8 * MIB as u64, 30);
-    let mut disk = fs::read(&path).expect("a disk");
-    disk[446..512].fill(0);
-    for (place, begin, sectors) in [(0usize, 64u32, 4000u32), (1, 8192, 8192)] {
-        let at = 446 + 16 * place;
-        disk[at + 4] = 0x83;
-        disk[at + 8..at + 12].copy_from_slice(&begin.to_le_bytes());
-        disk[at + 12..at + 16].copy_from_slice(&sectors.to_le_bytes());
-    }
-    disk[510..512].copy_from_slice(&[0x55, 0xaa]);
-    fs::write(path, &disk).expect("write a disk");
-    disk
-}
 
 #[test]
 fn a_partition_is_a_disk_to_every_command() {

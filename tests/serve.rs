@@ -9,25 +9,9 @@ use std::process::Command;
 use std::time::Duration;
 
 use common::nbd::{FLUSH, READ, Serving, WRITE, WRITE_ZEROES, make_certificates, option, read_at, reply, request};
-use common::{Sandbox, assert_holds, digest, have};
+use common::{Sandbox, assert_holds, digest, have, partitioned_disk};
 use rustix::process::{Pid, Signal, kill_process};
 use tintype_formats::testing::Random;
-
-/// A disk with two partitions in an MBR.
-fn partitioned_disk(sandbox: &Sandbox, name: &str) -> Vec<u8> {
-    let path = sandbox.raw_disk(name, 8 << 20, 30);
-    let mut disk = std::fs::read(&path).expect("a disk");
-    disk[446..512].fill(0);
-    for (place, begin, sectors) in [(0usize, 64u32, 4000u32), (1, 8192, 8192)] {
-        let at = 446 + 16 * place;
-        disk[at + 4] = 0x83;
-        disk[at + 8..at + 12].copy_from_slice(&begin.to_le_bytes());
-        disk[at + 12..at + 16].copy_from_slice(&sectors.to_le_bytes());
-    }
-    disk[510..512].copy_from_slice(&[0x55, 0xaa]);
-    std::fs::write(path, &disk).expect("write a disk");
-    disk
-}
 
 fn nbdinfo(sandbox: &Sandbox, args: &[&str]) -> serde_json::Value {
     let text = sandbox.tool("nbdinfo", [&["--json"], args].concat());

@@ -78,6 +78,23 @@ impl Sandbox {
     }
 }
 
+/// A disk of 8 MiB with two partitions in an MBR: from sector 64, and the second half.
+#[allow(dead_code, reason = "not every test needs partitions")]
+pub fn partitioned_disk(sandbox: &Sandbox, name: &str) -> Vec<u8> {
+    let path = sandbox.raw_disk(name, 8 << 20, 30);
+    let mut disk = std::fs::read(&path).expect("a disk");
+    disk[446..512].fill(0);
+    for (place, begin, sectors) in [(0usize, 64u32, 4000u32), (1, 8192, 8192)] {
+        let at = 446 + 16 * place;
+        disk[at + 4] = 0x83;
+        disk[at + 8..at + 12].copy_from_slice(&begin.to_le_bytes());
+        disk[at + 12..at + 16].copy_from_slice(&sectors.to_le_bytes());
+    }
+    disk[510..512].copy_from_slice(&[0x55, 0xaa]);
+    std::fs::write(path, &disk).expect("write a disk");
+    disk
+}
+
 /// Bytes of three kinds in turn: noise, text that compresses, zeros.
 fn content(random: &mut tintype_formats::testing::Random, length: usize, kind: u64) -> Vec<u8> {
     match kind % 4 {
