@@ -14,3 +14,25 @@ pub enum Event {
     /// QEMU has gone.
     Gone,
 }
+
+impl Event {
+    /// Returns true if the machine stands still because what it writes finds no space. That says nothing of the machine.
+    pub fn is_out_of_space(&self) -> bool {
+        matches!(self, Event::Qmp(name, data) if name == "BLOCK_IO_ERROR" && data["nospace"] == true)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn only_missing_space_is_missing_space() {
+        let event =
+            |nospace: bool| Event::Qmp("BLOCK_IO_ERROR".to_owned(), json!({"nospace": nospace, "action": "stop"}));
+        assert!(event(true).is_out_of_space() && !event(false).is_out_of_space());
+        assert!(!Event::Qmp("STOP".to_owned(), json!({})).is_out_of_space() && !Event::Gone.is_out_of_space());
+    }
+}

@@ -11,7 +11,7 @@ use super::condition::Condition;
 use super::event::Event;
 use super::machine::Machine;
 use super::screen::{LONGEST_FAILURE_BYTES, Screen, failure_in};
-use crate::error::{Error, Result};
+use crate::error::{Error, Kind, Result};
 
 /// What came of a watch.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -61,7 +61,12 @@ pub fn watch_until(
         if is_stopped() {
             return Err(Error::cancelled());
         }
-        let verdict = match machine.next_event(STEP) {
+        let event = machine.next_event(STEP);
+        if event.as_ref().is_some_and(Event::is_out_of_space) {
+            let message = "keep what the machine writes: there is no space for it in the temporary folder (TMPDIR)";
+            return Err(Error::new(Kind::NoSpace, message));
+        }
+        let verdict = match event {
             Some(event) => watch.hear(&event),
             None => watch.hear_silence(),
         };

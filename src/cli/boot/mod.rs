@@ -161,6 +161,9 @@ fn watch(mut machine: Machine, signals: &mut Signals, global: Global) -> Result<
         match machine.next_event(STEP) {
             Some(Event::Gone) => break,
             Some(event) => {
+                if event.is_out_of_space() {
+                    output::warn("the machine stands still: there is no space for what it writes", global);
+                }
                 if let Some(failure) = warn_of(&mut text, &event).filter(|_| !is_warned) {
                     is_warned = true;
                     output::warn(&format!("the machine says \"{failure}\""), global);
