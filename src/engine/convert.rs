@@ -127,7 +127,6 @@ fn write(
     options.create.target_holds_old_data = target.holds_old_data();
     let size_bytes = options.create.geometry.size_bytes;
     options.create.unreadable = joined(size_bytes, options.create.unreadable);
-    let phase = progress.now().phase;
     progress.begin(size_bytes);
     let clonable = clonable_files(input, target, &options);
     let writer = options.format.begin(target, &options.create).on_path(target.path())?;
@@ -148,7 +147,6 @@ fn write(
         (Some(set_aside), Input::Disk(source)) => {
             let tolerance = options.salvage.unwrap_or(Tolerance::NONE);
             let late = retry(*source, set_aside, target.file().as_ref(), (tolerance, first_pass), progress);
-            progress.enter(phase);
             Some(late.on_path(source.path)?)
         }
         _ => None,

@@ -210,9 +210,7 @@ pub fn stage(
     };
     let copy_options = CopyOptions { parent: None, explicit_zeros: false, ordered_writes: false, digest: None };
     copy(&pipeline, feed.as_mut(), size_bytes, writer.as_ref(), &copy_options)?;
-    let phase = progress.now().phase;
     let late = retry(source, &set_aside, file.as_ref(), (tolerance, FirstPass::Done), progress).on_path(source.path)?;
-    progress.enter(phase);
     writer.finish(&IdentitySeed([0; 32]))?;
     Ok(Staged { disk: open_staged(reader, source_geometry)?, unreadable: late.unreadable })
 }

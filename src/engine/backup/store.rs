@@ -40,12 +40,10 @@ impl Job<'_> {
         parent: Option<Arc<MappedDisk>>,
     ) -> Result<(DiskRecord, AreaMap)> {
         let size_bytes = disk.input.size_bytes();
-        let phase = self.progress.now().phase;
         let (stored, map) = match (&disk.earlier, &disk.input) {
             (Some(earlier), Input::Disk(source)) => self.go_on(source, earlier).on_path(source.path)?,
             _ => self.store_all(disk, parent)?,
         };
-        self.progress.enter(phase);
         if let Input::Disk(source) = &disk.input {
             check_length(source.disk).on_path(source.path)?;
         }

@@ -70,11 +70,13 @@ type Outcome<T> = Result<std::result::Result<T, TimeUp>>;
 impl Retry<'_> {
     /// Reads what is not finished in `map`, as far as it can be read.
     pub fn run<'b>(&self, map: &mut AreaMap, store: &mut Store<'b>, watch: &mut Watch<'b>) -> Result<()> {
+        let phase = self.progress.now().phase;
         self.progress.enter("retrying");
         self.progress.begin(map.unfinished_bytes());
         let buffer = AlignedBuffer::zeroed(STEP_BYTES as usize);
         let mut run = Run { job: self, map: &mut *map, store, watch, buffer, done_bytes: 0, bad_bytes: 0 };
         let (Ok(()) | Err(TimeUp)) = run.all_passes()?;
+        self.progress.enter(phase);
         self.check_bound(map.unfinished_bytes())
     }
 
