@@ -177,6 +177,15 @@ impl Repository {
         Ok(lineup)
     }
 
+    /// Reads a snapshot that is visible to the cache, or returns why it cannot be read: it may have been damaged since.
+    pub fn read_visible(&self, id: Id) -> Result<std::result::Result<Snapshot, String>> {
+        match self.committed(id)? {
+            Some(Err(cause)) if cause.kind() == Kind::WrongKey => Err(cause),
+            Some(found) => Ok(found.map_err(|cause| cause.to_string())),
+            None => Ok(Err("its manifest or the end of its session is missing or damaged".to_owned())),
+        }
+    }
+
     /// Reads every manifest again, whatever the cache knows, and keeps all.
     pub fn lineup_anew(&self) -> Result<Lineup> {
         look(self, &mut Known::default(), &|_| true)

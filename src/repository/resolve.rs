@@ -198,12 +198,9 @@ impl Repository {
         loop {
             let (id, remarks) = choose(lineup, text, wishes, purpose)?;
             let kept = lineup.kept.get(&id).cloned();
-            let found = kept.map_or_else(|| self.committed(id), |snapshot| Ok(Some(Ok(snapshot))));
-            let cause = match found? {
-                Some(Ok(snapshot)) => return Ok(Chosen { snapshot, remarks }),
-                Some(Err(cause)) if cause.kind() == Kind::WrongKey => return Err(cause),
-                Some(Err(cause)) => cause.to_string(),
-                None => "its manifest or the end of its session is missing or damaged".to_owned(),
+            let cause = match kept.map_or_else(|| self.read_visible(id), |snapshot| Ok(Ok(snapshot)))? {
+                Ok(snapshot) => return Ok(Chosen { snapshot, remarks }),
+                Err(cause) => cause,
             };
             // The cache knew it before it was damaged.
             if !lineup.mark_damaged(id, cause.clone()) {

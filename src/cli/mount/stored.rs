@@ -29,7 +29,7 @@ const SHOWN_DIGITS: usize = 16;
 /// The link to the newest snapshot of a name.
 const LATEST: &str = "latest";
 
-/// What all disks of a mount share.
+/// Pool and cache shared by the disks of a mount.
 pub struct Shared {
     /// Keeps disks open.
     pub pool: Arc<OpenDisks>,
@@ -106,7 +106,7 @@ pub struct Catalog {
     repository: Arc<Repository>,
     reader: Arc<ChunkReader>,
     shared: Shared,
-    /// Which snapshots are shown.
+    /// Key owner and host of the snapshots that are shown.
     wishes: Wishes,
     known: Mutex<Known>,
 }
@@ -206,18 +206,15 @@ impl Catalog {
         Ok(())
     }
 
-    /// Reads a visible snapshot that was not read just now.
+    /// Reads a visible snapshot that was not read just now; `None`, and counted as damaged, if it cannot be read.
     fn read(&self, id: Id, kept: Option<Snapshot>, lineup: &mut Lineup) -> Result<Option<Snapshot>> {
-        if kept.is_some() {
-            return Ok(kept);
+        match kept.map_or_else(|| self.repository.read_visible(id), |snapshot| Ok(Ok(snapshot)))? {
+            Ok(snapshot) => Ok(Some(snapshot)),
+            Err(cause) => {
+                lineup.mark_damaged(id, cause);
+                Ok(None)
+            }
         }
-        let cause = match self.repository.committed(id)? {
-            Some(Ok(snapshot)) => return Ok(Some(snapshot)),
-            Some(Err(cause)) => cause.to_string(),
-            None => "its manifest or the end of its session is missing or damaged".to_owned(),
-        };
-        lineup.mark_damaged(id, cause);
-        Ok(None)
     }
 
     /// Says once which snapshots are not shown, although somebody committed them.
