@@ -1,4 +1,4 @@
-//! What a file can hold besides one disk in its current state: other disks, and snapshots.
+//! Further contents of an image file: other disks, and snapshots.
 
 /// A disk inside a container.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -20,8 +20,8 @@ pub struct SnapshotInfo {
     pub name: String,
     /// The disk's size when it was taken, in bytes.
     pub size_bytes: u64,
-    /// When it was taken, in seconds since 1970, if known.
+    /// Time of the snapshot, in seconds since 1970, if known.
     pub taken_unix_s: Option<u64>,
-    /// How many bytes of machine state (memory) were saved with it.
+    /// Size of the machine state (memory) saved with it, in bytes.
     pub machine_state_bytes: u64,
 }

@@ -13,7 +13,7 @@ pub struct Format {
     pub title: &'static str,
     /// File name extensions without the dot, the usual one first.
     pub extensions: &'static [&'static str],
-    /// What of the format is read, in a few words.
+    /// The variants that are read, in a few words.
     pub reads: &'static str,
     /// The file to open where the user names a folder that is an image of this format.
     pub folder_entry: Option<&'static str>,
@@ -24,18 +24,18 @@ pub struct Format {
     pub probe: fn(&ProbeInput<'_>) -> bool,
     /// Reads and checks the header.
     pub open: fn(OpenFile) -> Result<Box<dyn Image>>,
-    /// How images of the format are created, if they are.
+    /// Means to create images of the format, if there are any.
     pub create: Option<Create>,
 }
 
 /// Formats in the order in which a file is tried; `raw`, which fits every file, is last.
 pub type Formats = &'static [&'static Format];
 
-/// How images of a format are created.
+/// Means to create images of a format.
 pub struct Create {
     /// Begins an image in empty files (or, for raw, one with old data).
     pub begin: Begin,
-    /// How large the file becomes without compression.
+    /// Returns the size of the file without compression.
     pub measure: fn(&CreateOptions, &TouchedBytes<'_>) -> Result<Measure>,
     /// The variants, the default one first.
     pub subformats: &'static [&'static str],
@@ -43,16 +43,16 @@ pub struct Create {
     pub options: &'static [OptionHelp],
     /// The compressions, by name.
     pub compressions: &'static [&'static str],
-    /// Whether an image can inherit from another one.
+    /// True if an image can inherit from another one.
     pub parents: bool,
-    /// Whether images record the logical sector size; without it, a disk of 4096-byte sectors loses its partition table.
+    /// True if images record the logical sector size; without it, a disk of 4096-byte sectors loses its partition table.
     pub records_sectors: bool,
     /// The variants that are one file, written front to back: they can go to a pipe.
     pub streamable: &'static [&'static str],
 }
 
 impl Create {
-    /// Whether the variant (the default one if `None`) can go to a pipe.
+    /// Returns true if the variant (the default one if `None`) can go to a pipe.
     pub fn is_streamable(&self, subformat: Option<&str>) -> bool {
         let subformat = subformat.or_else(|| self.subformats.first().copied());
         subformat.is_some_and(|name| self.streamable.contains(&name))
@@ -62,7 +62,7 @@ impl Create {
 /// Begins an image.
 pub type Begin = fn(&dyn TargetFiles, &CreateOptions) -> Result<Box<dyn ImageWriter>>;
 
-/// How many bytes of the disk to be stored lie in units of so many bytes that are not known to be zeros.
+/// Returns, for a unit size, the number of bytes to store in units that are not known to be zeros.
 pub type TouchedBytes<'a> = dyn Fn(u64) -> Result<u64> + 'a;
 
 /// One of a format's own options for new images.
@@ -75,7 +75,7 @@ pub struct OptionHelp {
     pub help: &'static str,
 }
 
-/// How large an image would be.
+/// Size of an image.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Measure {
     /// With only the data stored, in bytes.
@@ -84,7 +84,7 @@ pub struct Measure {
     pub fully_allocated_bytes: u64,
 }
 
-/// What a probe gets to see.
+/// The parts of a file that a probe sees.
 pub struct ProbeInput<'a> {
     /// The first bytes of the file ([`PROBE_BYTES`], or all of a shorter one).
     pub head: &'a [u8],
@@ -94,14 +94,14 @@ pub struct ProbeInput<'a> {
     pub len_bytes: u64,
 }
 
-/// How much of a file's begin a probe sees.
+/// Size of the part of a file's beginning that a probe sees, in bytes.
 pub const PROBE_BYTES: usize = 4096;
 
-/// How much of a file's end a probe sees.
+/// Size of the part of a file's end that a probe sees, in bytes.
 pub const PROBE_TAIL_BYTES: usize = 512;
 
 impl Format {
-    /// How images of this format are created; fails if they are not.
+    /// Returns the means to create images of this format; fails if there are none.
     pub fn creation(&self) -> Result<&Create> {
         self.create.as_ref().ok_or_else(|| {
             ImageError::unsupported("create an image", format!("{} images can be read, but not created", self.title))
@@ -115,7 +115,7 @@ impl Format {
         (create.begin)(files, options)
     }
 
-    /// How large an image of a disk would be.
+    /// Returns the size that an image of a disk would have.
     pub fn measure(&self, options: &CreateOptions, touched_bytes: &TouchedBytes<'_>) -> Result<Measure> {
         let create = self.creation()?;
         self.check_options(create, options)?;

@@ -56,6 +56,11 @@ pub trait Image: Send + Sync {
     }
 }
 
+/// Fails if a snapshot is named, of an image that has none.
+pub(crate) fn no_snapshot(name: Option<&str>) -> Result<()> {
+    name.map_or(Ok(()), |name| Err(ImageError::no_such_snapshot(name, &[])))
+}
+
 /// One file's part of a disk.
 ///
 /// The promises are those of [`BlockSource`](crate::source::BlockSource); `extent_at` says [`Absent`] where the parent

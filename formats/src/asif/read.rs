@@ -10,7 +10,7 @@ use crate::contents::SnapshotInfo;
 use crate::error::{ImageError, Result};
 use crate::extent::{HostFileId, HostRange, LayerExtent, LayerKind};
 use crate::host_file::OpenFile;
-use crate::layer::{Image, ImageInfo, ImageLayer};
+use crate::layer::{Image, ImageInfo, ImageLayer, no_snapshot};
 use crate::reference_gate::{FileReference, ReferenceGate};
 use crate::source::Geometry;
 use crate::stored::read_stored;
@@ -74,9 +74,7 @@ impl Image for AsifImage {
     }
 
     fn layer(&self, snapshot: Option<&str>, _gate: &dyn ReferenceGate) -> Result<Box<dyn ImageLayer>> {
-        if let Some(name) = snapshot {
-            return Err(ImageError::no_such_snapshot(name, &[]));
-        }
+        no_snapshot(snapshot)?;
         Ok(Box::new(AsifLayer { geometry: self.info.geometry, files: [self.file.clone()], tables: self.tables()? }))
     }
 

@@ -8,7 +8,7 @@ use crate::contents::SnapshotInfo;
 use crate::error::{ImageError, Result};
 use crate::extent::{HostFileId, HostRange, LayerExtent, LayerKind};
 use crate::host_file::OpenFile;
-use crate::layer::{Image, ImageInfo, ImageLayer};
+use crate::layer::{Image, ImageInfo, ImageLayer, no_snapshot};
 use crate::reference_gate::{FileReference, ReferenceGate};
 use crate::source::Geometry;
 use crate::stored::read_stored;
@@ -55,9 +55,7 @@ impl Image for BochsImage {
     }
 
     fn layer(&self, snapshot: Option<&str>, _gate: &dyn ReferenceGate) -> Result<Box<dyn ImageLayer>> {
-        if let Some(name) = snapshot {
-            return Err(ImageError::no_such_snapshot(name, &[]));
-        }
+        no_snapshot(snapshot)?;
         let catalog = header::read_catalog(self.file.file.as_ref(), &self.layout)?;
         if let Some(entry) = header::twice(&header::stored(&catalog)) {
             return Err(ImageError::corrupt(READ_CATALOG, format!("two entries name the extent {entry:#x}")));

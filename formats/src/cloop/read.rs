@@ -8,7 +8,7 @@ use crate::contents::SnapshotInfo;
 use crate::error::{ImageError, Result};
 use crate::extent::{LayerExtent, LayerKind};
 use crate::host_file::OpenFile;
-use crate::layer::{Image, ImageInfo, ImageLayer};
+use crate::layer::{Image, ImageInfo, ImageLayer, no_snapshot};
 use crate::limits::MAX_DISK_BYTES;
 use crate::reference_gate::{FileReference, ReferenceGate};
 use crate::source::Geometry;
@@ -132,10 +132,8 @@ impl Image for CloopImage {
     }
 
     fn layer(&self, snapshot: Option<&str>, _gate: &dyn ReferenceGate) -> Result<Box<dyn ImageLayer>> {
-        match snapshot {
-            None => Ok(Box::new(self.cloop_layer())),
-            Some(name) => Err(ImageError::no_such_snapshot(name, &[])),
-        }
+        no_snapshot(snapshot)?;
+        Ok(Box::new(self.cloop_layer()))
     }
 
     /// Looks at the table; whether the blocks decode is for reading them to find out.

@@ -4,9 +4,9 @@ use super::check;
 use super::read::DmgImage;
 use crate::check::CheckReport;
 use crate::contents::SnapshotInfo;
-use crate::error::{ImageError, Result};
+use crate::error::Result;
 use crate::host_file::OpenFile;
-use crate::layer::{Image, ImageInfo, ImageLayer};
+use crate::layer::{Image, ImageInfo, ImageLayer, no_snapshot};
 use crate::reference_gate::{FileReference, ReferenceGate};
 
 pub(super) fn open(file: OpenFile) -> Result<Box<dyn Image>> {
@@ -27,10 +27,8 @@ impl Image for DmgImage {
     }
 
     fn layer(&self, snapshot: Option<&str>, _gate: &dyn ReferenceGate) -> Result<Box<dyn ImageLayer>> {
-        match snapshot {
-            None => Ok(Box::new(self.disk())),
-            Some(name) => Err(ImageError::no_such_snapshot(name, &[])),
-        }
+        no_snapshot(snapshot)?;
+        Ok(Box::new(self.disk()))
     }
 
     fn check(&self, report: &mut CheckReport) -> Result<()> {

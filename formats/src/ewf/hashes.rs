@@ -11,7 +11,7 @@ use crate::layer::Detail;
 pub(super) struct Hashes {
     pub md5: Option<[u8; 16]>,
     pub sha1: Option<[u8; 20]>,
-    /// Whether a section with digests is damaged.
+    /// True if a section with digests is damaged.
     pub damaged: bool,
 }
 
@@ -27,7 +27,7 @@ pub(super) fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// What the `hash` and `digest` sections of a segment say, if it has any.
+/// Digests in the `hash` and `digest` sections of a segment, if it has any.
 pub(super) fn stored_hashes(segment: &Segment) -> Result<Option<Hashes>> {
     let mut hashes = None::<Hashes>;
     for section in &segment.notes {

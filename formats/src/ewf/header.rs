@@ -1,4 +1,4 @@
-//! What an image says of its case: who made it when, and of what.
+//! Notes on the case: examiner, times and description of the evidence.
 
 use std::ops::Range;
 

@@ -27,12 +27,12 @@ pub(super) struct Volume {
 }
 
 impl Volume {
-    /// How many chunks the disk has.
+    /// Number of chunks of the disk.
     pub fn chunks(&self) -> u64 {
         self.size_bytes.div_ceil(self.chunk_bytes)
     }
 
-    /// How much of the disk a chunk has: the last one may have less than the others.
+    /// Returns the number of the disk's bytes in a chunk: the last chunk may have fewer.
     pub fn chunk_length_bytes(&self, chunk: u64) -> u64 {
         self.size_bytes.saturating_sub(chunk.saturating_mul(self.chunk_bytes)).min(self.chunk_bytes)
     }

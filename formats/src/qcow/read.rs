@@ -5,7 +5,7 @@ use crate::check::CheckReport;
 use crate::contents::SnapshotInfo;
 use crate::error::{ImageError, Result};
 use crate::host_file::OpenFile;
-use crate::layer::{Detail, Image, ImageInfo, ImageLayer};
+use crate::layer::{Detail, Image, ImageInfo, ImageLayer, no_snapshot};
 use crate::reference_gate::{FileReference, ReferenceGate};
 use crate::source::Geometry;
 use crate::two_level::check;
@@ -68,10 +68,8 @@ impl Image for QcowImage {
         if self.header.encrypted {
             return Err(ImageError::unsupported("read QCOW image", "it is encrypted with AES"));
         }
-        match snapshot {
-            Some(name) => Err(ImageError::no_such_snapshot(name, &[])),
-            None => Ok(Box::new(TwoLevelLayer::open(self.file.clone(), self.header.shape, self.info.geometry)?)),
-        }
+        no_snapshot(snapshot)?;
+        Ok(Box::new(TwoLevelLayer::open(self.file.clone(), self.header.shape, self.info.geometry)?))
     }
 
     fn check(&self, report: &mut CheckReport) -> Result<()> {

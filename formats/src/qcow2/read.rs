@@ -120,7 +120,7 @@ impl Qcow2Image {
         Ok(Some(gate.open(&reference)?.file))
     }
 
-    /// What clusters and L2 tables cannot overlap, as far as that can be known without reading more.
+    /// Host ranges that clusters and L2 tables must not overlap, as far as known without further reads.
     fn metadata(&self, l1: TablePlace) -> Vec<(&'static str, std::ops::Range<u64>)> {
         let shape = self.header.shape;
         let clusters_of = |table: TablePlace| {

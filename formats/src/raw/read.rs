@@ -6,7 +6,7 @@ use crate::error::{ImageError, Result};
 use crate::extent::{HostFileId, HostRange, LayerExtent, LayerKind};
 use crate::format::Format;
 use crate::host_file::OpenFile;
-use crate::layer::{Image, ImageInfo, ImageLayer};
+use crate::layer::{Image, ImageInfo, ImageLayer, no_snapshot};
 use crate::limits::MAX_DISK_BYTES;
 use crate::reference_gate::{FileReference, ReferenceGate};
 use crate::source::Geometry;
@@ -74,10 +74,8 @@ impl Image for RawImage {
     }
 
     fn layer(&self, snapshot: Option<&str>, _gate: &dyn ReferenceGate) -> Result<Box<dyn ImageLayer>> {
-        match snapshot {
-            None => Ok(Box::new(RawImage::new(self.files[0].clone(), self.file_bytes))),
-            Some(name) => Err(ImageError::no_such_snapshot(name, &[])),
-        }
+        no_snapshot(snapshot)?;
+        Ok(Box::new(RawImage::new(self.files[0].clone(), self.file_bytes)))
     }
 
     fn check(&self, report: &mut CheckReport) -> Result<()> {

@@ -17,7 +17,8 @@ pub struct DiskIdentity {
     /// The disk identifier in its MBR: eight lower-case hexadecimal digits. Missing if the disk has a GPT.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mbr_id: Option<String>,
-    /// The partition's GUID, or `MBR-ID-NN`, where the source is a partition; the other facts are then those of its disk.
+    /// The partition's GUID, `MBR-ID-NN` or `at 0xOFFSET`, where the source is a partition; the other facts are then those of its
+    /// disk.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub partition: Option<String>,
 }

@@ -13,7 +13,7 @@ use crate::contents::{DiskInfo, SnapshotInfo};
 use crate::error::{ImageError, Result};
 use crate::extent::{LayerExtent, LayerKind};
 use crate::host_file::OpenFile;
-use crate::layer::{Image, ImageInfo, ImageLayer};
+use crate::layer::{Image, ImageInfo, ImageLayer, no_snapshot};
 use crate::reference_gate::{FileReference, ReferenceGate};
 use crate::source::Geometry;
 
@@ -29,7 +29,7 @@ fn geometry(record: &DiskRecord, chunk_bytes: u64) -> Geometry {
 /// A file, or one of its disks.
 struct TinImage {
     file: Arc<TinFile>,
-    /// Which disk it is; `None` for a file of several.
+    /// Number of the disk; `None` for a file of several.
     disk: Option<usize>,
     disks: Vec<DiskInfo>,
     info: ImageInfo,
@@ -113,9 +113,7 @@ impl Image for TinImage {
     }
 
     fn layer(&self, snapshot: Option<&str>, _gate: &dyn ReferenceGate) -> Result<Box<dyn ImageLayer>> {
-        if let Some(name) = snapshot {
-            return Err(ImageError::no_such_snapshot(name, &[]));
-        }
+        no_snapshot(snapshot)?;
         let record = self.record()?;
         Ok(Box::new(TinLayer { geometry: self.info.geometry, mapped: self.file.mapped(record) }))
     }

@@ -210,7 +210,7 @@ impl ExtentMap {
     }
 }
 
-/// Whether two neighbours in the sorted runs have a cluster in common.
+/// Returns true if two neighbours in the sorted runs share a cluster.
 pub(super) fn overlap(pair: &[Run]) -> bool {
     matches!(pair, [one, other] if one.device == other.device && one.end_cluster() > u64::from(other.first_cluster))
 }

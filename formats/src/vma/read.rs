@@ -13,7 +13,7 @@ use crate::contents::{DiskInfo, SnapshotInfo};
 use crate::error::{ImageError, Result};
 use crate::extent::{HostFileId, HostRange, LayerExtent, LayerKind};
 use crate::host_file::OpenFile;
-use crate::layer::{Image, ImageInfo, ImageLayer};
+use crate::layer::{Image, ImageInfo, ImageLayer, no_snapshot};
 use crate::reference_gate::{FileReference, ReferenceGate};
 use crate::source::Geometry;
 use crate::stored::read_stored;
@@ -138,9 +138,7 @@ impl Image for VmaDisk {
     }
 
     fn layer(&self, snapshot: Option<&str>, _gate: &dyn ReferenceGate) -> Result<Box<dyn ImageLayer>> {
-        if let Some(name) = snapshot {
-            return Err(ImageError::no_such_snapshot(name, &[]));
-        }
+        no_snapshot(snapshot)?;
         let number = self.device.number;
         let index = scan(self.file.file.as_ref(), &self.archive, &|device| device == number)?;
         check_runs(&index, &self.device)?;

@@ -21,7 +21,7 @@ pub(super) struct Layout {
     /// A flat file may hold several extents.
     by_name: HashMap<Vec<String>, usize>,
     pub extents: Vec<Extent>,
-    /// Where the next extent begins.
+    /// Offset of the next extent.
     end: u64,
     /// The grain tables of all of them.
     tables: u64,

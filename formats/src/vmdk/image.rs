@@ -7,7 +7,7 @@ use crate::check::CheckReport;
 use crate::contents::SnapshotInfo;
 use crate::error::{ImageError, Result};
 use crate::host_file::OpenFile;
-use crate::layer::{Image, ImageInfo, ImageLayer};
+use crate::layer::{Image, ImageInfo, ImageLayer, no_snapshot};
 use crate::reference_gate::{FileReference, ReferenceGate};
 
 pub(super) fn open(file: OpenFile) -> Result<Box<dyn Image>> {
@@ -28,9 +28,7 @@ impl Image for VmdkImage {
     }
 
     fn layer(&self, snapshot: Option<&str>, gate: &dyn ReferenceGate) -> Result<Box<dyn ImageLayer>> {
-        if let Some(name) = snapshot {
-            return Err(ImageError::no_such_snapshot(name, &[]));
-        }
+        no_snapshot(snapshot)?;
         if self.parent.as_ref().is_some_and(|parent| parent.names.is_empty()) {
             return Err(ImageError::corrupt(OPEN, "it has a parent (parentCID), but does not name it"));
         }

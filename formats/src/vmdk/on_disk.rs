@@ -174,7 +174,7 @@ pub(super) struct SeSparseVolatileHeader {
 const _: () = assert!(size_of::<SeSparseVolatileHeader>() == 32);
 pub(super) const SE_SPARSE_VOLATILE_MAGIC: u64 = 0xcafe_cafe;
 
-/// What a grain table entry says.
+/// Meaning of a grain table entry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Grain {
     /// The parent decides.

@@ -1,4 +1,4 @@
-//! What every variant of a new image needs to know.
+//! Settings shared by all variants of a new image.
 
 use super::on_disk::*;
 use super::write_descriptor::Hardware;
