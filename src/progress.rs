@@ -1,4 +1,4 @@
-//! How far a long job is, and whether it is to stop: counters that the one who works adds to and somebody else looks at.
+//! Progress and cancellation of long jobs: the job updates counters, and a front end reads them.
 
 use std::sync::Mutex;
 use std::sync::PoisonError;
@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 
 use crate::error::{Error, Result};
 
-/// The state of a running job. Who works never waits for who watches.
+/// The state of a running job. The job never waits for its observers.
 #[derive(Debug, Default)]
 pub struct Progress {
     total_bytes: AtomicU64,
@@ -16,7 +16,7 @@ pub struct Progress {
     notes: Mutex<Vec<String>>,
 }
 
-/// What is going on.
+/// The current phase of a job.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Now {
     /// The part of the job.
@@ -31,17 +31,17 @@ impl Progress {
         Self::default()
     }
 
-    /// What goes on from now on: "converting", "syncing", "verifying".
+    /// Sets the current phase: "converting", "syncing", "verifying".
     pub fn enter(&self, phase: &'static str) {
         self.now.lock().unwrap_or_else(PoisonError::into_inner).phase = phase;
     }
 
-    /// Which of several disks the job is at.
+    /// Sets the disk that the next phases are about, where there are several.
     pub fn enter_disk(&self, name: &str) {
         self.now.lock().unwrap_or_else(PoisonError::into_inner).disk = Some(name.to_owned());
     }
 
-    /// What goes on.
+    /// Returns the current phase.
     pub fn now(&self) -> Now {
         self.now.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }

@@ -1,4 +1,4 @@
-//! What is chosen inside of a disk is a part of its address, in every command.
+//! Addresses choose disks, snapshots and partitions in every command.
 
 mod common;
 
@@ -9,7 +9,7 @@ use common::{Run, Sandbox, assert_holds, partitioned_disk};
 
 const MIB: usize = 1 << 20;
 
-/// Where the second of two partitions lies.
+/// Bytes of the second of two partitions.
 const PART: std::ops::Range<usize> = 4 * MIB..8 * MIB;
 
 #[test]
@@ -147,7 +147,7 @@ fn a_snapshot_is_named_with_its_repository_in_every_command() {
     assert!(missing.stderr.contains("TINTYPE_REPOSITORY"), "{}", missing.stderr);
 }
 
-/// What a disk inherits from another lies at its own place there: a part of it is at none.
+/// Inherited ranges have the offset of the whole disk in the parent, not that of the part.
 #[test]
 fn a_part_of_a_disk_inherits_nothing_from_what_that_inherits_from() {
     let sandbox = Sandbox::new();

@@ -1,4 +1,4 @@
-//! What somebody committed and nobody can read is not passed over in silence, and can be had back or given up.
+//! Committed snapshots that cannot be read are reported, and can be recovered or discarded.
 
 mod common;
 #[path = "common/scene.rs"]

@@ -89,7 +89,7 @@ fn whole_line(serial: &Path, begin: &str) -> Option<String> {
     Some(line.trim_end().to_owned())
 }
 
-/// Which firmwares the sources are booted by.
+/// Chooses the firmwares that the source at a place is booted by.
 type Firmwares = fn(usize) -> &'static [&'static str];
 
 /// Every source by both.

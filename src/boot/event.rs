@@ -1,8 +1,8 @@
-//! What is heard of a machine.
+//! Events of a machine.
 
 use serde_json::Value;
 
-/// Something that was heard of a machine.
+/// An event of a machine.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Event {
     /// An event of QEMU's, by its name, and what it says.

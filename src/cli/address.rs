@@ -121,7 +121,7 @@ impl Address {
         Ok(Address { path: repository.into(), stored: Some(wanted.to_owned()), ..plain })
     }
 
-    /// What is chosen inside, as it stands behind the path.
+    /// Returns the choices inside, as written behind the path.
     pub fn choices(&self) -> String {
         let partition = self.partition.map(|number| number.to_string());
         let choices = [("disk", &self.disk), ("snapshot", &self.snapshot), ("partition", &partition)];

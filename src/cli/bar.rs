@@ -22,13 +22,13 @@ pub struct Bar {
 }
 
 impl Bar {
-    /// A bar that shows nothing yet.
+    /// Returns a bar that shows nothing yet.
     pub fn new() -> Self {
         let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr());
         Bar { bar, template: "", now: Now::default() }
     }
 
-    /// Shows what goes on, and how far it is.
+    /// Shows the phase, and how far it is.
     pub fn show(&mut self, progress: &Progress) {
         let now = progress.now();
         if now != self.now {
@@ -60,7 +60,7 @@ impl Bar {
     }
 }
 
-/// For people: what goes on.
+/// Returns the phase and the disk for people.
 pub fn shown(now: &Now) -> String {
     match &now.disk {
         Some(disk) => format!("{} {}", now.phase, printable(disk)),

@@ -62,12 +62,12 @@ impl Failure {
         printable(&message)
     }
 
-    /// What to do next, if there is something to say.
+    /// Returns the advice for the user, if there is any.
     pub fn hint(&self) -> Option<&str> {
         self.hint.as_deref()
     }
 
-    /// What the process ends with.
+    /// Returns the exit code of the process.
     pub fn exit_code(&self) -> u8 {
         exit_code(self.kind())
     }

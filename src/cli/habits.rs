@@ -1,4 +1,4 @@
-//! What users of other tools type, and what does it here.
+//! Answers to commands and options of other tools.
 
 use clap::error::{ContextKind, ContextValue};
 
@@ -43,10 +43,10 @@ const OPTIONS: &[(&str, &str)] = &[
     ("-T", "devices are always read past the page cache"),
 ];
 
-/// How far a word may be from a command that is suggested for it, in letters.
+/// Largest edit distance between a word and a command suggested for it, in letters.
 const MAX_DISTANCE: usize = 2;
 
-/// What to say of a command or option that there is not. A word after a command, as in `key rm`, is another one.
+/// Returns the answer to an unknown command or option. After a command, as in `key rm`, words mean something else.
 pub fn hint(error: &clap::Error, is_nested: bool) -> Option<&'static str> {
     let word = |kind| match error.get(kind) {
         Some(ContextValue::String(word)) => Some(word.as_str()),
@@ -59,7 +59,7 @@ pub fn hint(error: &clap::Error, is_nested: bool) -> Option<&'static str> {
     of_command.map(|(_, hint)| *hint).or_else(|| of_option.map(|(_, hint)| *hint))
 }
 
-/// Whether the parser's suggestion for a command is far-fetched.
+/// Returns true if the parser's suggestion for a command is far-fetched.
 pub fn is_far_fetched(error: &clap::Error) -> bool {
     let Some(ContextValue::String(word)) = error.get(ContextKind::InvalidSubcommand) else { return false };
     let distance = |suggested: &String| strsim::damerau_levenshtein(word, suggested);

@@ -57,7 +57,7 @@ pub struct RepositoryArgs {
 }
 
 impl RepositoryArgs {
-    /// Where the repository is.
+    /// Returns the path of the repository.
     pub fn path(&self) -> Result<&Path, Failure> {
         self.repo.as_deref().ok_or_else(|| {
             Failure::usage("no repository is named")

@@ -127,7 +127,7 @@ fn check_all_are_new(args: &Args, paths: &[PathBuf]) -> Result<(), Failure> {
     }
 }
 
-/// The disks before the one that failed have their targets already: those of a set may be of two moments now.
+/// Adds the disks that were restored before a failure to its hint: the set may be of two moments now.
 fn with_restored(failure: Failure, restored: &[&PathBuf]) -> Failure {
     if restored.is_empty() {
         return failure;
@@ -182,7 +182,7 @@ fn format_of(args: &Args, path: &Path) -> Result<&'static Format, Failure> {
     Ok(&raw::FORMAT)
 }
 
-/// What of a disk is restored, and to where.
+/// A disk, or a part of one, and the path to restore it to.
 struct Piece<'a> {
     /// The disk's name, where it is one of several.
     name: Option<&'a str>,

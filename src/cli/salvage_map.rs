@@ -48,7 +48,7 @@ pub fn wrong(path: &Path, message: &str) -> Failure {
     Failure::usage(format!("{}: {message}", path.display())).hinted("name another map to begin anew")
 }
 
-/// What tells a source from others: the hardware of a device, or else its path; and what is chosen inside.
+/// Returns text that identifies a source: the hardware name of a device or else its path, and the choices inside.
 fn identity(source: &Address) -> String {
     let hardware = BlockDevice::at(&source.path).and_then(BlockDevice::hardware_name);
     let whole = hardware.unwrap_or_else(|| format!("path {}", full_path(&source.path).display()));
@@ -64,7 +64,7 @@ pub fn check_own_file(map: &Path, others: &[&Path]) -> Result<(), Failure> {
     }
 }
 
-/// Where a file is, or is to be made.
+/// Returns the full path of a file that may not exist yet.
 fn place(path: &Path) -> PathBuf {
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
     full_path(folder).join(path.file_name().unwrap_or_default())

@@ -13,7 +13,7 @@ use super::failure::Failure;
 pub struct SnapshotName {
     /// The repository before "::", if one is named there.
     pub repository: Option<PathBuf>,
-    /// Which of its snapshots; none for all of the repository.
+    /// The snapshot in it; none for the whole repository.
     pub snapshot: Option<String>,
 }
 

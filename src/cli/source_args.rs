@@ -393,16 +393,16 @@ impl ImageArgs {
     }
 }
 
-/// How many workers to start.
+/// Number of workers.
 #[derive(Debug, Clone, Copy, Args)]
 pub struct ThreadArgs {
-    /// How many workers to start; two for each processor by default. The result does not depend on it
+    /// Number of workers; two for each processor by default. The result does not depend on it
     #[arg(long, value_name = "N", env = "TINTYPE_THREADS", value_parser = clap::value_parser!(u16).range(1..=1024))]
     threads: Option<u16>,
 }
 
 impl ThreadArgs {
-    /// How many workers to start. By default more than processors: some wait for the disk or for their turn.
+    /// Returns the number of workers. By default more than processors: some wait for the disk or for their turn.
     pub fn workers(self) -> usize {
         self.workers_at_least(1)
     }

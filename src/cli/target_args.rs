@@ -105,7 +105,7 @@ impl TargetArgs {
         TargetOptions { force: self.force, existing, target_is_zero, access, nbd }
     }
 
-    /// How a disk of this geometry is written in this format.
+    /// Returns the options for writing a disk of this geometry in this format.
     pub fn convert_options(
         &self,
         format: &'static Format,

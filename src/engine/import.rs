@@ -24,7 +24,7 @@ const LEVEL: i32 = 3;
 pub struct ImportFile {
     file: TinFile,
     path: PathBuf,
-    /// Whether its packs are of the repository.
+    /// True if its packs belong to the repository.
     is_own: bool,
 }
 
@@ -33,9 +33,9 @@ pub struct ImportFile {
 pub struct Imported {
     /// The new snapshot.
     pub snapshot: Option<Id>,
-    /// Whether packs were taken as they are.
+    /// True if packs were copied as they are.
     pub copied: bool,
-    /// How much was stored, in bytes.
+    /// Number of bytes stored.
     pub stored_bytes: u64,
 }
 
@@ -48,7 +48,7 @@ impl ImportFile {
         Ok(ImportFile { file, path, is_own })
     }
 
-    /// What the snapshot says of itself.
+    /// Returns the manifest of the snapshot.
     pub fn manifest(&self) -> &Manifest {
         &self.file.manifest
     }
@@ -112,7 +112,7 @@ fn store_anew(
     Ok(Imported { snapshot: done.snapshot, copied: false, stored_bytes })
 }
 
-/// What only the first backup can know: when it was, what the machine was, and what could not be read then.
+/// Copies the facts that only the first backup can know: its time, its machine, and the ranges that it could not read.
 fn take_over(old: &Manifest, new: &mut Manifest) {
     new.time.clone_from(&old.time);
     new.machine.clone_from(&old.machine);

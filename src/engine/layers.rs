@@ -17,7 +17,7 @@ pub struct Step {
     pub target: PathBuf,
 }
 
-/// What becomes of the files of a chain, from the top down. The top one becomes the target; each other keeps its name, with the
+/// Returns the new file of each file of a chain, from the top down. The top one becomes the target; each other keeps its name, with the
 /// target's extension, in the target's folder.
 pub fn steps(layers: &[(String, ImageInfo)], target: &Path) -> Result<Vec<Step>> {
     let extension = target.extension().unwrap_or_default();

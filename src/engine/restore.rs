@@ -1,4 +1,4 @@
-//! Where the disks of a snapshot are restored to.
+//! Names of the files that the disks of a snapshot are restored to.
 
 use std::path::{Path, PathBuf};
 

@@ -16,11 +16,11 @@ use crate::progress::Progress;
 use crate::sources::is_device;
 use crate::targets::{Target, TargetOptions};
 
-/// What is written where. The disk has the size that it is to have.
+/// A disk's target, and how to write it. The disk has its final size already.
 pub struct Writing<'a> {
     /// The target.
     pub target: &'a Path,
-    /// How the target is opened.
+    /// Options for opening the target.
     pub target_options: TargetOptions,
     /// The path that failures to read the source name.
     pub source_path: &'a Path,
@@ -32,17 +32,17 @@ pub struct Writing<'a> {
     pub disk: Option<&'a str>,
     /// Write although the target has sectors of another size.
     pub keep_sectors: bool,
-    /// How the disk is written.
+    /// Options for writing the disk.
     pub convert: ConvertOptions<'a>,
 }
 
-/// What writing came to.
+/// The result of writing a disk.
 pub struct Written {
-    /// What was copied.
+    /// Counts and digest of the copy.
     pub converted: Converted,
     /// Size of the target, if it is a regular file.
     pub file_bytes: Option<u64>,
-    /// How long it took.
+    /// Duration of the run.
     pub elapsed: Duration,
 }
 
@@ -71,7 +71,7 @@ impl<'a> Writing<'a> {
 }
 
 impl Ready<'_> {
-    /// What does not keep the disk from being written.
+    /// Returns a warning about the disk and its target's format.
     pub fn caution(&self) -> Option<Caution> {
         fit::unrecorded_sectors(self.writing.convert.format, self.source.geometry())
     }

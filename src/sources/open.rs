@@ -67,7 +67,7 @@ pub struct OpenedDisk {
     pub remarks: Vec<String>,
     /// What it is made of, and who else uses that.
     pub watch: Watch,
-    /// What tells it from others, if it is a part of a disk: that disk's facts and its own.
+    /// Identity of the part, if it is a part of a disk: facts of the disk and its own.
     pub part: Option<Box<DiskIdentity>>,
 }
 

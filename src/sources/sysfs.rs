@@ -1,4 +1,4 @@
-//! What sysfs says, as text.
+//! Text from sysfs.
 
 use std::path::Path;
 

@@ -229,7 +229,8 @@ fn open_export(
     Ok(Arc::new(export))
 }
 
-/// Who has the old target open, or mounted through a loop device, would go on writing to a file that is gone, or under the new disk.
+/// Refuses a target that another program writes to, through QEMU or a mounted loop device: it would go on writing to a file that is
+/// gone, or under the new disk.
 fn refuse_in_use(path: &Path) -> Result<()> {
     if let Some(user) = writers_at(path).first() {
         let message = format!("{user}; it will not be overwritten");

@@ -1,4 +1,4 @@
-//! Which files of a crate use which others, as their `use` lines and paths say.
+//! Dependencies among the files of a crate, from their `use` lines and paths.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -23,7 +23,7 @@ pub fn rust_files(folder: &Path) -> Vec<PathBuf> {
     files
 }
 
-/// Which files below the root of a crate use which others.
+/// Returns the files below the root of a crate, with the files that each uses.
 pub fn uses_below(root: &Path) -> Uses {
     let of_tests = |module: &Module| module.iter().any(|part| part == "tests" || part == "testing");
     let files: BTreeMap<Module, PathBuf> =

@@ -55,7 +55,7 @@ impl ListenArgs {
     }
 }
 
-/// What an option gives; nothing if that is its variable's value and the other option was typed.
+/// Returns an option's values; none if they come from its variable and the other option was typed.
 fn typed_before_variable<'a, T, U>(own: &'a [T], id: &str, other: &[U], other_id: &str) -> &'a [T] {
     let is_other_typed = !other.is_empty() && !usage::is_from_variable(other_id);
     if is_other_typed && usage::is_from_variable(id) { &[] } else { own }

@@ -30,7 +30,7 @@ const MAX_RECORDS: usize = 4096;
 /// How many chunks an index segment of new packs has before the next is begun.
 const SEGMENT_CHUNKS: usize = 128 << 10;
 
-/// What was copied.
+/// Counts and digest of the copy.
 #[derive(Debug, Default)]
 pub struct Repacked {
     /// The packs that are not needed any more.

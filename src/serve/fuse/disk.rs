@@ -31,7 +31,7 @@ pub struct DiskEntry {
     pub size_bytes: u64,
     /// How much of it is stored, if that is known.
     pub data_bytes: Option<u64>,
-    /// When it was as it is.
+    /// Returns the time of the disk's state.
     pub changed: SystemTime,
     /// Whether it takes writes.
     pub is_writable: bool,
@@ -154,7 +154,7 @@ impl LazyDisk {
         self.entry.size_bytes
     }
 
-    /// When it was as it is.
+    /// Returns the time of the disk's state.
     pub(super) fn changed(&self) -> SystemTime {
         self.entry.changed
     }
@@ -169,7 +169,7 @@ impl LazyDisk {
         Arc::new(DiskFile { disk: Arc::clone(self), begin, size_bytes })
     }
 
-    /// Whether its partitions are known, or that it has none.
+    /// Returns true if the partition table was read already.
     pub(super) fn is_known(&self) -> bool {
         lock(&self.parts).is_some()
     }
@@ -245,7 +245,7 @@ impl DiskFile {
         self.disk.entry.data_bytes.filter(|_| whole).unwrap_or(self.size_bytes).min(self.size_bytes)
     }
 
-    /// When it was as it is.
+    /// Returns the time of the disk's state.
     pub fn changed(&self) -> SystemTime {
         self.disk.entry.changed
     }

@@ -6,6 +6,6 @@ use std::time::SystemTime;
 pub struct Text {
     /// What it says.
     pub bytes: Vec<u8>,
-    /// When it was written.
+    /// Time of the last change.
     pub changed: SystemTime,
 }

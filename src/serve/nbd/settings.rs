@@ -1,10 +1,10 @@
-//! How a server is to serve, and what it tells.
+//! Settings of a server, and the events that it reports.
 
 use std::time::Duration;
 
 use super::tls::TlsSettings;
 
-/// What one server does at most.
+/// Limits of a server.
 #[derive(Debug, Clone, Copy)]
 pub struct Limits {
     /// Clients at the same time that have chosen an export.
@@ -58,20 +58,20 @@ pub enum Event {
 /// Whom to tell; called from any thread, and not to take long.
 pub type Observer = Box<dyn Fn(Event) + Send + Sync>;
 
-/// How a server is to serve.
+/// Settings of a server.
 #[derive(Default)]
 pub struct Settings {
-    /// What it does at most.
+    /// Its limits.
     pub limits: Limits,
-    /// Who it is; clients have to use TLS then.
+    /// Certificate and key of the server; clients have to use TLS then.
     pub tls: Option<TlsSettings>,
-    /// Whether it ends by itself when the last client has gone.
+    /// True if it ends by itself when the last client has gone.
     pub ends_with_last_client: bool,
     /// Whom to tell what happens.
     pub observer: Option<Observer>,
 }
 
-/// What a server has done until now.
+/// Counters of a server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Counters {
     /// Clients that are connected.

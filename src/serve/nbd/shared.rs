@@ -1,4 +1,4 @@
-//! What the threads of a server share.
+//! State shared by the threads of a server.
 
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -12,7 +12,7 @@ use super::places::Places;
 use super::settings::{Counters, Event, Limits, Settings};
 use crate::channel::Socket;
 
-/// What the threads of a server share.
+/// State shared by the threads of a server.
 pub struct Shared {
     pub(super) exports: Exports,
     pub(super) settings: Settings,

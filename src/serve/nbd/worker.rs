@@ -1,14 +1,14 @@
-//! What a worker, and a connection, keep from one request to the next.
+//! Buffers that workers and connections keep from one request to the next.
 
 use super::splice::{LazyPipe, Pipe};
 
-/// How much memory each worker keeps, in bytes: enough for most requests.
+/// Size of each worker's buffer, in bytes: enough for most requests.
 pub const WORKER_BYTES: usize = 16 << 10;
 
-/// How much memory a connection has of its own, in bytes, once for what it reads and once for what it writes.
+/// Size of a connection's own buffers, in bytes: one for reading and one for writing.
 const RESERVE_BYTES: usize = 64 << 10;
 
-/// What a connection goes through where the server has no memory left; made when it is first needed.
+/// Buffer that a connection uses when the server has no memory left; allocated on first use.
 #[derive(Default)]
 pub struct Reserve(Vec<u8>);
 
@@ -20,7 +20,7 @@ impl Reserve {
     }
 }
 
-/// What a worker keeps from one request to the next.
+/// Buffers that a worker keeps from one request to the next.
 #[derive(Default)]
 pub struct Worker {
     buffer: Vec<u8>,
