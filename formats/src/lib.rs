@@ -68,6 +68,6 @@ pub use format::Format;
 pub use host_file::{HostFile, HostFileMut, OpenFile};
 pub use layer::{Image, ImageLayer};
 pub use registry::FORMATS;
-pub use sink::{CreateOptions, ImageWriter};
+pub use sink::{CreateOptions, ImageWriter, UnitTarget};
 pub use source::{BlockSource, Geometry, StorageOrder, StoredPiece};
 pub use zeros::is_zero;

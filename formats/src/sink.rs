@@ -334,19 +334,22 @@ pub trait UnitWriter: Send + Sync {
     fn finish(self, seed: &IdentitySeed) -> Result<()>;
 }
 
-/// An image that is being created, as the engine sees it.
-pub trait ImageWriter: Send + Sync {
+/// Where the units of a disk go. What becomes of them at the end is said by whoever made it.
+pub trait UnitTarget: Send + Sync {
     /// What the caller needs to know.
     fn layout(&self) -> WriterLayout;
 
     /// Takes one unit through its three steps.
     fn store(&self, unit: &GuestUnit<'_>, turn: &dyn Turn) -> Result<()>;
+}
 
+/// An image that is being created, as the engine sees it.
+pub trait ImageWriter: UnitTarget {
     /// Completes the file and syncs it.
     fn finish(self: Box<Self>, seed: &IdentitySeed) -> Result<()>;
 }
 
-impl<W: UnitWriter> ImageWriter for W {
+impl<W: UnitWriter> UnitTarget for W {
     fn layout(&self) -> WriterLayout {
         UnitWriter::layout(self)
     }
@@ -356,7 +359,9 @@ impl<W: UnitWriter> ImageWriter for W {
         turn.place(&mut || self.place(&mut encoded))?;
         turn.write(&mut || self.write(&encoded))
     }
+}
 
+impl<W: UnitWriter> ImageWriter for W {
     fn finish(self: Box<Self>, seed: &IdentitySeed) -> Result<()> {
         UnitWriter::finish(*self, seed)
     }

@@ -7,7 +7,7 @@ use tintype_formats::{BlockSource, ImageError};
 
 use super::NamedDisk;
 use super::pipeline::{Pipeline, Stop, Unreadable, joined};
-use super::plan::{DiskPlan, PlanOptions};
+use super::plan::{DiskPlan, Inherited, PlanOptions};
 use super::zero_scan;
 use crate::error::{OnPath as _, Result};
 use crate::progress::Progress;
@@ -40,7 +40,7 @@ pub fn compare(a: NamedDisk<'_>, b: NamedDisk<'_>, workers: usize, progress: &Pr
     let options = PlanOptions {
         parent: Some(shorter.disk),
         with_zeros: false,
-        with_inherited: true,
+        inherited: Inherited::Read,
         clonable: &[],
         salvage: false,
     };

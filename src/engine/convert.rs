@@ -9,12 +9,12 @@ use tintype_formats::layer::Choice;
 use tintype_formats::reference_gate::ReferenceGate;
 use tintype_formats::secrets::Secrets;
 use tintype_formats::sink::{CreateOptions, IdentitySeed};
-use tintype_formats::{BlockSource, Disk, Format, OpenFile, raw};
+use tintype_formats::{BlockSource, Disk, Format, OpenFile, UnitTarget, raw};
 
 use super::copy::{Copied, CopyOptions, copy};
 use super::digest::{Algorithm, Digest, digest};
 use super::pipeline::{Pipeline, Unreadable};
-use super::plan::{DiskPlan, Feed, PipePlan, PlanOptions};
+use super::plan::{DiskPlan, Feed, Inherited, PipePlan, PlanOptions};
 use super::rate_limit::RateLimit;
 use super::rescue::{FirstPass, Late, retry, stage, verify_late};
 use super::salvage::{AreaMap, Journal, SalvageMap, SetAside, State, Tolerance, check_length, joined};
@@ -227,7 +227,7 @@ fn set_aside_for(
 fn run_copy(
     input: &mut Input<'_>,
     target: &Target,
-    writer: &dyn tintype_formats::ImageWriter,
+    writer: &dyn UnitTarget,
     options: &ConvertOptions<'_>,
     clonable: &[bool],
     set_aside: Option<&SetAside>,
@@ -242,7 +242,10 @@ fn run_copy(
     let plan_options = PlanOptions {
         parent,
         with_zeros: target.holds_old_data() || digest.is_some(),
-        with_inherited: digest.is_some(),
+        inherited: match parent {
+            Some(_) if digest.is_none() => Inherited::LeftOut,
+            _ => Inherited::Read,
+        },
         clonable: if layout.clones { clonable } else { &[] },
         salvage: set_aside.is_some(),
     };

@@ -1,10 +1,10 @@
-//! The one pipeline from a disk to an image writer.
+//! The one pipeline from a disk to where its units go.
 
 use std::cell::Cell;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use tintype_formats::sink::{GuestUnit, RunKind, Turn, UnitContent, UnitRun};
-use tintype_formats::{BlockSource, ErrorKind, ImageError, ImageWriter};
+use tintype_formats::{BlockSource, ErrorKind, ImageError, UnitTarget};
 
 use super::digest::{Algorithm, Digest, DiskHasher};
 use super::ordered_window::OrderedWindow;
@@ -18,7 +18,7 @@ use crate::sources::AlignedBuffer;
 pub struct CopyOptions<'a> {
     /// What the new image inherits from: only what differs is stored.
     pub parent: Option<&'a dyn BlockSource>,
-    /// Zeros must be written: the target holds something else.
+    /// Zeros must be written: something else would show there.
     pub explicit_zeros: bool,
     /// The target can only be appended to.
     pub ordered_writes: bool,
@@ -39,7 +39,7 @@ pub fn copy(
     pipeline: &Pipeline<'_>,
     feed: &mut dyn Feed,
     size_bytes: u64,
-    writer: &dyn ImageWriter,
+    writer: &dyn UnitTarget,
     options: &CopyOptions<'_>,
 ) -> Result<Copied> {
     let copy = Copy {
@@ -63,7 +63,7 @@ pub fn copy(
 }
 
 struct Copy<'a> {
-    writer: &'a dyn ImageWriter,
+    writer: &'a dyn UnitTarget,
     options: &'a CopyOptions<'a>,
     /// Nothing, where every byte has its place already.
     placing: Option<OrderedWindow>,

@@ -6,7 +6,7 @@ use std::sync::{Mutex, PoisonError};
 use super::NamedDisk;
 use super::ordered_window::OrderedWindow;
 use super::pipeline::{LoadedUnit, Pipeline, Stop, Unreadable};
-use super::plan::{DiskPlan, PlanOptions};
+use super::plan::{DiskPlan, Inherited, PlanOptions};
 use crate::error::Result;
 use crate::progress::Progress;
 use blake3::hazmat::{ChainingValue, HasherExt, Mode, merge_subtrees_non_root, merge_subtrees_root};
@@ -56,7 +56,8 @@ pub fn digest(source: NamedDisk<'_>, algorithm: Algorithm, workers: usize, progr
     let size_bytes = disk.geometry().size_bytes;
     progress.begin(size_bytes);
     let hasher = DiskHasher::new(algorithm, size_bytes);
-    let options = PlanOptions { parent: None, with_zeros: true, with_inherited: true, clonable: &[], salvage: false };
+    let options =
+        PlanOptions { parent: None, with_zeros: true, inherited: Inherited::Read, clonable: &[], salvage: false };
     let mut plan = DiskPlan::new(disk, None, options);
     let pipeline = Pipeline {
         source: Some(disk),

@@ -91,6 +91,15 @@ pub fn unit_bytes(source_unit_bytes: u64, layout: Option<WriterLayout>) -> u64 {
     source.max(target).max(MIN_UNIT_BYTES)
 }
 
+/// What becomes of parts that are as in the source's declared parent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Inherited {
+    /// They are read like others.
+    Read,
+    /// They are left out as far as they fill whole pieces of the target, which inherits them.
+    LeftOut,
+}
+
 /// What a plan takes into account.
 #[derive(Clone, Copy)]
 pub struct PlanOptions<'a> {
@@ -98,8 +107,8 @@ pub struct PlanOptions<'a> {
     pub parent: Option<&'a dyn BlockSource>,
     /// Zeros are units too: the target holds old data, or somebody hashes them.
     pub with_zeros: bool,
-    /// Inherited parts are units too: somebody hashes them.
-    pub with_inherited: bool,
+    /// What becomes of parts that are as in the source's declared parent.
+    pub inherited: Inherited,
     /// Which host files can be cloned from.
     pub clonable: &'a [bool],
     /// Ranges whose mapping is damaged are handed out to be read (and to fail there), instead of failing here.
@@ -126,7 +135,9 @@ impl<'a> DiskPlan<'a> {
         let unit_bytes = unit_bytes(source.geometry().unit_bytes, layout);
         let cloning = options.clonable.contains(&true);
         let align_bytes = match layout {
-            Some(layout) if cloning => layout.unit_bytes.max(CLONE_ALIGNMENT_BYTES),
+            Some(layout) if cloning || options.inherited == Inherited::LeftOut => {
+                layout.unit_bytes.max(CLONE_ALIGNMENT_BYTES)
+            }
             _ => unit_bytes,
         };
         let recent = Cell::new((0, DiskExtent { length_bytes: 0, kind: DiskKind::Hole }));
@@ -178,7 +189,7 @@ impl<'a> DiskPlan<'a> {
     /// How many bytes from here on need not even be mentioned.
     fn skippable(&self, length: u64, kind: DiskKind) -> Result<u64> {
         let length = match kind {
-            DiskKind::Inherited if !self.options.with_inherited => length,
+            DiskKind::Inherited if self.options.inherited == Inherited::LeftOut => length,
             kind if kind.reads_as_zeros() && !self.options.with_zeros => match self.options.parent {
                 None => length,
                 Some(parent) => zeros_at(parent, self.position, length)?,
@@ -200,12 +211,22 @@ impl<'a> DiskPlan<'a> {
         if subtree < self.align_bytes { length.min(aligned) } else { subtree }
     }
 
+    /// Where the first whole piece of an inherited range begins; the disk's end, if it has none.
+    fn first_left_out(&self, offset: u64, length: u64) -> u64 {
+        let begin = offset.next_multiple_of(self.align_bytes);
+        let end = (begin + self.align_bytes).min(self.size_bytes());
+        if begin > self.position && end <= offset + length { begin } else { self.size_bytes() }
+    }
+
     fn read_unit(&mut self) -> Result<Unit> {
-        let end = (self.position + 1).next_multiple_of(self.unit_bytes).min(self.size_bytes());
+        let mut end = (self.position + 1).next_multiple_of(self.unit_bytes).min(self.size_bytes());
         let mut parts: Vec<Part> = Vec::new();
         let mut offset = self.position;
         while offset < end {
             let (length, kind) = self.extent_at(offset)?;
+            if kind == DiskKind::Inherited && self.options.inherited == Inherited::LeftOut {
+                end = end.min(self.first_left_out(offset, length));
+            }
             let length_bytes = length.min(end - offset);
             if !kind.reads_as_zeros() {
                 push_part(&mut parts, offset - self.position, length_bytes);

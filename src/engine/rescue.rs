@@ -15,7 +15,7 @@ use tintype_formats::{BlockSource, CreateOptions, Disk, Geometry, HostFileMut, I
 use super::copy::{CopyOptions, copy};
 use super::digest::{Digest, digest};
 use super::pipeline::{Pipeline, Unreadable};
-use super::plan::PlanOptions;
+use super::plan::{Inherited, PlanOptions};
 use super::rate_limit::RateLimit;
 use super::salvage::{AreaMap, Masked, RescuedSum, Retry, SetAside, State, Tolerance};
 use super::{NamedDisk, storage_order, zero_scan};
@@ -196,7 +196,8 @@ pub fn stage(
     let size_bytes = source_geometry.size_bytes;
     progress.begin(size_bytes);
     let writer = raw::FORMAT.begin(&SingleFile(file.clone()), &CreateOptions::new(source_geometry))?;
-    let plan = PlanOptions { parent: None, with_zeros: false, with_inherited: false, clonable: &[], salvage: true };
+    let plan =
+        PlanOptions { parent: None, with_zeros: false, inherited: Inherited::Read, clonable: &[], salvage: true };
     let mut feed = storage_order::plan(source.disk, writer.layout(), plan);
     let rate_limit = rate_limit.map(RateLimit::new);
     let set_aside = SetAside::new(AreaMap::new(size_bytes, State::NotTried), tolerance.bound());

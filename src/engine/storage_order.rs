@@ -217,6 +217,7 @@ mod tests {
     use super::*;
     use crate::engine::copy::{CopyOptions, copy};
     use crate::engine::pipeline::{Pipeline, Unreadable};
+    use crate::engine::plan::Inherited;
     use crate::engine::salvage::{AreaMap, Retry, SetAside, State, Tolerance};
     use crate::error::Error;
     use crate::progress::Progress;
@@ -304,7 +305,8 @@ mod tests {
     }
 
     fn batches(source: &dyn BlockSource, with_zeros: bool) -> Vec<Vec<Unit>> {
-        let options = PlanOptions { parent: None, with_zeros, with_inherited: false, clonable: &[], salvage: false };
+        let options =
+            PlanOptions { parent: None, with_zeros, inherited: Inherited::Read, clonable: &[], salvage: false };
         let layout = WriterLayout { unit_bytes: 4096, clones: true, in_place: true };
         let mut feed = plan(source, layout, options);
         let batches =
@@ -328,7 +330,7 @@ mod tests {
         let create = CreateOptions { target_holds_old_data: true, ..CreateOptions::new(geometry) };
         let writer = raw::FORMAT.begin(&SingleFile(file.clone()), &create).unwrap();
         let options =
-            PlanOptions { parent: None, with_zeros: true, with_inherited: false, clonable: &[], salvage: true };
+            PlanOptions { parent: None, with_zeros: true, inherited: Inherited::Read, clonable: &[], salvage: true };
         let mut feed = plan(source, writer.layout(), options);
         let progress = Progress::new();
         let set_aside = SetAside::new(AreaMap::new(geometry.size_bytes, State::NotTried), None);

@@ -17,7 +17,7 @@ use super::write_descriptor::Machine;
 use crate::HostFileMut;
 use crate::error::{ErrorKind, ImageError, Result};
 use crate::format::{Format, Measure, TouchedBytes};
-use crate::sink::{CreateOptions, GuestUnit, IdentitySeed, ImageWriter, TargetFiles, Turn, WriterLayout};
+use crate::sink::{CreateOptions, GuestUnit, IdentitySeed, ImageWriter, TargetFiles, Turn, UnitTarget, WriterLayout};
 use crate::tar::{self, BLOCK_BYTES, Flavour, RECORD_BYTES};
 
 pub(super) use super::write_descriptor::OPTIONS;
@@ -90,7 +90,7 @@ fn base_name(main_name: &str) -> String {
     if base.is_empty() { "machine".to_owned() } else { base }
 }
 
-impl ImageWriter for PackageWriter {
+impl UnitTarget for PackageWriter {
     fn layout(&self) -> WriterLayout {
         self.disk.layout()
     }
@@ -98,7 +98,9 @@ impl ImageWriter for PackageWriter {
     fn store(&self, unit: &GuestUnit<'_>, turn: &dyn Turn) -> Result<()> {
         self.disk.store(unit, turn)
     }
+}
 
+impl ImageWriter for PackageWriter {
     fn finish(self: Box<Self>, seed: &IdentitySeed) -> Result<()> {
         let PackageWriter { file, machine, descriptor_name, manifest_name, disk, member } = *self;
         disk.finish(seed)?;

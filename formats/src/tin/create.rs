@@ -17,13 +17,13 @@ use super::map::{Location, PAGE_ENTRIES, Shape};
 use super::pack;
 use super::pack_stream::{FinishedPack, PackStream, PackTarget, Place};
 use super::seal::{Purpose, SegmentKey, SegmentRecord, TAG_BYTES};
-use super::write::{ChunkSink, DiskWriter, EncodedUnit, Outcome, Reserved};
+use super::write::{Base, ChunkSink, DiskWriter, EncodedUnit, Reserved};
 use crate::error::{ErrorKind, ImageError, Result};
 use crate::format::{Measure, TouchedBytes};
 use crate::limits::MAX_DISK_BYTES;
 use crate::sink::{
-    Compression, CreateOptions, GuestUnit, IdentitySeed, ImageWriter, TargetFiles, UnitWriter, WriterLayout,
-    invalid_option,
+    Compression, CreateOptions, GuestUnit, IdentitySeed, ImageWriter, TargetFiles, UnitTarget as _, UnitWriter,
+    WriterLayout, invalid_option,
 };
 use crate::source::Geometry;
 
@@ -100,15 +100,14 @@ pub(super) fn begin(files: &dyn TargetFiles, options: &CreateOptions) -> Result<
     let file = FileBuilder::begin(files.main(), &header)?;
     let sink = Arc::new(FileSink::new(&ring, file));
     let shape = Shape { size_bytes: options.geometry.size_bytes, chunk_bytes };
-    let (disk, outcome) = DiskWriter::new(Arc::clone(&sink), Arc::clone(&ring), shape, level, None);
+    let disk = DiskWriter::new(Arc::clone(&sink), Arc::clone(&ring), shape, level, Base::Nothing);
     let unreadable = options.unreadable.iter().map(|range| (range.start, range.end - range.start)).collect();
-    Ok(Box::new(TinWriter { disk, outcome, sink, ring, geometry: options.geometry, unreadable }))
+    Ok(Box::new(TinWriter { disk, sink, ring, geometry: options.geometry, unreadable }))
 }
 
 /// An image that is being created.
 struct TinWriter {
     disk: DiskWriter<FileSink>,
-    outcome: Outcome,
     sink: Arc<FileSink>,
     ring: Arc<KeyRing>,
     geometry: Geometry,
@@ -119,7 +118,7 @@ impl UnitWriter for TinWriter {
     type Encoded<'a> = EncodedUnit;
 
     fn layout(&self) -> WriterLayout {
-        UnitWriter::layout(&self.disk)
+        self.disk.layout()
     }
 
     fn encode<'a>(&self, unit: &GuestUnit<'a>) -> Result<EncodedUnit> {
@@ -135,12 +134,10 @@ impl UnitWriter for TinWriter {
     }
 
     fn finish(self, seed: &IdentitySeed) -> Result<()> {
-        UnitWriter::finish(self.disk, seed)?;
+        let stored = self.disk.finish()?;
         self.sink.data.flush()?;
         self.sink.maps.flush()?;
         let file = self.sink.target.take_file()?;
-        let stored = self.outcome.lock().unwrap_or_else(PoisonError::into_inner).take();
-        let stored = stored.ok_or_else(|| unfinished("the disk was not stored"))?;
         let geometry = self.geometry;
         let disk = DiskRecord {
             name: "disk".to_owned(),

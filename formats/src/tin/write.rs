@@ -1,7 +1,7 @@
 //! Stores a disk as chunks and a map: only what is not stored already.
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::chunk::{ChunkKind, Level, Packed};
 use super::id::ChunkId;
@@ -10,7 +10,8 @@ use super::map::{Entry, Location, MapBuilder, Page, Shape};
 use super::pack_stream::Place;
 use super::read::MappedDisk;
 use crate::error::Result;
-use crate::sink::{GuestUnit, IdentitySeed, RunKind, UnitContent, UnitWriter, WriterLayout};
+use crate::is_zero;
+use crate::sink::{GuestUnit, RunKind, Turn, UnitContent, UnitTarget, WriterLayout};
 
 /// Zstandard level of map pages: they are small, and half of their bytes are hashes.
 const PAGE_LEVEL: Level = Some(1);
@@ -39,13 +40,13 @@ pub enum Reserved {
 }
 
 impl Statistics {
-    /// The sum of two ways to store parts of one disk.
-    pub fn plus(self, other: Statistics) -> Statistics {
+    /// What it came to when the same disk was stored again, with what was read later.
+    pub fn then(self, later: Statistics) -> Statistics {
         Statistics {
-            data_bytes: self.data_bytes + other.data_bytes,
-            changed_bytes: self.changed_bytes + other.changed_bytes,
-            new_bytes: self.new_bytes + other.new_bytes,
-            stored_bytes: self.stored_bytes + other.stored_bytes,
+            data_bytes: later.data_bytes,
+            changed_bytes: self.changed_bytes + later.changed_bytes,
+            new_bytes: self.new_bytes + later.new_bytes,
+            stored_bytes: self.stored_bytes + later.stored_bytes,
         }
     }
 }
@@ -72,8 +73,26 @@ pub struct StoredDisk {
     pub statistics: Statistics,
 }
 
-/// Where a writer leaves what it came to.
-pub type Outcome = Arc<Mutex<Option<StoredDisk>>>;
+/// A disk that is stored already, and what it is to the one that is stored now.
+#[derive(Clone)]
+pub enum Base {
+    /// There is none.
+    Nothing,
+    /// The new disk is probably like it: pieces that are equal are found without asking the index. It decides nothing about the
+    /// content; what is never passed in is a hole.
+    ComparedWith(Arc<MappedDisk>),
+    /// What is never passed in is as it is there, and past its end a hole. All else is compared with it.
+    InheritsFrom(Arc<MappedDisk>),
+}
+
+impl Base {
+    fn disk(&self) -> Option<&Arc<MappedDisk>> {
+        match self {
+            Base::Nothing => None,
+            Base::ComparedWith(disk) | Base::InheritsFrom(disk) => Some(disk),
+        }
+    }
+}
 
 /// Stores a disk, unit by unit.
 pub struct DiskWriter<S> {
@@ -81,10 +100,9 @@ pub struct DiskWriter<S> {
     ring: Arc<KeyRing>,
     shape: Shape,
     level: Level,
-    parent: Option<Arc<MappedDisk>>,
+    base: Base,
     map: Mutex<MapBuilder>,
     counters: Counters,
-    outcome: Outcome,
 }
 
 #[derive(Default)]
@@ -110,47 +128,77 @@ enum Content {
 }
 
 impl<S: ChunkSink> DiskWriter<S> {
-    /// Stores a disk of this shape; `parent` is the disk that it is probably like.
-    pub fn new(
-        sink: Arc<S>,
-        ring: Arc<KeyRing>,
-        shape: Shape,
-        level: Level,
-        parent: Option<Arc<MappedDisk>>,
-    ) -> (Self, Outcome) {
-        // Pieces of another length can be found by their ids only.
-        let parent = parent.filter(|parent| parent.shape().chunk_bytes == shape.chunk_bytes);
-        let (map, outcome) = (Mutex::new(MapBuilder::new(shape)), Outcome::default());
-        let counters = Counters::default();
-        let writer = DiskWriter { sink, ring, shape, level, parent, map, counters, outcome: Arc::clone(&outcome) };
-        (writer, outcome)
+    /// Stores a disk of this shape.
+    pub fn new(sink: Arc<S>, ring: Arc<KeyRing>, shape: Shape, level: Level, base: Base) -> Self {
+        let (map, counters) = (Mutex::new(MapBuilder::new(shape)), Counters::default());
+        DiskWriter { sink, ring, shape, level, base, map, counters }
     }
 
-    /// Returns true if a piece may be kept at the place that another map gives: its pack may have been condemned since.
-    pub fn may_keep(&self, entry: &Entry) -> bool {
-        match entry {
-            Entry::Data(_, location) => self.sink.may_use(location),
-            Entry::Hole | Entry::Zero => true,
-        }
-    }
-
-    /// Describes pieces from `index` on as another map of the repository does: one with data, or several without. They come in
-    /// the order of the disk, between the units that are stored; those with data only if they [may be kept](Self::may_keep).
-    pub fn keep(&self, index: u64, pieces: u64, entry: Entry) -> Result<()> {
-        let mut map = self.map.lock().unwrap_or_else(PoisonError::into_inner);
+    /// Describes the pieces before `end` that were never passed in.
+    fn pass_over(&self, map: &mut MapBuilder, end: u64) -> Result<()> {
         let mut store = |page: &Page, number| self.store_page(page, number);
-        map.fill_to(index, Entry::Hole, &mut store)?;
-        match entry {
-            Entry::Data(..) => map.push(entry, &mut store),
-            empty => map.fill_to(index + pieces, empty, &mut store),
+        let Base::InheritsFrom(before) = &self.base else { return map.fill_to(end, Entry::Hole, &mut store) };
+        while map.position() < end {
+            let index = map.position();
+            match self.inherited(before, index)? {
+                (entry @ Entry::Data(..), _) => map.push(entry, &mut store)?,
+                (empty, run) => map.fill_to(end.min(index + run), empty, &mut store)?,
+            }
         }
+        Ok(())
+    }
+
+    /// What piece `index` is in the disk that is inherited from, and for how many pieces from it on that is known.
+    fn inherited(&self, before: &MappedDisk, index: u64) -> Result<(Entry, u64)> {
+        let (guest_offset, length) = (index * self.shape.chunk_bytes, self.shape.chunk_length(index));
+        let there = before.shape();
+        let left = there.size_bytes.saturating_sub(guest_offset);
+        if left == 0 {
+            return Ok((Entry::Hole, self.shape.chunks() - index));
+        }
+        let (entry, run) = before.entry(guest_offset / there.chunk_bytes)?;
+        let is_same_piece = there.chunk_bytes == self.shape.chunk_bytes && there.chunk_length(index) == length;
+        match entry {
+            Entry::Data(id, location) if is_same_piece => {
+                // In a pack that is not to be built on: if a prune moved it, it is found.
+                let usable = if self.sink.may_use(&location) { Some(location) } else { self.sink.find(&id)? };
+                if let Some(location) = usable {
+                    self.counters.data.fetch_add(length as u64, Relaxed);
+                    return Ok((Entry::Data(id, location), 1));
+                }
+            }
+            Entry::Data(..) => {}
+            empty => {
+                let end = (guest_offset / there.chunk_bytes + run) * there.chunk_bytes;
+                let whole = (end - guest_offset) / self.shape.chunk_bytes;
+                if whole > 0 {
+                    return Ok((empty, whole));
+                }
+            }
+        }
+        let mut plain = vec![0; length];
+        before.read_at(guest_offset, &mut plain[..left.min(length as u64) as usize])?;
+        Ok((self.store_again(index, &plain)?, 1))
+    }
+
+    /// Stores a piece that was read from the disk that is inherited from.
+    fn store_again(&self, index: u64, plain: &[u8]) -> Result<Entry> {
+        if is_zero(plain) {
+            return Ok(Entry::Zero);
+        }
+        let content = self.encode_piece(index, plain)?;
+        let (entry, content) = self.settle(content, plain.len() as u64)?;
+        if let Content::Reserved(place, packed) = content {
+            self.sink.store(ChunkKind::Data, place, packed)?;
+        }
+        Ok(entry)
     }
 
     fn encode_piece(&self, index: u64, plain: &[u8]) -> Result<Content> {
         let length = plain.len() as u64;
         self.counters.data.fetch_add(length, Relaxed);
         let id = self.ring.chunk_id(plain);
-        match self.in_parent(index, &id) {
+        match self.in_base(index, &id) {
             Some(location) if self.sink.may_use(&location) => return Ok(Content::Known(id, location)),
             // The same bytes, in a pack that is not to be built on: if a prune moved them, they are found.
             Some(_) => {}
@@ -162,11 +210,13 @@ impl<S: ChunkSink> DiskWriter<S> {
         Ok(Content::New(Packed::new(ChunkKind::Data, id, plain, self.level)))
     }
 
-    /// Where the parent says that the same bytes are, which it has at the same place.
-    fn in_parent(&self, index: u64, id: &ChunkId) -> Option<Location> {
-        let parent = self.parent.as_ref().filter(|parent| index < parent.shape().chunks())?;
-        // A parent whose map is damaged is no reason to fail: then the piece is stored again.
-        match parent.entry(index) {
+    /// Where the base says that the same bytes are, which it has at the same place.
+    fn in_base(&self, index: u64, id: &ChunkId) -> Option<Location> {
+        // Pieces of another length can be found by their ids only.
+        let is_alike = |base: &&Arc<MappedDisk>| base.shape().chunk_bytes == self.shape.chunk_bytes;
+        let base = self.base.disk().filter(is_alike).filter(|base| index < base.shape().chunks())?;
+        // A base whose map is damaged is no reason to fail: then the piece is stored again.
+        match base.entry(index) {
             Ok((Entry::Data(known, location), _)) if known == *id => Some(location),
             _ => None,
         }
@@ -174,36 +224,37 @@ impl<S: ChunkSink> DiskWriter<S> {
 
     fn place_piece(&self, piece: &mut Piece) -> Result<()> {
         let content = std::mem::replace(&mut piece.content, Content::Zero);
-        let (entry, content) = match content {
-            Content::Zero => (Entry::Zero, Content::Zero),
+        let (entry, content) = self.settle(content, piece.plain_bytes)?;
+        piece.content = content;
+        let mut map = lock(&self.map);
+        self.pass_over(&mut map, piece.index)?;
+        map.push(entry, &mut |page, number| self.store_page(page, number))
+    }
+
+    /// Gives a piece its place, and its entry in the map.
+    fn settle(&self, content: Content, plain_bytes: u64) -> Result<(Entry, Content)> {
+        match content {
+            Content::Zero => Ok((Entry::Zero, content)),
+            Content::Known(id, location) => Ok((Entry::Data(id, location), content)),
+            Content::Reserved(ref place, ref packed) => Ok((Entry::Data(packed.id(), place.location), content)),
             Content::New(packed) => {
                 let (id, chunk_bytes) = (packed.id(), packed.chunk_bytes());
                 match self.sink.reserve(ChunkKind::Data, id, chunk_bytes)? {
-                    Reserved::Known(location) => (Entry::Data(id, location), Content::Known(id, location)),
+                    Reserved::Known(location) => Ok((Entry::Data(id, location), Content::Known(id, location))),
                     Reserved::New(place) => {
-                        self.counters.new.fetch_add(piece.plain_bytes, Relaxed);
+                        self.counters.new.fetch_add(plain_bytes, Relaxed);
                         self.counters.stored.fetch_add(chunk_bytes as u64, Relaxed);
-                        (Entry::Data(id, place.location), Content::Reserved(place, packed))
+                        Ok((Entry::Data(id, place.location), Content::Reserved(place, packed)))
                     }
                 }
             }
-            Content::Known(id, location) => (Entry::Data(id, location), Content::Known(id, location)),
-            reserved @ Content::Reserved(..) => {
-                piece.content = reserved;
-                return Ok(());
-            }
-        };
-        piece.content = content;
-        let mut map = self.map.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut store = |page: &Page, number| self.store_page(page, number);
-        map.fill_to(piece.index, Entry::Hole, &mut store)?;
-        map.push(entry, &mut store)
+        }
     }
 
-    /// Stores a page, unless the parent has the same one at the same place.
+    /// Stores a page, unless the base has the same one at the same place.
     fn store_page(&self, page: &Page, number: u64) -> Result<Entry> {
-        if let Some(parent) = &self.parent
-            && let Ok(Some((id, location, same))) = parent.page_at(page.level, number)
+        if let Some(base) = self.base.disk()
+            && let Ok(Some((id, location, same))) = base.page_at(page.level, number)
             && *same == *page
             && self.sink.may_use(&location)
         {
@@ -228,14 +279,10 @@ impl<S: ChunkSink> DiskWriter<S> {
 /// A unit between the steps: its pieces.
 pub struct EncodedUnit(Mutex<Vec<Piece>>);
 
-impl<S: ChunkSink> UnitWriter for DiskWriter<S> {
-    type Encoded<'a> = EncodedUnit;
-
-    fn layout(&self) -> WriterLayout {
-        WriterLayout { unit_bytes: self.shape.chunk_bytes, clones: false, in_place: false }
-    }
-
-    fn encode<'a>(&self, unit: &GuestUnit<'a>) -> Result<EncodedUnit> {
+/// The steps of [`UnitWriter`](crate::sink::UnitWriter), for images that have such a disk in them.
+impl<S: ChunkSink> DiskWriter<S> {
+    /// Decides what of the unit is stored and compresses it.
+    pub(super) fn encode(&self, unit: &GuestUnit<'_>) -> Result<EncodedUnit> {
         let first = unit.guest_offset / self.shape.chunk_bytes;
         let count = unit.length_bytes.div_ceil(self.shape.chunk_bytes);
         let mut pieces = Vec::with_capacity(count as usize);
@@ -253,13 +300,15 @@ impl<S: ChunkSink> UnitWriter for DiskWriter<S> {
         Ok(EncodedUnit(Mutex::new(pieces)))
     }
 
-    fn place(&self, encoded: &mut EncodedUnit) -> Result<()> {
+    /// Gives the unit its place in a pack, and in the map.
+    pub(super) fn place(&self, encoded: &mut EncodedUnit) -> Result<()> {
         let pieces = encoded.0.get_mut().unwrap_or_else(PoisonError::into_inner);
         pieces.iter_mut().try_for_each(|piece| self.place_piece(piece))
     }
 
-    fn write(&self, encoded: &EncodedUnit) -> Result<()> {
-        let pieces = std::mem::take(&mut *encoded.0.lock().unwrap_or_else(PoisonError::into_inner));
+    /// Writes the unit at its place.
+    pub(super) fn write(&self, encoded: &EncodedUnit) -> Result<()> {
+        let pieces = std::mem::take(&mut *lock(&encoded.0));
         for piece in pieces {
             if let Content::Reserved(place, packed) = piece.content {
                 self.sink.store(ChunkKind::Data, place, packed)?;
@@ -268,11 +317,10 @@ impl<S: ChunkSink> UnitWriter for DiskWriter<S> {
         Ok(())
     }
 
-    fn finish(self, _seed: &IdentitySeed) -> Result<()> {
-        let map = std::mem::replace(
-            &mut *self.map.lock().unwrap_or_else(PoisonError::into_inner),
-            MapBuilder::new(self.shape),
-        );
+    /// Completes the map: what it came to.
+    pub fn finish(self) -> Result<StoredDisk> {
+        let mut map = std::mem::replace(&mut *lock(&self.map), MapBuilder::new(self.shape));
+        self.pass_over(&mut map, self.shape.chunks())?;
         let root = map.finish(&mut |page, number| self.store_page(page, number))?;
         let statistics = Statistics {
             data_bytes: self.counters.data.load(Relaxed),
@@ -280,8 +328,19 @@ impl<S: ChunkSink> UnitWriter for DiskWriter<S> {
             new_bytes: self.counters.new.load(Relaxed),
             stored_bytes: self.counters.stored.load(Relaxed),
         };
-        *self.outcome.lock().unwrap_or_else(PoisonError::into_inner) = Some(StoredDisk { root, statistics });
-        Ok(())
+        Ok(StoredDisk { root, statistics })
+    }
+}
+
+impl<S: ChunkSink> UnitTarget for DiskWriter<S> {
+    fn layout(&self) -> WriterLayout {
+        WriterLayout { unit_bytes: self.shape.chunk_bytes, clones: false, in_place: false }
+    }
+
+    fn store(&self, unit: &GuestUnit<'_>, turn: &dyn Turn) -> Result<()> {
+        let mut encoded = self.encode(unit)?;
+        turn.place(&mut || self.place(&mut encoded))?;
+        turn.write(&mut || self.write(&encoded))
     }
 }
 
@@ -289,4 +348,8 @@ impl<S: ChunkSink> UnitWriter for DiskWriter<S> {
 fn has_data(unit: &GuestUnit<'_>, begin: u64, length_bytes: u64) -> bool {
     let end = begin + length_bytes;
     unit.runs.iter().any(|run| run.kind == RunKind::Data && run.offset < end && run.offset + run.length_bytes > begin)
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -1,6 +1,8 @@
 //! Backs disks up: one session, one snapshot.
 
 mod store;
+#[cfg(all(test, feature = "testing"))]
+mod tests;
 
 use std::collections::BTreeMap;
 use std::ops::Range;

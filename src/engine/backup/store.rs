@@ -3,19 +3,18 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use tintype_formats::sink::IdentitySeed;
 use tintype_formats::tin::manifest::{DiskRecord, RootRecord, SourceRecord};
 use tintype_formats::tin::map::Shape;
 use tintype_formats::tin::read::MappedDisk;
-use tintype_formats::tin::write::{ChunkSink, DiskWriter, Outcome, Statistics, StoredDisk};
-use tintype_formats::{BlockSource, ImageWriter};
+use tintype_formats::tin::write::{Base, DiskWriter, StoredDisk};
+use tintype_formats::{BlockSource, UnitTarget as _};
 
 use super::{BackupDisk, BackupOptions, Earlier};
 use crate::engine::NamedDisk;
 use crate::engine::convert::Input;
 use crate::engine::copy::{CopyOptions, copy};
 use crate::engine::pipeline::{Pipeline, Unreadable};
-use crate::engine::plan::{DiskPlan, Feed, PipePlan, PlanOptions};
+use crate::engine::plan::{DiskPlan, Feed, Inherited, PipePlan, PlanOptions};
 use crate::engine::rate_limit::RateLimit;
 use crate::engine::salvage::{AreaMap, Retry, SetAside, Spool, State, Witness, amend, check_length, joined};
 use crate::error::{OnPath as _, Result};
@@ -42,7 +41,7 @@ impl Job<'_> {
         let size_bytes = disk.input.size_bytes();
         let (stored, map) = match (&disk.earlier, &disk.input) {
             (Some(earlier), Input::Disk(source)) => self.go_on(source, earlier).on_path(source.path)?,
-            _ => self.store_all(disk, parent)?,
+            _ => self.store_all(disk, parent.map_or(Base::Nothing, Base::ComparedWith))?,
         };
         if let Input::Disk(source) = &disk.input {
             check_length(source.disk).on_path(source.path)?;
@@ -62,35 +61,44 @@ impl Job<'_> {
         Ok((record, map))
     }
 
-    fn store_all(self, disk: &mut BackupDisk<'_>, parent: Option<Arc<MappedDisk>>) -> Result<(StoredDisk, AreaMap)> {
+    /// Stores a disk, of which parts may be as in the base.
+    pub(super) fn store_all(self, disk: &mut BackupDisk<'_>, base: Base) -> Result<(StoredDisk, AreaMap)> {
         let size_bytes = disk.input.size_bytes();
         self.progress.begin(size_bytes);
-        let (writer, outcome) = self.writer(self.repository.shape_of(size_bytes), parent);
         let may_fail = matches!(disk.input, Input::Disk(_)) && self.options.tolerance.allows(disk.is_device);
         let not_tried = || AreaMap::new(size_bytes, State::NotTried);
         let set_aside = may_fail.then(|| SetAside::new(not_tried(), self.options.tolerance.bound()));
-        self.run_copy(disk, &writer, set_aside.as_ref())?;
-        let stored = finish(writer, &outcome).on_path(Path::new(&disk.path))?;
+        let inherited = if matches!(base, Base::InheritsFrom(_)) { Inherited::LeftOut } else { Inherited::Read };
+        let writer = self.writer(self.repository.shape_of(size_bytes), base);
+        self.run_copy(disk, &writer, inherited, set_aside.as_ref())?;
+        let stored = writer.finish().on_path(Path::new(&disk.path))?;
         match (&set_aside, &disk.input) {
             (Some(set_aside), Input::Disk(source)) => self.rescue(source, set_aside, stored).on_path(source.path),
             _ => Ok((stored, AreaMap::new(size_bytes, State::Finished))),
         }
     }
 
-    fn writer(self, shape: Shape, parent: Option<Arc<MappedDisk>>) -> (DiskWriter<WriteSession>, Outcome) {
+    fn writer(self, shape: Shape, base: Base) -> DiskWriter<WriteSession> {
         let ring = Arc::clone(self.repository.ring());
-        DiskWriter::new(Arc::clone(self.session), ring, shape, self.options.level, parent)
+        DiskWriter::new(Arc::clone(self.session), ring, shape, self.options.level, base)
     }
 
-    /// Takes every unit of the disk through the writer.
-    fn run_copy(self, disk: &mut BackupDisk<'_>, writer: &dyn ImageWriter, set_aside: Option<&SetAside>) -> Result<()> {
+    /// Takes every unit of the disk through the writer. Where it inherits what it is not given, it is given zeros, too.
+    fn run_copy(
+        self,
+        disk: &mut BackupDisk<'_>,
+        writer: &DiskWriter<WriteSession>,
+        inherited: Inherited,
+        set_aside: Option<&SetAside>,
+    ) -> Result<()> {
+        let explicit_zeros = inherited == Inherited::LeftOut;
         let rate_limit = self.options.rate_limit.map(RateLimit::new);
         let (layout, size_bytes) = (writer.layout(), disk.input.size_bytes());
         let path = disk.input.path().to_owned();
         let plan = PlanOptions {
             parent: None,
-            with_zeros: false,
-            with_inherited: false,
+            with_zeros: explicit_zeros,
+            inherited,
             clonable: &[],
             salvage: set_aside.is_some(),
         };
@@ -106,7 +114,7 @@ impl Job<'_> {
             rate_limit: rate_limit.as_ref(),
             unreadable: set_aside.map_or(Unreadable::Fail, Unreadable::SetAside),
         };
-        let copy_options = CopyOptions { parent: None, explicit_zeros: false, ordered_writes: false, digest: None };
+        let copy_options = CopyOptions { parent: None, explicit_zeros, ordered_writes: false, digest: None };
         copy(&pipeline, feed.as_mut(), size_bytes, writer, &copy_options).on_path(&path)?;
         Ok(())
     }
@@ -131,7 +139,7 @@ impl Job<'_> {
         let shape = self.repository.shape_of(size_bytes);
         let before = MappedDisk::new(self.repository.chunk_reader(), shape, stored.root);
         let amended = self.amend(before, &spool)?;
-        Ok((StoredDisk { statistics: stored.statistics.plus(amended.statistics), ..amended }, map))
+        Ok((StoredDisk { statistics: stored.statistics.then(amended.statistics), ..amended }, map))
     }
 
     /// Reads what an earlier backup missed, and takes all else from there.
@@ -139,10 +147,7 @@ impl Job<'_> {
         let mut map = earlier.map.clone();
         let spool = self.retry(source, &Witness::of(&map), &mut map)?;
         let before = self.repository.mapped(&self.repository.chunk_reader(), &earlier.record);
-        let amended = self.amend(before, &spool)?;
-        // Of what is kept nothing was counted.
-        let data_bytes = earlier.record.statistics.data_bytes.max(amended.statistics.data_bytes);
-        Ok((StoredDisk { statistics: Statistics { data_bytes, ..amended.statistics }, ..amended }, map))
+        Ok((self.amend(before, &spool)?, map))
     }
 
     /// Reads what is not finished in a map into a spool.
@@ -157,14 +162,8 @@ impl Job<'_> {
 
     fn amend(self, before: MappedDisk, spool: &Spool) -> Result<StoredDisk> {
         let before = Arc::new(before);
-        let (writer, outcome) = self.writer(before.shape(), Some(Arc::clone(&before)));
+        let writer = self.writer(before.shape(), Base::InheritsFrom(Arc::clone(&before)));
         amend(&before, spool, &writer)?;
-        finish(writer, &outcome)
+        Ok(writer.finish()?)
     }
-}
-
-fn finish<S: ChunkSink + 'static>(writer: DiskWriter<S>, outcome: &Outcome) -> Result<StoredDisk> {
-    Box::new(writer).finish(&IdentitySeed([0; 32]))?;
-    let stored = outcome.lock().unwrap_or_else(std::sync::PoisonError::into_inner).take();
-    Ok(stored.unwrap_or(StoredDisk { root: None, statistics: Statistics::default() }))
 }

@@ -8,10 +8,8 @@ use std::ops::Range;
 use std::os::unix::fs::FileExt as _;
 
 use tintype_formats::sink::{GuestUnit, InTurn, RunKind, UnitContent, UnitRun};
-use tintype_formats::tin::map::Entry;
 use tintype_formats::tin::read::MappedDisk;
-use tintype_formats::tin::write::{ChunkSink, DiskWriter};
-use tintype_formats::{ImageWriter as _, is_zero};
+use tintype_formats::{UnitTarget, is_zero};
 
 use crate::error::{Error, Result};
 
@@ -61,55 +59,27 @@ impl Spool {
     }
 }
 
-/// Stores `before` again through `writer`, with the rescued bytes. It has zeros wherever the spool has anything.
-pub fn amend<S: ChunkSink>(before: &MappedDisk, spool: &Spool, writer: &DiskWriter<S>) -> Result<()> {
+/// Stores `before` again, with the rescued bytes, through a writer that inherits from it. It has zeros wherever the spool has
+/// anything.
+pub fn amend(before: &MappedDisk, spool: &Spool, writer: &dyn UnitTarget) -> Result<()> {
     let shape = before.shape();
-    let chunk_bytes = shape.chunk_bytes;
-    let mut areas = spool.areas.iter().map(|(area, _)| area.start / chunk_bytes..area.end / chunk_bytes).peekable();
     let (mut bytes, mut rescued) = (Vec::new(), Vec::new());
-    let mut index = 0;
-    while index < shape.chunks() {
-        while areas.next_if(|area| area.end <= index).is_some() {}
-        let next_changed = areas.peek().map_or(shape.chunks(), |area| area.start.max(index));
-        if next_changed > index
-            && let Some(kept) = keep(before, index, next_changed, writer)?
-        {
-            index += kept;
-            continue;
-        }
-        let (guest_offset, length) = (index * chunk_bytes, shape.chunk_length(index));
-        bytes.resize(length, 0);
-        rescued.clear();
-        rescued.resize(length, 0);
-        before.read_at(guest_offset, &mut bytes)?;
-        if next_changed == index {
+    for (area, _) in &spool.areas {
+        for index in area.start / shape.chunk_bytes..shape.chunks().min(area.end / shape.chunk_bytes) {
+            let (guest_offset, length) = (index * shape.chunk_bytes, shape.chunk_length(index));
+            bytes.resize(length, 0);
+            rescued.resize(length, 0);
+            before.read_at(guest_offset, &mut bytes)?;
             let doing = |cause| Error::io("read rescued bytes from a temporary file", cause);
             spool.file.read_exact_at(&mut rescued, spool.position(guest_offset)).map_err(doing)?;
+            bytes.iter_mut().zip(&rescued).filter(|(_, late)| **late != 0).for_each(|(byte, late)| *byte = *late);
+            let kind = if is_zero(&bytes) { RunKind::Zero } else { RunKind::Data };
+            let runs = [UnitRun { offset: 0, length_bytes: length as u64, kind }];
+            let content = UnitContent::Bytes(&bytes);
+            writer.store(&GuestUnit { guest_offset, length_bytes: length as u64, content, runs: &runs }, &InTurn)?;
         }
-        bytes.iter_mut().zip(&rescued).filter(|(_, late)| **late != 0).for_each(|(byte, late)| *byte = *late);
-        let kind = if is_zero(&bytes) { RunKind::Zero } else { RunKind::Data };
-        let runs = [UnitRun { offset: 0, length_bytes: length as u64, kind }];
-        let unit =
-            GuestUnit { guest_offset, length_bytes: length as u64, content: UnitContent::Bytes(&bytes), runs: &runs };
-        writer.store(&unit, &InTurn)?;
-        index += 1;
     }
     Ok(())
-}
-
-/// Keeps what the map says of pieces from `index` on, before `end`; returns the number of pieces. None, if the next one has to be
-/// stored again.
-fn keep<S: ChunkSink>(before: &MappedDisk, index: u64, end: u64, writer: &DiskWriter<S>) -> Result<Option<u64>> {
-    let (entry, run) = before.entry(index)?;
-    if !writer.may_keep(&entry) {
-        return Ok(None);
-    }
-    let run = run.min(end - index);
-    match entry {
-        Entry::Data(..) => writer.keep(index, 1, entry)?,
-        Entry::Hole | Entry::Zero => writer.keep(index, run, entry)?,
-    }
-    Ok(Some(if matches!(entry, Entry::Data(..)) { 1 } else { run }))
 }
 
 #[cfg(test)]
