@@ -89,6 +89,21 @@ fn every_room_is_known() {
     }
 }
 
+/// What several commands need stands beside their folder, and knows none of them.
+#[test]
+fn commands_are_used_by_the_command_line_alone() {
+    let cli = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/cli");
+    for file in rust_files(&cli).into_iter().filter(|file| *file != cli.join("mod.rs")) {
+        let text = fs::read_to_string(&file).expect("a source file");
+        let own = file.strip_prefix(cli.join("commands")).ok().and_then(|path| path.iter().next());
+        let own = own.map(|name| name.to_string_lossy().trim_end_matches(".rs").to_owned());
+        for used in text.split("commands::").skip(1) {
+            let used: String = used.chars().take_while(|c| c.is_ascii_alphanumeric() || *c == '_').collect();
+            assert_eq!(Some(&used), own.as_ref(), "{}: uses the command {used}", file.display());
+        }
+    }
+}
+
 #[test]
 fn formats_print_nothing_start_no_threads_and_open_no_files() {
     let formats = Path::new(env!("CARGO_MANIFEST_DIR")).join("formats/src");

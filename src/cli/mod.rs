@@ -1,58 +1,36 @@
 //! The command line: one file per command, and what people and programs get to see.
 
 mod address;
-mod backup;
 mod bar;
-mod boot;
-mod check;
 mod choice;
-mod compare;
-mod completions;
-mod convert;
+mod commands;
 mod create_args;
-mod diff;
-mod digest;
+mod digest_algorithm;
 mod disk_names;
 mod escape;
-mod export;
 mod failure;
-mod forget;
-mod formats;
+mod findings;
 mod habits;
-mod import;
 mod in_use;
-mod info;
 mod info_stored;
-mod init;
 mod job;
-mod key;
 mod machine_args;
-mod man;
-mod map;
-mod measure;
-mod mount;
 mod output;
 mod profile;
 mod prompt;
-mod prune;
-mod repair;
+mod pruning;
 mod repository_args;
-mod restore;
 mod salvage_args;
 mod salvage_map;
 mod secrets;
-mod serve;
 mod short_ids;
 mod snapshot_name;
-mod snapshots;
 mod source_args;
-mod stats;
-mod tag;
+mod tag_arg;
 mod target_args;
+mod texts;
 mod units;
-mod unmount;
 mod usage;
-mod verify;
 mod verify_boot;
 
 use std::process::ExitCode;
@@ -62,6 +40,10 @@ use clap::{Parser, Subcommand};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use signal_hook::consts::SIGUSR1;
 
+use self::commands::{
+    backup, boot, check, compare, completions, convert, diff, digest, export, forget, formats, import, info, init, key,
+    man, map, measure, mount, prune, repair, restore, serve, snapshots, stats, tag, unmount, verify,
+};
 use self::failure::Failure;
 use crate::system;
 

@@ -4,6 +4,8 @@ use std::collections::HashMap;
 
 use tintype_formats::tin::id::Id;
 
+use crate::repository::listing::Listing;
+
 /// The fewest digits that are shown.
 const MIN_DIGITS: usize = 8;
 
@@ -23,6 +25,12 @@ impl ShortIds {
             MIN_DIGITS.max(most + 1)
         };
         ShortIds(ids.iter().enumerate().map(|(place, id)| (*id, digits(place))).collect())
+    }
+
+    /// Cuts the ids of all snapshots of a repository, also of those that cannot be seen.
+    pub fn of_listing(listing: &Listing) -> ShortIds {
+        let visible = listing.snapshots.iter().chain(&listing.uncommitted).map(|snapshot| snapshot.id);
+        ShortIds::of(visible.chain(listing.damaged.iter().map(|damage| damage.id)))
     }
 
     /// An id, cut short; whole if it is not one of them.

@@ -15,7 +15,7 @@ use super::choice::ChoiceArgs;
 use super::failure::Failure;
 use super::in_use::warn_if_in_use;
 use super::repository_args::SecretArgs;
-use super::snapshots::unreadable_text;
+use super::texts::unreadable_text;
 use super::{Global, output};
 use crate::engine::disk_source::parts_within;
 use crate::error::{Error, Kind};

@@ -16,7 +16,7 @@ use tintype_formats::tin::id::Id;
 use super::escape::printable;
 use super::failure::Failure;
 use super::machine_args::MachineArgs;
-use super::snapshots::unreadable_text;
+use super::texts::unreadable_text;
 use super::{Global, Outcome, job, output};
 use crate::boot::{Condition, Serial, Settings};
 use crate::engine::verify_boot::{BootReport, BootTest, verify_boot};

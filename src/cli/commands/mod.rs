@@ -1,0 +1,30 @@
+//! The commands, each in a file of its own name. What several of them need stands beside this folder.
+
+pub mod backup;
+pub mod boot;
+pub mod check;
+pub mod compare;
+pub mod completions;
+pub mod convert;
+pub mod diff;
+pub mod digest;
+pub mod export;
+pub mod forget;
+pub mod formats;
+pub mod import;
+pub mod info;
+pub mod init;
+pub mod key;
+pub mod man;
+pub mod map;
+pub mod measure;
+pub mod mount;
+pub mod prune;
+pub mod repair;
+pub mod restore;
+pub mod serve;
+pub mod snapshots;
+pub mod stats;
+pub mod tag;
+pub mod unmount;
+pub mod verify;
