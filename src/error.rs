@@ -38,6 +38,8 @@ pub enum Kind {
     NoSpace,
     /// A running virtual machine holds the image open for writing.
     ImageInUse,
+    /// Something has the disk mounted or otherwise uses it: a copy would be torn.
+    DiskInUse,
     /// What was read back is not what was written.
     VerificationFailed,
     /// There is no repository at the address.
@@ -83,6 +85,7 @@ pub struct Error {
     kind: Kind,
     path: Option<PathBuf>,
     message: String,
+    advice: Option<&'static str>,
     aftermath: Option<Aftermath>,
     source: Option<Box<dyn StdError + Send + Sync>>,
 }
@@ -90,13 +93,13 @@ pub struct Error {
 impl Error {
     /// Makes an error of this kind; the message says what was being done, what was found and what was expected.
     pub fn new(kind: Kind, message: impl Into<String>) -> Self {
-        Error { kind, path: None, message: message.into(), aftermath: None, source: None }
+        Error { kind, path: None, message: message.into(), advice: None, aftermath: None, source: None }
     }
 
     /// The operating system failed while `doing`; a full disk is a kind of its own.
     pub fn io(doing: impl Into<String>, cause: io::Error) -> Self {
         let kind = if is_out_of_space(&cause) { Kind::NoSpace } else { Kind::Io };
-        Error { kind, path: None, message: doing.into(), aftermath: None, source: Some(cause.into()) }
+        Error { kind, path: None, message: doing.into(), advice: None, aftermath: None, source: Some(cause.into()) }
     }
 
     /// The work was stopped.
@@ -118,6 +121,12 @@ impl Error {
         self
     }
 
+    /// Adds what to do next, where the kind alone does not tell.
+    pub fn with_advice(mut self, advice: &'static str) -> Self {
+        self.advice = Some(advice);
+        self
+    }
+
     /// Makes it a failure of another sort.
     pub fn of_kind(mut self, kind: Kind) -> Self {
         self.kind = kind;
@@ -127,6 +136,11 @@ impl Error {
     /// What sort of failure it was.
     pub fn kind(&self) -> Kind {
         self.kind
+    }
+
+    /// What to do next, where the kind alone does not tell.
+    pub fn advice(&self) -> Option<&'static str> {
+        self.advice
     }
 
     /// What became of the target, if there was one.
@@ -140,13 +154,27 @@ fn causes(error: &dyn StdError) -> impl Iterator<Item = &(dyn StdError + 'static
     iter::successors(error.source(), |&cause| cause.source())
 }
 
-/// An error and its causes, in one line; what an error repeats of its cause stands there once.
+/// An error and its causes, in one line, for people; what an error repeats of its cause stands there once.
 pub fn in_words(error: &dyn StdError) -> String {
     let mut words = error.to_string();
     for cause in causes(error) {
         let more = cause.to_string();
         if !words.ends_with(&more) {
             words = format!("{words}: {more}");
+        }
+    }
+    without_numbers(&words)
+}
+
+/// The words of the operating system's errors, without their numbers.
+fn without_numbers(text: &str) -> String {
+    let mut pieces = text.split(" (os error ");
+    let mut words = pieces.next().unwrap_or_default().to_owned();
+    for piece in pieces {
+        let rest = piece.trim_start_matches(|letter: char| letter.is_ascii_digit());
+        match rest.strip_prefix(')') {
+            Some(rest) => words.push_str(rest),
+            None => words.extend([" (os error ", piece]),
         }
     }
     words
@@ -173,8 +201,10 @@ impl From<ImageError> for Error {
         match cause.into_source().map(|source| source.downcast::<Error>()) {
             // It came from out here, through an image writer or a layer, and is told as what it was.
             Some(Ok(own)) => *own,
-            Some(Err(source)) => Error { kind, path: None, message, aftermath: None, source: Some(source) },
-            None => Error { kind, path: None, message, aftermath: None, source: None },
+            Some(Err(source)) => {
+                Error { kind, path: None, message, advice: None, aftermath: None, source: Some(source) }
+            }
+            None => Error { kind, path: None, message, advice: None, aftermath: None, source: None },
         }
     }
 }
@@ -203,5 +233,16 @@ pub trait OnPath<T> {
 impl<T, E: Into<Error>> OnPath<T> for std::result::Result<T, E> {
     fn on_path(self, path: &Path) -> Result<T> {
         self.map_err(|cause| cause.into().with_path(path))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_of_system_errors_go_and_nothing_else() {
+        assert_eq!(without_numbers("a: gone (os error 2); b: full (os error 28)"), "a: gone; b: full");
+        assert_eq!(without_numbers("odd (os error x) name"), "odd (os error x) name");
     }
 }

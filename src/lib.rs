@@ -1,13 +1,15 @@
 //! Tintype: reads any disk, and makes any disk of it.
 //!
-//! Arrows go one way: `cli -> engine -> {sources, targets, repository, serve, boot} -> formats`; `error`, `system`,
+//! Arrows go one way: `cli -> jobs -> access -> engine -> {sources, targets, repository, serve, boot} -> formats`; `error`, `system`,
 //! `progress`, `nbd_protocol` and `channel` are below all of them.
 
+mod access;
 pub mod boot;
 mod channel;
 pub mod cli;
 pub mod engine;
 pub mod error;
+mod jobs;
 mod nbd_protocol;
 pub mod progress;
 pub mod repository;

@@ -1,4 +1,4 @@
-//! The arrows of the house go one way: cli -> engine -> {sources, targets, repository, serve, boot} -> formats.
+//! The arrows of the house go one way: cli -> jobs -> access -> engine -> {sources, targets, repository, serve, boot} -> formats.
 
 #[path = "common/uses.rs"]
 mod uses;
@@ -10,7 +10,24 @@ use uses::{Uses, circles, rust_files, uses_below};
 
 /// What each room may use of the others.
 const MAY_USE: &[(&str, &[&str])] = &[
-    ("cli", &["engine", "repository", "boot", "serve", "sources", "targets", "progress", "error", "system"]),
+    (
+        "cli",
+        &[
+            "jobs",
+            "access",
+            "engine",
+            "repository",
+            "boot",
+            "serve",
+            "sources",
+            "targets",
+            "progress",
+            "error",
+            "system",
+        ],
+    ),
+    ("jobs", &["progress", "error", "system"]),
+    ("access", &["engine", "repository", "sources", "error"]),
     ("engine", &["repository", "boot", "sources", "targets", "progress", "error"]),
     ("repository", &["progress", "error", "system"]),
     ("targets", &["sources", "error", "system"]),
@@ -122,7 +139,7 @@ fn formats_print_nothing_start_no_threads_and_open_no_files() {
 #[test]
 fn the_engine_prints_nothing_and_knows_no_command_line() {
     let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
-    for room in ["engine", "repository", "serve", "sources", "targets", "channel"] {
+    for room in ["jobs", "access", "engine", "repository", "serve", "sources", "targets", "channel"] {
         for file in rust_files(&source.join(room)) {
             let text = fs::read_to_string(&file).expect("a source file");
             for word in ["println!", "clap::", "indicatif", "std::env::var", "serde_json"] {

@@ -71,3 +71,14 @@ fn nothing_is_replaced_and_nothing_left_behind() {
     assert_eq!(left, ["top.qcow2"]);
     sandbox.run(["convert", "--layers", "top.qcow2", "new/top.vhdx"]).fails(2, "qcow2");
 }
+
+/// A device and a stored disk have no files to keep: nothing was made, and exit code 0 said that it was.
+#[test]
+fn what_has_no_chain_is_refused() {
+    let sandbox = Sandbox::new();
+    sandbox.raw_disk("a.raw", MIB, 6);
+    sandbox.run(["init", "repo", "--no-encryption"]).ok();
+    sandbox.run(["backup", "a.raw", "--repo", "repo", "--name", "a"]).ok();
+    sandbox.run(["convert", "--layers", "repo::a", "b.qcow2"]).fails(2, "has no chain; leave --layers out");
+    assert!(!sandbox.path("b.qcow2").exists());
+}

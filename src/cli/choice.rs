@@ -77,8 +77,14 @@ impl ChoiceArgs {
     }
 }
 
-/// Says what was chosen.
+/// The snapshot that was chosen, after it was said.
 fn told(chosen: Chosen, global: Global) -> Snapshot {
+    tell(&chosen, global);
+    chosen.snapshot
+}
+
+/// Says what was chosen.
+pub fn tell(chosen: &Chosen, global: Global) {
     let Chosen { snapshot, remarks } = chosen;
     let manifest = &snapshot.manifest;
     if global.json && !global.quiet {
@@ -94,8 +100,7 @@ fn told(chosen: Chosen, global: Global) -> Snapshot {
     let (name, holder) = (printable(&manifest.name), printable(&snapshot.origin.name));
     let time = time::local_text(&manifest.time);
     output::note(&format!("snapshot {} of {name}, {time}, key owner {holder}", snapshot.id), global);
-    tell_remarks(&remarks, global);
-    snapshot
+    tell_remarks(remarks, global);
 }
 
 /// Says what there is to say of a choice; after a loss the command ends as incomplete.

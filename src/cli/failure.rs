@@ -16,7 +16,7 @@ pub struct Failure {
 
 impl From<Error> for Failure {
     fn from(error: Error) -> Self {
-        let hint = hint(&error).map(str::to_owned);
+        let hint = error.advice().or_else(|| hint(&error)).map(str::to_owned);
         Failure { error, hint }
     }
 }
@@ -54,7 +54,7 @@ impl Failure {
 
     /// The error, its causes, and what became of the target, in one line.
     pub fn message(&self) -> String {
-        let mut message = with_causes(&self.error);
+        let mut message = in_words(&self.error);
         if let Some(remark) = self.error.aftermath().and_then(|aftermath| remark(self.kind(), aftermath)) {
             message.push_str("; ");
             message.push_str(remark);
@@ -71,11 +71,6 @@ impl Failure {
     pub fn exit_code(&self) -> u8 {
         exit_code(self.kind())
     }
-}
-
-/// The error and its causes.
-pub fn with_causes(error: &Error) -> String {
-    without_numbers(&in_words(error))
 }
 
 fn exit_code(kind: Kind) -> u8 {
@@ -102,7 +97,8 @@ fn exit_code(kind: Kind) -> u8 {
         | Kind::SectorsDiffer
         | Kind::TargetIsSource
         | Kind::TargetBusy
-        | Kind::ImageInUse => 1,
+        | Kind::ImageInUse
+        | Kind::DiskInUse => 1,
     }
 }
 
@@ -115,25 +111,15 @@ fn remark(kind: Kind, aftermath: Aftermath) -> Option<&'static str> {
     }
 }
 
-/// The words of the operating system's errors, without their numbers.
-fn without_numbers(text: &str) -> String {
-    let mut pieces = text.split(" (os error ");
-    let mut words = pieces.next().unwrap_or_default().to_owned();
-    for piece in pieces {
-        let rest = piece.trim_start_matches(|letter: char| letter.is_ascii_digit());
-        match rest.strip_prefix(')') {
-            Some(rest) => words.push_str(rest),
-            None => words.extend([" (os error ", piece]),
-        }
-    }
-    words
-}
-
 fn hint(error: &Error) -> Option<&'static str> {
     Some(match error.kind() {
         Kind::TargetExists => "use --force to overwrite it",
         Kind::TargetBusy => "unmount it, or stop what uses it",
         Kind::SectorsDiffer => "choose a target with the disk's sectors, or write it all the same with --keep-sectors",
+        Kind::DiskInUse => {
+            "unmount it or stop what uses it, or take a snapshot (of LVM, of the hypervisor) and read that; --live reads it as it \
+             is, and the copy may be torn"
+        }
         Kind::ImageInUse => "stop the machine first, or use --force-share if a torn copy will do",
         Kind::NoSpace if error.aftermath() == Some(Aftermath::Unchanged) => {
             "nothing was changed; make room, or choose another place"
@@ -176,12 +162,6 @@ fn hint(error: &Error) -> Option<&'static str> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn numbers_of_system_errors_go_and_nothing_else() {
-        assert_eq!(without_numbers("a: gone (os error 2); b: full (os error 28)"), "a: gone; b: full");
-        assert_eq!(without_numbers("odd (os error x) name"), "odd (os error x) name");
-    }
 
     #[test]
     fn a_wrong_key_has_its_own_exit_code() {

@@ -4,12 +4,12 @@ use serde::Serialize;
 use tintype_formats::tin::id::Id;
 use tintype_formats::tin::manifest::Manifest;
 
-use super::address::Address;
 use super::choice::ChoiceArgs;
 use super::escape::printable;
 use super::failure::Failure;
 use super::repository_args::SecretArgs;
 use super::{Global, Outcome, output, units};
+use crate::access::Address;
 use crate::repository::snapshots::Snapshot;
 use crate::repository::time;
 

@@ -1,19 +1,17 @@
 //! The command line: one file per command, and what people and programs get to see.
 
-mod address;
 mod bar;
 mod choice;
 mod commands;
 mod create_args;
 mod digest_algorithm;
-mod disk_names;
 mod escape;
 mod failure;
 mod findings;
 mod habits;
-mod in_use;
 mod info_stored;
 mod job;
+mod live_args;
 mod machine_args;
 mod output;
 mod profile;
@@ -24,7 +22,6 @@ mod salvage_args;
 mod salvage_map;
 mod secrets;
 mod short_ids;
-mod snapshot_name;
 mod source_args;
 mod tag_arg;
 mod target_args;

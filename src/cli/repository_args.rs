@@ -1,26 +1,23 @@
 //! The arguments of every command that opens a repository.
 
+use std::cell::Cell;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::Duration;
 
 use clap::Args;
 use tintype_formats::secrets::{Secret, SecretSource, Secrets};
 use tintype_formats::{ErrorKind, ImageError};
 
 use super::escape::printable;
-use super::failure::{Failure, with_causes};
+use super::failure::Failure;
 use super::output;
 use super::prompt::{TRIES, Terminal};
 use super::secrets::{from_environment, passphrase, read_secret};
-use super::snapshot_name::SnapshotName;
 use super::usage;
-use crate::error::{Error, Kind, Result};
+use crate::access::{Keys, SnapshotName, open_repository};
+use crate::error::{Error, Kind, Result, in_words};
 use crate::repository::Repository;
-use crate::repository::names;
-use crate::repository::store::{LocalStore, PatientStore, Store};
-use crate::sources::looks_remote;
 
 /// What opens a repository.
 #[derive(Debug, Clone, Default, Args)]
@@ -96,45 +93,12 @@ impl SecretArgs {
 
     /// The same, and the secret that opened it; none for a repository without encryption.
     pub fn open_and_keep(&self, path: &Path) -> Result<(Arc<Repository>, Option<Secret>), Failure> {
-        self.ask_until_it_opens(|| open_store(path))
+        Ok(open_repository(path, None, &self.keys())?)
     }
 
-    /// Opens the repository at a path for a long reader, which waits so long for it whenever it is away.
-    pub fn open_patiently(&self, path: &Path, patience: Duration) -> Result<Arc<Repository>, Failure> {
-        refuse_remote(path)?;
-        let store = || match PatientStore::open(path, names::REPOSITORY, patience) {
-            Ok(store) => Ok(Box::new(store) as Box<dyn Store>),
-            // Nothing there to wait for: this one says what it is instead.
-            Err(_) => open_store(path),
-        };
-        self.ask_until_it_opens(store).map(|(repository, _)| repository)
-    }
-
-    /// Whoever types a password has several tries.
-    fn ask_until_it_opens(
-        &self,
-        store: impl Fn() -> Result<Box<dyn Store>, Failure>,
-    ) -> Result<(Arc<Repository>, Option<Secret>), Failure> {
-        let mut tries_left = TRIES;
-        loop {
-            let mut used = None;
-            let mut secret = || {
-                let secret = self.secret("password: ")?;
-                used = Some(secret.duplicate());
-                Ok(secret)
-            };
-            match Repository::open(store()?, self.cache_folder(), self.is_said(), &mut secret) {
-                Err(cause) if cause.kind() == Kind::WrongKey && used.is_some() && !self.is_said() && tries_left > 1 => {
-                    tries_left -= 1;
-                    say_refused(&with_causes(&cause));
-                }
-                other => {
-                    let repository = other?;
-                    repository.cache().on_trouble(output::warn_always);
-                    return Ok((repository, used));
-                }
-            }
-        }
+    /// What opens repositories.
+    pub fn keys(&self) -> SaidKeys<'_> {
+        SaidKeys { secrets: self, tries_left: Cell::new(TRIES) }
     }
 
     /// The secret in this file, and no other.
@@ -171,6 +135,40 @@ impl SecretArgs {
             return passphrase(&password, "TINTYPE_PASSWORD");
         }
         Ok(Secret::passphrase(std::mem::take(&mut *Terminal::open()?.ask(prompt)?)))
+    }
+}
+
+/// What options, the environment or the person at the terminal say of a repository.
+pub struct SaidKeys<'a> {
+    secrets: &'a SecretArgs,
+    /// Whoever types a password has several tries.
+    tries_left: Cell<u32>,
+}
+
+impl Keys for SaidKeys<'_> {
+    fn secret(&self) -> Result<Secret> {
+        self.secrets.secret("password: ")
+    }
+
+    fn is_said(&self) -> bool {
+        self.secrets.is_said()
+    }
+
+    fn refused(&self, cause: &Error) -> bool {
+        self.tries_left.set(self.tries_left.get().saturating_sub(1));
+        let again = !self.is_said() && self.tries_left.get() > 0;
+        if again {
+            say_refused(&in_words(cause));
+        }
+        again
+    }
+
+    fn cache_folder(&self) -> Option<PathBuf> {
+        self.secrets.cache_folder()
+    }
+
+    fn on_cache_trouble(&self) -> fn(&str) {
+        output::warn_always
     }
 }
 
@@ -211,35 +209,4 @@ impl SecretSource for ImageSecret {
         say_refused(&refused.to_string());
         Some(self.ask(file_name))
     }
-}
-
-/// Refuses names that look like those of another computer.
-pub fn refuse_remote(path: &Path) -> Result<(), Failure> {
-    if !looks_remote(path) {
-        return Ok(());
-    }
-    let message = format!("{}: remote repositories are not supported yet", path.to_string_lossy().escape_debug());
-    let hint = "mount the remote folder here and name that; a local name with a colon is written ./NAME";
-    Err(Failure::usage(message).hinted(hint))
-}
-
-/// The store at a path.
-pub fn open_store(path: &Path) -> Result<Box<dyn Store>, Failure> {
-    refuse_remote(path)?;
-    let shown = path.display().to_string();
-    let found = match path.metadata() {
-        Err(cause) if cause.kind() != std::io::ErrorKind::NotFound => {
-            return Err(Error::io("look at the repository", cause).with_path(path).into());
-        }
-        Err(_) => {
-            let message = format!("{}: there is no such folder", shown.escape_debug());
-            return Err(Error::new(Kind::NoRepository, message).into());
-        }
-        Ok(found) => found,
-    };
-    if !found.is_dir() {
-        let message = format!("{}: it is no folder, and so no repository", shown.escape_debug());
-        return Err(Error::new(Kind::NoRepository, message).into());
-    }
-    Ok(Box::new(LocalStore::open(path).map_err(Error::from)?))
 }

@@ -4,8 +4,8 @@ use std::path::{Path, PathBuf};
 
 use tintype_formats::BlockSource;
 
-use super::address::Address;
 use super::failure::Failure;
+use crate::access::Address;
 use crate::engine::salvage::map_file::About;
 use crate::engine::salvage::{AreaMap, first_difference};
 use crate::sources::{self, BlockDevice};

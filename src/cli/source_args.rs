@@ -1,32 +1,57 @@
 //! The arguments of every command that opens disks.
 
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Args;
-use clap::builder::{PathBufValueParser, StringValueParser, TypedValueParser};
-use tintype_formats::tin::id::Id;
-use tintype_formats::tin::manifest::DiskRecord;
-use tintype_formats::{ErrorKind, Geometry};
+use clap::builder::{OsStringValueParser, PathBufValueParser, StringValueParser, TypedValueParser};
+use tintype_formats::ErrorKind;
 
-use super::address::{self, Address};
 use super::choice::ChoiceArgs;
 use super::failure::Failure;
-use super::in_use::warn_if_in_use;
-use super::repository_args::SecretArgs;
-use super::texts::unreadable_text;
-use super::{Global, output};
-use crate::engine::disk_source::parts_within;
-use crate::error::{Error, Kind};
-use crate::repository::Repository;
-use crate::repository::disk::SnapshotDisk;
-use crate::repository::lease::Lease;
-use crate::repository::snapshots::Snapshot;
-use crate::sources::{
-    self, NbdOptions, OpenOptions, OpenedDisk, OpenedImage, OverlayReader, ReferencePolicy, Slice, StandardInput,
-    Watch, WithSectors, partition_of,
+use super::repository_args::{SaidKeys, SecretArgs};
+use super::{Global, choice, output, texts};
+use crate::access::{
+    Access, Address, Listener, NamedAddress, Opened, OpenedDisks, Opening, REPOSITORY_VARIABLE, warn_if_in_use,
 };
+use crate::error::{Error, Kind};
+use crate::repository::resolve::Chosen;
+use crate::sources::{self, NbdOptions, OpenOptions, OpenedDisk, OpenedImage, ReferencePolicy, Watch};
+use tintype_formats::tin::manifest::DiskRecord;
+
+/// Reads an address for clap.
+pub fn address_parser() -> impl TypedValueParser<Value = Address> {
+    OsStringValueParser::new().try_map(|text| Address::parse(&text, default_repository().as_deref()))
+}
+
+/// Reads the source of a backup for clap.
+pub fn named_address_parser() -> impl TypedValueParser<Value = NamedAddress> {
+    OsStringValueParser::new().try_map(|text: OsString| NamedAddress::parse(&text, default_repository().as_deref()))
+}
+
+/// The repository of addresses that name none.
+fn default_repository() -> Option<PathBuf> {
+    std::env::var_os(REPOSITORY_VARIABLE).filter(|path| !path.is_empty()).map(PathBuf::from)
+}
+
+impl Listener for Global {
+    fn note(&self, text: &str) {
+        output::note(text, *self);
+    }
+
+    fn warn(&self, text: &str) {
+        output::warn(text, *self);
+    }
+
+    fn chose(&self, chosen: &Chosen) {
+        choice::tell(chosen, *self);
+    }
+
+    fn misses(&self, record: &DiskRecord) {
+        output::warn(&texts::unreadable_text(record), *self);
+    }
+}
 
 /// How disks are opened.
 #[derive(Debug, Clone, Args)]
@@ -130,161 +155,61 @@ impl ReferenceArgs {
 }
 
 impl SourceArgs {
+    /// Opens what addresses name, and says what is found on the way. A password that is typed is asked for by `keys`.
+    pub fn access<'a>(&self, keys: &'a SaidKeys<'_>, global: &'a Global) -> Access<'a> {
+        Access { opening: self.opening(), keys, listener: global }
+    }
+
+    /// How disks are opened.
+    fn opening(&self) -> Opening {
+        Opening {
+            options: OpenOptions {
+                format: self.format.clone(),
+                references: self.references.policy(),
+                secrets: self.secrets.for_images(),
+                nbd: self.nbd.options(),
+                ..OpenOptions::default()
+            },
+            overlay: self.with_overlay.clone(),
+            sector_bytes: self.sector_size,
+            wishes: self.choice.wishes(),
+            patience: None,
+        }
+    }
+
     /// Opens a disk, and says what is wrong with it and who else uses it.
     pub fn open(&self, address: &Address, parent: Option<&Path>, global: Global) -> Result<OpenedDisk, Failure> {
-        let opened = self.open_to_copy(address, parent, global)?;
-        warn_if_in_use(address, &opened.watch, global);
-        Ok(opened)
+        self.check(address)?;
+        let opened = self.access(&self.secrets.keys(), &global).open(address, parent);
+        opened.map_err(|error| self.references.explain(error))
     }
 
-    /// Opens a disk, and says what is wrong with it. Whether it may be in use is for the caller to decide.
-    pub fn open_to_copy(
+    /// Opens a disk to make a copy of it; standard input may be a pipe, of `size_bytes`. Whether it may be in use is for the caller to
+    /// decide.
+    pub fn open_or_stream(
         &self,
         address: &Address,
         parent: Option<&Path>,
+        size_bytes: Option<u64>,
         global: Global,
-    ) -> Result<OpenedDisk, Failure> {
-        self.open_as(address, parent, &self.options(address), global)
-    }
-
-    /// Opens a disk for other programs, which read the same places again and again.
-    pub fn open_for_others(&self, address: &Address, global: Global) -> Result<OpenedDisk, Failure> {
-        let options = OpenOptions { read_repeatedly: true, ..self.options(address) };
-        let opened = self.open_as(address, None, &options, global)?;
-        warn_if_in_use(address, &opened.watch, global);
-        Ok(opened)
-    }
-
-    fn open_as(
-        &self,
-        address: &Address,
-        parent: Option<&Path>,
-        options: &OpenOptions,
-        global: Global,
-    ) -> Result<OpenedDisk, Failure> {
-        let opened = match &address.stored {
-            Some(wanted) => self.open_stored(address, wanted, global)?,
-            None if address.is_standard_input() => self.open_standard_input()?,
-            None => {
-                sources::open_disk(&address.path, options, parent).map_err(|error| self.references.explain(error))?
-            }
-        };
-        opened.warnings().for_each(|text| output::warn(&text, global));
-        opened.note().iter().for_each(|text| output::note(text, global));
-        self.finished(opened, address)
-    }
-
-    /// Gives the disk what the user says of it: its sectors, which partition of it is meant, and an overlay.
-    pub fn finished(&self, opened: OpenedDisk, address: &Address) -> Result<OpenedDisk, Failure> {
-        // An overlay is over what was served, mounted or booted: the same address.
-        self.under_overlay(chosen_part(self.in_sectors(opened)?, address)?)
-    }
-
-    /// Gives the disk the sectors that the user says it has.
-    fn in_sectors(&self, opened: OpenedDisk) -> Result<OpenedDisk, Failure> {
-        match self.sector_size {
-            None => Ok(opened),
-            Some(sector_bytes) => {
-                let disk = Box::new(WithSectors::new(opened.disk, sector_bytes)?);
-                Ok(OpenedDisk { disk, ..opened })
-            }
-        }
-    }
-
-    /// The numbers that describe a disk of this size in a pipe.
-    pub fn geometry_of_pipe(&self, size_bytes: u64) -> Result<Geometry, Failure> {
-        let geometry = Geometry::of_512_byte_sectors(size_bytes, 1);
-        let Some(sector_bytes) = self.sector_size else { return Ok(geometry) };
-        if !size_bytes.is_multiple_of(u64::from(sector_bytes)) {
-            let message = format!("--size {size_bytes} is no whole number of sectors of {sector_bytes} bytes");
-            return Err(Failure::usage(message));
-        }
-        Ok(Geometry { logical_sector_bytes: sector_bytes, physical_sector_bytes: sector_bytes, ..geometry })
-    }
-
-    fn under_overlay(&self, opened: OpenedDisk) -> Result<OpenedDisk, Failure> {
-        match &self.with_overlay {
-            None => Ok(opened),
-            Some(path) => {
-                let disk = Box::new(OverlayReader::open(path, opened.disk.into())?);
-                Ok(OpenedDisk { disk, ..opened })
-            }
-        }
+    ) -> Result<Opened, Failure> {
+        self.check(address)?;
+        let opened = self.access(&self.secrets.keys(), &global).open_or_stream(address, parent, size_bytes);
+        opened.map_err(|error| self.references.explain(error))
     }
 
     /// Opens all disks that an address stands for, for a command that reads them for long.
     pub fn open_all(&self, address: &Address, command: &'static str, global: Global) -> Result<OpenedDisks, Failure> {
-        let Some(wanted) = &address.stored else {
-            return Ok(OpenedDisks {
-                disks: vec![(None, self.open_for_others(address, global)?)],
-                snapshot: None,
-                lease: None,
-            });
-        };
-        let (repository, snapshot) = self.open_snapshot(address, wanted, global)?;
-        repository.require_data(command)?;
-        let records = match &address.disk {
-            Some(chosen) => vec![snapshot.disk(Some(chosen))?],
-            None => snapshot.manifest.disks.iter().collect(),
-        };
-        if self.with_overlay.is_some() && records.len() != 1 {
-            return Err(Failure::usage(format!("--with-overlay is of one disk; choose it: {address}?disk=NAME")));
-        }
-        let lease = take_lease(&repository, &snapshot, command, global)?;
-        let open = |record: &DiskRecord| {
-            let opened = self.finished(stored_disk(&repository, record, global)?, address)?;
-            Ok((Some(record.name.clone()), opened))
-        };
-        let disks = records.into_iter().map(open).collect::<Result<_, Failure>>()?;
-        Ok(OpenedDisks { disks, snapshot: Some(snapshot.id), lease })
-    }
-
-    /// A disk of a stored snapshot.
-    fn open_stored(&self, address: &Address, wanted: &str, global: Global) -> Result<OpenedDisk, Failure> {
-        let (repository, snapshot) = self.open_snapshot(address, wanted, global)?;
-        stored_disk(&repository, snapshot.disk(address.disk.as_deref())?, global)
-    }
-
-    fn open_snapshot(
-        &self,
-        address: &Address,
-        wanted: &str,
-        global: Global,
-    ) -> Result<(Arc<Repository>, Snapshot), Failure> {
-        if address.snapshot.is_some() {
-            return Err(Failure::usage(format!(
-                "{address}: a stored disk has no snapshots inside; say NAME@ID instead"
-            )));
-        }
-        let repository = self.secrets.open(&address.path)?;
-        let snapshot = self.choice.choose(&repository, wanted, global)?;
-        Ok((repository, snapshot))
-    }
-
-    /// As the sources understand it.
-    pub fn options(&self, address: &Address) -> OpenOptions {
-        OpenOptions {
-            format: self.format.clone(),
-            disk: address.disk.clone(),
-            snapshot: address.snapshot.clone(),
-            references: self.references.policy(),
-            secrets: self.secrets.for_images(),
-            nbd: self.nbd.options(),
-            read_repeatedly: false,
-        }
-    }
-
-    /// Standard input as a disk that can be read at any place: a redirected file, or what a pipe gave, stored.
-    fn open_standard_input(&self) -> Result<OpenedDisk, Failure> {
-        self.check_standard_input_format()?;
-        match sources::open_standard_input(true)? {
-            StandardInput::Disk(opened) => Ok(*opened),
-            StandardInput::Pipe(_) => Err(Failure::usage("standard input is not a file")),
-        }
+        self.check(address)?;
+        let opened = self.access(&self.secrets.keys(), &global).open_all(address, command);
+        opened.map_err(|error| self.references.explain(error))
     }
 
     /// Standard input is raw only, and that is to be said: a stream cannot be probed.
-    pub fn check_standard_input_format(&self) -> Result<(), Failure> {
+    fn check(&self, address: &Address) -> Result<(), Failure> {
+        if !address.is_standard_input() {
+            return Ok(());
+        }
         if self.with_overlay.is_some() {
             return Err(Failure::usage(
                 "--with-overlay needs a disk that can be read at any place, not standard input",
@@ -298,61 +223,11 @@ impl SourceArgs {
     }
 }
 
-/// The partition of the disk that is chosen, if one is.
-fn chosen_part(opened: OpenedDisk, address: &Address) -> Result<OpenedDisk, Failure> {
-    let Some(number) = address.partition else { return Ok(opened) };
-    let part = partition_of(opened.disk.as_ref(), number)?;
-    let unreadable = parts_within(&opened.unreadable, part.begin..part.begin + part.size_bytes);
-    let identity = sources::identify_part(opened.disk.as_ref(), &address.path, part.begin);
-    let disk = Box::new(Slice::new(opened.disk, part.begin, Some(part.size_bytes))?);
-    Ok(OpenedDisk { disk, unreadable, part: Some(Box::new(identity)), ..opened })
-}
-
-/// All disks that an address stands for.
-pub struct OpenedDisks {
-    /// Each with its name, if it is one of a stored snapshot.
-    pub disks: Vec<(Option<String>, OpenedDisk)>,
-    /// The snapshot that they are of, if they are stored.
-    pub snapshot: Option<Id>,
-    /// Keeps what they need in their repository, until it is dropped.
-    pub lease: Option<Lease>,
-}
-
-/// Keeps a snapshot for a command that reads it for long. One that cannot be kept is read all the same.
-fn take_lease(
-    repository: &Arc<Repository>,
-    snapshot: &Snapshot,
-    command: &'static str,
-    global: Global,
-) -> Result<Option<Lease>, Failure> {
-    match repository.lease(command, snapshot) {
-        Ok(lease) => Ok(Some(lease)),
-        Err(error) if error.kind() == Kind::NoSnapshot => Err(error.into()),
-        Err(error) => {
-            let text =
-                "a prune does not know that the snapshot is read, and takes it away if it is forgotten meanwhile";
-            output::warn(&format!("{text}: {}", Failure::from(error).message()), global);
-            Ok(None)
-        }
-    }
-}
-
-/// Opens a disk of a stored snapshot, and says what is missing of it.
-fn stored_disk(repository: &Arc<Repository>, record: &DiskRecord, global: Global) -> Result<OpenedDisk, Failure> {
-    if record.is_incomplete() {
-        output::warn(&unreadable_text(record), global);
-    }
-    let disk = Box::new(SnapshotDisk::open(repository, record)?);
-    let (unreadable, watch) = (record.unreadable_ranges(), Watch::default());
-    let (layers, remarks) = (Vec::new(), Vec::new());
-    Ok(OpenedDisk { disk, layers, snapshots: 0, guess: None, unreadable, remarks, watch, part: None })
-}
-
 /// One image file by itself: no file that it names is opened.
 #[derive(Debug, Clone, Args)]
 pub struct ImageArgs {
     /// The image
-    #[arg(value_name = "IMAGE", value_parser = address::parser())]
+    #[arg(value_name = "IMAGE", value_parser = address_parser())]
     pub address: Address,
     /// Format of the image; detected from the content for files, raw for devices
     #[arg(long, short, value_name = "FORMAT", env = "TINTYPE_FORMAT", value_parser = format_parser())]
@@ -388,7 +263,7 @@ impl ImageArgs {
         };
         let opened = sources::open_image(&self.address.path, &options)?;
         let watch = Watch::begin(&self.address.path, std::slice::from_ref(&opened.file));
-        warn_if_in_use(&self.address, &watch, global);
+        warn_if_in_use(&self.address, &watch, &global);
         Ok(opened)
     }
 }

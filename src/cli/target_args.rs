@@ -18,6 +18,7 @@ use crate::engine::convert::ConvertOptions;
 use crate::engine::disk_source::DiskSource;
 use crate::engine::fit::Caution;
 use crate::engine::write_disk::{Writing, Written};
+use crate::jobs::{catch_signals, with_aftermath};
 use crate::sources::{
     Content, NbdOptions, OpenOptions, content_of, is_device, is_device_or_export, open_disk, partitions,
 };
@@ -139,10 +140,10 @@ pub fn write(
     note_what_is_lost(writing.target, global);
     let ready = writing.ready(source)?;
     warn(ready.caution(), global);
-    let signals = job::catch_signals()?;
+    let signals = catch_signals()?;
     let (target, caution) = ready.open_target()?;
     warn(caution, global);
-    let abandon = |error| job::with_aftermath(error, target.abandon());
+    let abandon = |error| with_aftermath(error, target.abandon());
     job::run_and_abandon(global, title, signals, &abandon, |progress| ready.run(&target, progress))
 }
 

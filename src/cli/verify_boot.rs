@@ -4,23 +4,22 @@ use std::fs::File;
 use std::io::{Read as _, Write as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use clap::Args;
 use jiff::SignedDuration;
 use serde::Serialize;
-use signal_hook::consts::SIGUSR1;
 use tintype_formats::tin::id::Id;
 
 use super::escape::printable;
 use super::failure::Failure;
 use super::machine_args::MachineArgs;
 use super::texts::unreadable_text;
-use super::{Global, Outcome, job, output};
+use super::{Global, Outcome, output};
 use crate::boot::{Condition, Serial, Settings};
 use crate::engine::verify_boot::{BootReport, BootTest, verify_boot};
 use crate::error::{Error, Kind, OnPath as _};
+use crate::jobs::cancel_by_signals;
 use crate::repository::Repository;
 use crate::repository::snapshots::Snapshot;
 
@@ -89,7 +88,7 @@ pub fn run(
         return Err(Failure::usage("--screenshot is for one snapshot; verify them one by one"));
     }
     repository.require_data("verify --boot")?;
-    let stopped = StopFlag::watch()?;
+    let progress = cancel_by_signals()?;
     let test = BootTest {
         settings: Settings { serial: Serial::Watched, stays_when_off: true, ..args.machine.settings() },
         condition: args.until.clone().unwrap_or(Condition::Screen),
@@ -103,7 +102,7 @@ pub fn run(
             output::warn(&unreadable_text(disk), global);
         }
         output::note(&format!("booting {name}@{}, until {}", snapshot.id, test.condition), global);
-        let report = verify_boot(repository, snapshot, &test, &|| stopped.is_set())?;
+        let report = verify_boot(repository, snapshot, &test, &progress)?;
         report.remarks.iter().for_each(|remark| output::note(remark, global));
         if let (Some(path), Some(picture)) = (&args.screenshot, &report.picture) {
             write_picture(path, picture)?;
@@ -167,28 +166,4 @@ fn write_picture(path: &Path, picture: &[u8]) -> Result<(), Failure> {
     };
     write().map_err(|cause| Error::io("write the picture of the screen", cause)).on_path(path)?;
     Ok(())
-}
-
-/// Whether a signal came that is to stop the work.
-struct StopFlag(Arc<AtomicBool>);
-
-impl StopFlag {
-    fn watch() -> Result<StopFlag, Failure> {
-        let (flag, mut signals) = (Arc::new(AtomicBool::new(false)), job::catch_signals()?);
-        let set = Arc::clone(&flag);
-        let watch = move || {
-            for signal in signals.forever() {
-                if signal != SIGUSR1 {
-                    set.store(true, Ordering::Relaxed);
-                }
-            }
-        };
-        let spawned = std::thread::Builder::new().name("signals".to_owned()).spawn(watch);
-        spawned.map_err(|cause| Error::io("start a thread", cause))?;
-        Ok(StopFlag(flag))
-    }
-
-    fn is_set(&self) -> bool {
-        self.0.load(Ordering::Relaxed)
-    }
 }

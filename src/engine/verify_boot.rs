@@ -11,6 +11,7 @@ use crate::boot::{
     look_at, watch_until,
 };
 use crate::error::{Error, Kind, Result};
+use crate::progress::Progress;
 use crate::repository::Repository;
 use crate::repository::disk::SnapshotDisk;
 use crate::repository::ledger::Boot;
@@ -49,14 +50,14 @@ pub fn verify_boot(
     repository: &Arc<Repository>,
     snapshot: &Snapshot,
     test: &BootTest,
-    is_stopped: &dyn Fn() -> bool,
+    progress: &Progress,
 ) -> Result<BootReport> {
     // Where nothing can be written, nothing is pruned from either.
     let lease = match repository.lease("boot", snapshot) {
         Err(cause) if cause.kind() == Kind::NoSnapshot => return Err(cause),
         lease => lease,
     };
-    let mut report = boot(repository, snapshot, test, is_stopped)?;
+    let mut report = boot(repository, snapshot, test, progress)?;
     drop(lease);
     let boot = Boot { ok: report.verdict.met, until: test.condition.kind(), seconds: report.elapsed.as_secs() };
     if let Err(cause) = repository.record_boot(snapshot.id, boot) {
@@ -65,12 +66,7 @@ pub fn verify_boot(
     Ok(report)
 }
 
-fn boot(
-    repository: &Arc<Repository>,
-    snapshot: &Snapshot,
-    test: &BootTest,
-    is_stopped: &dyn Fn() -> bool,
-) -> Result<BootReport> {
+fn boot(repository: &Arc<Repository>, snapshot: &Snapshot, test: &BootTest, progress: &Progress) -> Result<BootReport> {
     let sources = snapshot.manifest.disks.iter().map(|record| {
         let disk: Arc<dyn BlockSource> = Arc::new(SnapshotDisk::open(repository, record)?);
         Ok(disk)
@@ -82,7 +78,7 @@ fn boot(
         settings.network = Network::Forwarded(port, there);
     }
     let plan = plan_for(&sources, &settings)?;
-    let attempt = |settings: &Settings| attempt(&sources, &plan, (settings, port), test, is_stopped);
+    let attempt = |settings: &Settings| attempt(&sources, &plan, (settings, port), test, progress);
     let (report, accelerator, has_run) = attempt(&settings)?;
     if report.verdict.met || has_run {
         return Ok(report);
@@ -109,13 +105,14 @@ fn attempt(
     plan: &Plan,
     (settings, port): (&Settings, u16),
     test: &BootTest,
-    is_stopped: &dyn Fn() -> bool,
+    progress: &Progress,
 ) -> Result<(BootReport, Accelerator, bool)> {
     let exports = Exports::start(sources)?;
     let disks: Vec<_> = temporary_overlays(sources, &exports)?;
     let began = Instant::now();
     let mut machine = Machine::start(plan, settings, &disks, &exports)?;
-    let verdict = watch_until(&mut machine, (&test.condition, port), test.limit, exports.folder(), is_stopped)?;
+    let verdict =
+        watch_until(&mut machine, (&test.condition, port), test.limit, exports.folder(), &|| progress.is_cancelled())?;
     let elapsed = began.elapsed();
     let has_run = verdict.met || machine.has_run();
     let mut remarks = plan.remarks.clone();

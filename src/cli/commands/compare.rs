@@ -5,11 +5,11 @@ use std::path::PathBuf;
 use clap::Args as ClapArgs;
 use serde::Serialize;
 
-use crate::cli::address::{self, Address};
+use crate::access::Address;
 use crate::cli::choice::ChoiceArgs;
 use crate::cli::failure::Failure;
 use crate::cli::repository_args::SecretArgs;
-use crate::cli::source_args::{NbdArgs, ReferenceArgs, SourceArgs, ThreadArgs, format_parser};
+use crate::cli::source_args::{NbdArgs, ReferenceArgs, SourceArgs, ThreadArgs, address_parser, format_parser};
 use crate::cli::{Global, Outcome, job, output, units};
 use crate::engine::NamedDisk;
 use crate::engine::compare::{Comparison, compare};
@@ -21,10 +21,10 @@ use crate::engine::compare::{Comparison, compare};
 #[derive(Debug, ClapArgs)]
 pub struct Args {
     /// One disk
-    #[arg(value_name = "A", value_parser = address::parser())]
+    #[arg(value_name = "A", value_parser = address_parser())]
     a: Address,
     /// The other disk
-    #[arg(value_name = "B", value_parser = address::parser())]
+    #[arg(value_name = "B", value_parser = address_parser())]
     b: Address,
     /// Format of A; detected from the content for files, raw for devices
     #[arg(long, short, value_name = "FORMAT", value_parser = format_parser())]

@@ -7,11 +7,11 @@ use serde::Serialize;
 use tintype_formats::tin::id::Id;
 use tintype_formats::tin::manifest::DiskRecord;
 
+use crate::access::SnapshotName;
 use crate::cli::choice::ChoiceArgs;
 use crate::cli::escape::printable;
 use crate::cli::failure::Failure;
 use crate::cli::repository_args::RepositoryArgs;
-use crate::cli::snapshot_name::SnapshotName;
 use crate::cli::{Global, Outcome, job, output, units};
 use crate::engine::diff::{Difference, diff};
 use crate::repository::snapshots::Snapshot;

@@ -3,10 +3,10 @@
 use clap::Args as ClapArgs;
 use serde::Serialize;
 
-use crate::cli::address::{self, Address};
+use crate::access::Address;
 use crate::cli::digest_algorithm::DigestAlgorithm;
 use crate::cli::failure::Failure;
-use crate::cli::source_args::{SourceArgs, ThreadArgs};
+use crate::cli::source_args::{SourceArgs, ThreadArgs, address_parser};
 use crate::cli::{Global, Outcome, escape, job, output};
 use crate::engine::NamedDisk;
 use crate::engine::digest::{Algorithm, digest};
@@ -20,7 +20,7 @@ const MIN_READERS: usize = 8;
 #[derive(Debug, ClapArgs)]
 pub struct Args {
     /// The disk
-    #[arg(value_name = "IMAGE", value_parser = address::parser())]
+    #[arg(value_name = "IMAGE", value_parser = address_parser())]
     image: Address,
     /// How to hash: sha256 uses one core, blake3 all of them
     #[arg(long, short, value_name = "ALGORITHM", default_value = "sha256", env = "TINTYPE_DIGEST")]

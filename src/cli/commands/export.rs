@@ -7,13 +7,14 @@ use clap::Args as ClapArgs;
 use serde::Serialize;
 use tintype_formats::tin::id::Id;
 
+use crate::access::SnapshotName;
 use crate::cli::choice::ChoiceArgs;
 use crate::cli::failure::Failure;
 use crate::cli::repository_args::RepositoryArgs;
-use crate::cli::snapshot_name::SnapshotName;
 use crate::cli::texts::unreadable_text;
 use crate::cli::{Global, Outcome, job, output, units};
 use crate::engine::export::export;
+use crate::jobs::{catch_signals, with_aftermath};
 use crate::targets::{Access, Target, TargetOptions};
 
 /// Write a snapshot into one .tin file
@@ -58,13 +59,13 @@ pub fn run(args: &Args, mut global: Global) -> Result<Outcome, Failure> {
     for disk in snapshot.manifest.disks.iter().filter(|disk| disk.is_incomplete()) {
         output::warn(&unreadable_text(disk), global);
     }
-    let signals = job::catch_signals()?;
+    let signals = catch_signals()?;
     let options = TargetOptions { force: args.force, access: Access::PRIVATE, ..TargetOptions::default() };
     let target = Target::open(&args.file, 0, &[], &options)?;
     if target.is_in_place() {
         return Err(Failure::usage("a .tin file cannot be written to a device"));
     }
-    let abandon = |error| job::with_aftermath(error, target.abandon());
+    let abandon = |error| with_aftermath(error, target.abandon());
     let exported = job::run_and_abandon(global, "exporting", signals, &abandon, |progress| {
         export(&repository, &snapshot, &target, progress)
     })?;

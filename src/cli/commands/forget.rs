@@ -9,13 +9,13 @@ use jiff::{SignedDuration, Timestamp};
 use serde::Serialize;
 use tintype_formats::tin::id::Id;
 
+use crate::access::SnapshotName;
 use crate::cli::choice::{ChoiceArgs, tell_remarks};
 use crate::cli::escape::printable;
 use crate::cli::failure::Failure;
 use crate::cli::pruning::{PruneArgs, Report as PruneReport, run_prune};
 use crate::cli::repository_args::RepositoryArgs;
 use crate::cli::short_ids::ShortIds;
-use crate::cli::snapshot_name::SnapshotName;
 use crate::cli::tag_arg::parse_tag;
 use crate::cli::texts::table;
 use crate::cli::{Global, Outcome, output, units};

@@ -9,7 +9,7 @@ use tintype_formats::layer::Detail;
 use tintype_formats::reference_gate::FileReference;
 use tintype_formats::{Image, ImageError, OpenFile, raw};
 
-use crate::cli::address::Address;
+use crate::access::Address;
 use crate::cli::choice::ChoiceArgs;
 use crate::cli::failure::Failure;
 use crate::cli::source_args::ImageArgs;

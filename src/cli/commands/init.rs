@@ -9,9 +9,10 @@ use tintype_formats::tin::id::Id;
 use tintype_formats::tin::recovery::RecoveryKey;
 use tintype_formats::tin::slot::Cost;
 
+use crate::access::refuse_remote;
 use crate::cli::create_args::parse_bytes;
 use crate::cli::failure::Failure;
-use crate::cli::repository_args::{SecretArgs, refuse_remote};
+use crate::cli::repository_args::SecretArgs;
 use crate::cli::secrets::typed_twice;
 use crate::cli::texts::recovery_text;
 use crate::cli::{Global, Outcome, output, units};

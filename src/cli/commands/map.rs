@@ -7,9 +7,9 @@ use serde::Serialize;
 use tintype_formats::extent::{DiskExtent, DiskKind};
 use tintype_formats::{BlockSource, OpenFile};
 
-use crate::cli::address::{self, Address};
+use crate::access::Address;
 use crate::cli::failure::Failure;
-use crate::cli::source_args::SourceArgs;
+use crate::cli::source_args::{SourceArgs, address_parser};
 use crate::cli::{Global, Outcome, escape, output};
 use crate::engine::map::for_each_extent;
 
@@ -17,7 +17,7 @@ use crate::engine::map::for_each_extent;
 #[derive(Debug, ClapArgs)]
 pub struct Args {
     /// The disk
-    #[arg(value_name = "IMAGE", value_parser = address::parser())]
+    #[arg(value_name = "IMAGE", value_parser = address_parser())]
     image: Address,
     /// Stop after this many extents (exit code 3). Without it, only a map far longer than the image's files can hold is stopped
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]

@@ -3,10 +3,10 @@
 use clap::Args as ClapArgs;
 use serde::Serialize;
 
-use crate::cli::address::{self, Address};
+use crate::access::Address;
 use crate::cli::create_args::{CreateArgs, parse_bytes};
 use crate::cli::failure::Failure;
-use crate::cli::source_args::SourceArgs;
+use crate::cli::source_args::{SourceArgs, address_parser};
 use crate::cli::{Global, Outcome, output, units};
 use crate::engine::map::touched_bytes;
 use tintype_formats::Geometry;
@@ -16,7 +16,7 @@ use tintype_formats::Geometry;
 #[command(override_usage = "tintype measure -O <FORMAT> [OPTIONS] <IMAGE | --size <BYTES>>")]
 pub struct Args {
     /// The disk
-    #[arg(value_name = "IMAGE", value_parser = address::parser(), required_unless_present = "size")]
+    #[arg(value_name = "IMAGE", value_parser = address_parser(), required_unless_present = "size")]
     image: Option<Address>,
     /// Size of an empty disk, in place of an image
     #[arg(long, value_name = "BYTES", value_parser = parse_bytes, conflicts_with = "image")]

@@ -7,12 +7,11 @@ use clap::Args as ClapArgs;
 use serde::Serialize;
 use tintype_formats::tin::id::Id;
 
-use crate::cli::address::{self, Address};
+use crate::access::{self, Address, open_store};
 use crate::cli::escape::printable;
 use crate::cli::failure::Failure;
 use crate::cli::findings::{DepthChoice, HitRow, findings_text, hit_text};
-use crate::cli::repository_args::open_store;
-use crate::cli::source_args::{SourceArgs, ThreadArgs};
+use crate::cli::source_args::{SourceArgs, ThreadArgs, address_parser};
 use crate::cli::{Global, Outcome, job, output, units};
 use crate::engine::repair::{RepairOptions, Repaired, repair};
 use crate::error::Kind;
@@ -28,7 +27,7 @@ use crate::repository::verify::Finding;
 #[derive(Debug, ClapArgs)]
 pub struct Args {
     /// The repository
-    #[arg(long, short, value_name = "REPO", env = address::REPOSITORY_VARIABLE)]
+    #[arg(long, short, value_name = "REPO", env = access::REPOSITORY_VARIABLE)]
     repo: PathBuf,
     /// Change nothing; say what would be done
     #[arg(long)]
@@ -40,7 +39,7 @@ pub struct Args {
     #[arg(long, value_name = "REPO")]
     from: Option<PathBuf>,
     /// Take what is lost from this disk, if it is still there at its place (can be repeated)
-    #[arg(long, value_name = "DISK", value_parser = address::parser())]
+    #[arg(long, value_name = "DISK", value_parser = address_parser())]
     from_disk: Vec<Address>,
     #[command(flatten)]
     input: SourceArgs,

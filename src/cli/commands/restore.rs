@@ -11,11 +11,11 @@ use serde::Serialize;
 use tintype_formats::tin::manifest::DiskRecord;
 use tintype_formats::{BlockSource, Format, Geometry, raw};
 
+use crate::access::SnapshotName;
 use crate::cli::choice::ChoiceArgs;
 use crate::cli::escape::printable;
 use crate::cli::failure::Failure;
 use crate::cli::repository_args::RepositoryArgs;
-use crate::cli::snapshot_name::SnapshotName;
 use crate::cli::source_args::NbdArgs;
 use crate::cli::target_args::{TargetArgs, Unreadable, shown_rate, shown_writing, warn, write};
 use crate::cli::texts::unreadable_text;
@@ -26,6 +26,7 @@ use crate::engine::fit::DiskSectors;
 use crate::engine::restore::files_in;
 use crate::engine::write_disk::{Writing, open_target};
 use crate::error::{Error, Kind, OnPath as _};
+use crate::jobs::{catch_signals, with_aftermath};
 use crate::repository::Repository;
 use crate::repository::disk::SnapshotDisk;
 use crate::repository::snapshots::Snapshot;
@@ -264,11 +265,11 @@ fn write_delta(
     let options = TargetOptions { existing: true, ..args.to.options(Access::PRIVATE, args.nbd.options()) };
     let slice = Slice::new(disk, range.start, Some(geometry.size_bytes))?;
     let sectors = DiskSectors::of(&slice);
-    let signals = job::catch_signals()?;
+    let signals = catch_signals()?;
     let (target, caution) = open_target(path, geometry, sectors, &[], &options, args.to.keep_sectors)?;
     warn(caution, global);
     let options = DeltaOptions { workers: workers(args), rate_limit: args.to.rate_limit };
-    let abandon = |error| job::with_aftermath(error, target.abandon());
+    let abandon = |error| with_aftermath(error, target.abandon());
     let done = job::run_and_abandon(global, "restoring", signals, &abandon, |progress| {
         piece.name.into_iter().for_each(|name| progress.enter_disk(name));
         rewrite(disk, repository.ring(), range, &target, options, progress)

@@ -9,11 +9,11 @@ use tintype_formats::tin::id::Id;
 use tintype_formats::tin::keys::Certificate;
 use tintype_formats::tin::manifest::Manifest;
 
+use crate::access::SnapshotName;
 use crate::cli::escape::printable;
 use crate::cli::failure::Failure;
 use crate::cli::repository_args::RepositoryArgs;
 use crate::cli::short_ids::ShortIds;
-use crate::cli::snapshot_name::SnapshotName;
 use crate::cli::texts::{no_such_name, table};
 use crate::cli::{Global, Outcome, output, units};
 use crate::repository::ledger::Boot;

@@ -6,10 +6,10 @@ use clap::Args as ClapArgs;
 use serde::Serialize;
 use tintype_formats::tin::id::Id;
 
+use crate::access::SnapshotName;
 use crate::cli::choice::ChoiceArgs;
 use crate::cli::failure::Failure;
 use crate::cli::repository_args::RepositoryArgs;
-use crate::cli::snapshot_name::SnapshotName;
 use crate::cli::tag_arg::parse_tag;
 use crate::cli::{Global, Outcome, output};
 use crate::repository::names;

@@ -7,12 +7,12 @@ use jiff::Timestamp;
 use serde::Serialize;
 use tintype_formats::tin::id::Id;
 
+use crate::access::SnapshotName;
 use crate::cli::choice::ChoiceArgs;
 use crate::cli::escape::printable;
 use crate::cli::failure::Failure;
 use crate::cli::findings::{DepthChoice, HitRow, SHOWN, findings_text, hit_text};
 use crate::cli::repository_args::RepositoryArgs;
-use crate::cli::snapshot_name::SnapshotName;
 use crate::cli::source_args::ThreadArgs;
 use crate::cli::verify_boot::{self, BootArgs};
 use crate::cli::{Global, Outcome, job, output, units};

@@ -13,14 +13,12 @@ use tintype_formats::tin::disk_identity::DiskIdentity;
 use tintype_formats::tin::id::Id;
 use tintype_formats::tin::manifest::{DiskRecord, Manifest};
 
-use crate::cli::address::{self, Address};
+use crate::access::{self, Address, Admitted, LIVE, NamedAddress, Opened, disk_names, open_store, snapshot_name};
 use crate::cli::create_args::{parse_bytes, parse_rate};
-use crate::cli::disk_names::{self, NamedAddress, disk_names, snapshot_name};
 use crate::cli::failure::Failure;
-use crate::cli::in_use::{self, LIVE, LiveArgs};
-use crate::cli::repository_args::open_store;
+use crate::cli::live_args::LiveArgs;
 use crate::cli::salvage_args::SalvageArgs;
-use crate::cli::source_args::{SourceArgs, ThreadArgs};
+use crate::cli::source_args::{SourceArgs, ThreadArgs, named_address_parser};
 use crate::cli::tag_arg::parse_tag;
 use crate::cli::texts::unreadable_text;
 use crate::cli::{Global, Outcome, job, output, units};
@@ -29,7 +27,7 @@ use crate::engine::backup::{BackedUp, BackupDisk, BackupOptions, backup_as};
 use crate::engine::convert::Input;
 use crate::engine::salvage::{DEFAULT_PASSES, Tolerance};
 use crate::repository::names;
-use crate::sources::{self, OpenedDisk, StandardInput};
+use crate::sources;
 use crate::system;
 
 /// Back up disks into a repository, as one snapshot
@@ -42,10 +40,10 @@ use crate::system;
 pub struct Args {
     /// The disks: images, devices, stored snapshots, or "-" for a raw stream on standard input (with -f raw and --size);
     /// NAME=SOURCE names the disk, which otherwise has the name of its file or device
-    #[arg(value_name = "SOURCE", required = true, value_parser = disk_names::parser())]
+    #[arg(value_name = "SOURCE", required = true, value_parser = named_address_parser())]
     sources: Vec<NamedAddress>,
     /// The repository
-    #[arg(long, short, value_name = "REPO", env = address::REPOSITORY_VARIABLE)]
+    #[arg(long, short, value_name = "REPO", env = access::REPOSITORY_VARIABLE)]
     repo: PathBuf,
     /// What it is a snapshot of, in at most 255 bytes; if not given, the name of the only disk, and of a device HOST-DISK
     #[arg(long, value_name = "NAME", env = "TINTYPE_NAME")]
@@ -153,13 +151,6 @@ struct Report<'a> {
     disks: &'a [DiskRecord],
 }
 
-/// An open source.
-enum Source {
-    Disk(Box<OpenedDisk>),
-    /// With its sector sizes.
-    Pipe(std::fs::File, u64, (u32, u32)),
-}
-
 pub fn run(args: &Args, global: Global) -> Result<Outcome, Failure> {
     let began = Instant::now();
     let disk_names = disk_names(&args.sources)?;
@@ -182,7 +173,9 @@ pub fn run(args: &Args, global: Global) -> Result<Outcome, Failure> {
     names::check_tags(&tags)?;
     open_store(&args.repo)?;
     let addresses = args.sources.iter().map(|source| &source.address);
-    let mut sources = addresses.map(|address| open(args, address, global)).collect::<Result<Vec<_>, _>>()?;
+    let mut sources = addresses
+        .map(|address| args.input.open_or_stream(address, None, args.size, global))
+        .collect::<Result<Vec<_>, _>>()?;
     let in_use = admit(args, &mut sources, global)?;
     let repository = args.input.secrets.open(&args.repo)?;
     repository.require_adds("backup")?;
@@ -214,7 +207,7 @@ pub fn run(args: &Args, global: Global) -> Result<Outcome, Failure> {
     let found = Cell::new(None);
     let ask = |manifest: &mut Manifest| {
         let answer = args.live.ask_again(&in_use, global);
-        if answer.is_live && !in_use.iter().any(in_use::Source::was_live) {
+        if answer.is_live && !in_use.iter().any(Admitted::was_live) {
             LIVE.clone_into(&mut manifest.consistency);
         }
         found.set(Some((answer.is_surprise, manifest.consistency == LIVE)));
@@ -231,27 +224,27 @@ pub fn run(args: &Args, global: Global) -> Result<Outcome, Failure> {
 }
 
 /// Refuses disks in use, unless they are to be taken as they are; warns of what would be written to the disks that are read.
-fn admit(args: &Args, sources: &mut [Source], global: Global) -> Result<Vec<in_use::Source>, Failure> {
+fn admit(args: &Args, sources: &mut [Opened], global: Global) -> Result<Vec<Admitted>, Failure> {
     let mut admitted = Vec::new();
     for (source, named) in sources.iter_mut().zip(&args.sources) {
-        if let Source::Disk(opened) = source {
+        if let Opened::Disk(opened) = source {
             admitted.push(args.live.admit(&named.address, std::mem::take(&mut opened.watch), global)?);
         }
     }
     for source in &admitted {
-        source.warn_if_it_holds(&args.repo, "the repository", global);
+        source.warn_if_it_holds(&args.repo, "the repository", &global);
         if let Some(cache) = args.input.secrets.cache_folder() {
-            source.warn_if_it_holds(&cache, "the cache", global);
+            source.warn_if_it_holds(&cache, "the cache", &global);
         }
     }
     Ok(admitted)
 }
 
 /// The state that the user names counts, then the one that was found.
-fn consistency(args: &Args, sources: &[in_use::Source]) -> &'static str {
+fn consistency(args: &Args, sources: &[Admitted]) -> &'static str {
     match args.consistency {
         Some(named) => named.name(),
-        None if sources.iter().any(in_use::Source::was_live) => LIVE,
+        None if sources.iter().any(Admitted::was_live) => LIVE,
         None => Consistency::Unknown.name(),
     }
 }
@@ -260,28 +253,10 @@ fn max_unreadable(args: &Args) -> Tolerance {
     Tolerance { max_unreadable: args.max_unreadable, passes: DEFAULT_PASSES, ..Tolerance::NONE }
 }
 
-fn open(args: &Args, address: &Address, global: Global) -> Result<Source, Failure> {
-    if !address.is_standard_input() {
-        return Ok(Source::Disk(Box::new(args.input.open_to_copy(address, None, global)?)));
-    }
-    args.input.check_standard_input_format()?;
-    match (sources::open_standard_input(args.size.is_none())?, args.size) {
-        (StandardInput::Disk(opened), _) => Ok(Source::Disk(Box::new(args.input.finished(*opened, address)?))),
-        (StandardInput::Pipe(_), _) if address.partition.is_some() => {
-            Err(Failure::usage("?partition= needs a disk that can be read at any place, not a pipe"))
-        }
-        (StandardInput::Pipe(pipe), Some(size_bytes)) => {
-            let geometry = args.input.geometry_of_pipe(size_bytes)?;
-            Ok(Source::Pipe(pipe, size_bytes, (geometry.logical_sector_bytes, geometry.physical_sector_bytes)))
-        }
-        (StandardInput::Pipe(_), None) => Err(Failure::usage("how long the stream is has to be said: --size")),
-    }
-}
-
-fn backup_disk<'a>(source: &'a mut Source, address: &'a Address, name: &str) -> BackupDisk<'a> {
+fn backup_disk<'a>(source: &'a mut Opened, address: &'a Address, name: &str) -> BackupDisk<'a> {
     let (name, path) = (name.to_owned(), address.to_string());
     match source {
-        Source::Disk(opened) => {
+        Opened::Disk(opened) => {
             let geometry = opened.disk.geometry();
             let format = opened.layers.first().map_or("raw", |(_, info)| info.format).to_owned();
             let sector_bytes = (geometry.logical_sector_bytes, geometry.physical_sector_bytes);
@@ -304,10 +279,10 @@ fn backup_disk<'a>(source: &'a mut Source, address: &'a Address, name: &str) -> 
                 earlier: None,
             }
         }
-        Source::Pipe(pipe, size_bytes, sector_bytes) => {
-            let input = Input::Pipe(pipe, *size_bytes);
+        Opened::Pipe(pipe, geometry) => {
+            let input = Input::Pipe(pipe, geometry.size_bytes);
             let (format, identity) = ("raw".to_owned(), DiskIdentity::default());
-            let sector_bytes = *sector_bytes;
+            let sector_bytes = (geometry.logical_sector_bytes, geometry.physical_sector_bytes);
             BackupDisk {
                 name,
                 input,

@@ -6,7 +6,8 @@ use std::sync::Arc;
 use tintype_formats::tin::id::Id;
 use tintype_formats::tin::manifest::DiskRecord;
 
-use super::{Args, Source};
+use super::Args;
+use crate::access::Opened;
 use crate::cli::failure::Failure;
 use crate::cli::salvage_map::{self, wrong};
 use crate::engine::backup::{BackedUp, Earlier};
@@ -45,10 +46,10 @@ impl Holder {
 pub fn prepare(
     path: &Path,
     args: &Args,
-    sources: &[Source],
+    sources: &[Opened],
     repository: &Arc<Repository>,
 ) -> Result<(Kept, Option<Earlier>), Failure> {
-    let ([Source::Disk(opened)], [named]) = (sources, &*args.sources) else {
+    let ([Opened::Disk(opened)], [named]) = (sources, &*args.sources) else {
         return Err(Failure::usage("--salvage-map is of one disk, which is no pipe"));
     };
     salvage_map::check_own_file(path, &[&named.address.path])?;

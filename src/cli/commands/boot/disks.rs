@@ -6,8 +6,8 @@ use std::sync::Arc;
 use tintype_formats::BlockSource;
 use tintype_formats::tin::id::Id;
 
+use crate::access::Address;
 use crate::boot::{BootDisk, Exports, Overlay, Parent};
-use crate::cli::address::Address;
 use crate::cli::failure::Failure;
 use crate::cli::source_args::SourceArgs;
 use crate::cli::{Global, output};

@@ -12,20 +12,20 @@ use std::time::Duration;
 
 use clap::Args as ClapArgs;
 use serde::Serialize;
-use signal_hook::consts::SIGUSR1;
 use signal_hook::iterator::Signals;
 
 use self::disks::Disks;
 use self::terminal::Terminal;
+use crate::access::Address;
 use crate::boot::{Display, End, Event, Exports, Machine, Network, Plan, Serial, Settings, warn_of};
-use crate::cli::address::{self, Address};
 use crate::cli::escape::printable;
 use crate::cli::failure::Failure;
 use crate::cli::machine_args::{MachineArgs, choice};
-use crate::cli::source_args::SourceArgs;
-use crate::cli::{Global, Outcome, job, output, units};
+use crate::cli::source_args::{SourceArgs, address_parser};
+use crate::cli::{Global, Outcome, output, units};
 use crate::engine::verify_boot::plan_for;
 use crate::error::{Error, Kind};
+use crate::jobs::{catch_signals, is_stop};
 
 /// Start a disk as a machine, without changing it
 ///
@@ -42,7 +42,7 @@ use crate::error::{Error, Kind};
 #[derive(Debug, ClapArgs)]
 pub struct Args {
     /// The disks, in the order in which they are tried
-    #[arg(value_name = "SOURCE", required = true, value_parser = address::parser())]
+    #[arg(value_name = "SOURCE", required = true, value_parser = address_parser())]
     sources: Vec<Address>,
     #[command(flatten)]
     input: SourceArgs,
@@ -85,7 +85,7 @@ pub fn run(args: &Args, mut global: Global) -> Result<Outcome, Failure> {
         global = global.without_json("--serial stdio and --json both write to standard output")?;
     }
     let settings = settings(args, global)?;
-    let mut signals = job::catch_signals()?;
+    let mut signals = catch_signals()?;
     let disks = Disks::open(&args.sources, &args.input, args.keep.as_deref(), global)?;
     let plan = plan_for(disks.sources(), &settings)?;
     let exports = Exports::start(disks.sources())?;
@@ -154,7 +154,7 @@ fn greet(machine: &mut Machine, summary: &str, (plan, settings): (&Plan, &Settin
 fn watch(mut machine: Machine, signals: &mut Signals, global: Global) -> Result<&'static str, Failure> {
     let (mut text, mut is_warned) = (Vec::new(), false);
     loop {
-        if signals.pending().any(|signal| signal != SIGUSR1) {
+        if signals.pending().any(is_stop) {
             machine.stop();
             return Err(Error::cancelled().into());
         }
@@ -174,7 +174,7 @@ fn watch(mut machine: Machine, signals: &mut Signals, global: Global) -> Result<
     }
     let end = machine.wait();
     // A signal that QEMU got as well has ended both.
-    if signals.pending().any(|signal| signal != SIGUSR1) {
+    if signals.pending().any(is_stop) {
         return Err(Error::cancelled().into());
     }
     match end {

@@ -8,8 +8,9 @@ use tintype_formats::reference_gate::ReferenceGate;
 use tintype_formats::sink::ParentLink;
 
 use super::Args;
+use crate::access::Admitted;
 use crate::cli::failure::Failure;
-use crate::cli::in_use::{self, LiveArgs};
+use crate::cli::live_args::LiveArgs;
 use crate::cli::{Global, output};
 use crate::engine::convert::parent_name;
 use crate::sources::{self, FolderGate, OpenOptions, OpenedDisk, ReferencePolicy};
@@ -35,7 +36,7 @@ impl Backing {
     }
 
     /// Refuses one in use, unless it is to be taken as it is: what is left out of the target has to stay as it was.
-    pub fn admit(&mut self, live: LiveArgs, global: Global) -> Result<in_use::Source, Failure> {
+    pub fn admit(&mut self, live: LiveArgs, global: Global) -> Result<Admitted, Failure> {
         let watch = std::mem::take(&mut self.opened.watch);
         live.admit_named(self.path.display().to_string(), &self.path, watch, global)
     }

@@ -1,7 +1,7 @@
 //! `convert --layers`: a chain becomes a chain, file by file, from the base up.
 
 use super::{Args, convert_one};
-use crate::cli::address::Address;
+use crate::access::{Address, Opened};
 use crate::cli::create_args::formats_that;
 use crate::cli::failure::Failure;
 use crate::cli::{Global, Outcome};
@@ -17,8 +17,14 @@ pub fn convert_all(args: &Args, global: Global) -> Result<Outcome, Failure> {
         let able = formats_that(|create| create.parents);
         return Err(Failure::usage(format!("{} has no backing files; formats that have them: {able}", format.name)));
     }
-    let opened = args.input.open_to_copy(&args.source, None, global)?;
-    let steps = steps(&opened.layers, &args.target)?;
+    let layers = match args.input.open_or_stream(&args.source, None, None, global)? {
+        Opened::Disk(opened) => opened.layers,
+        Opened::Pipe(..) => Vec::new(),
+    };
+    if layers.is_empty() {
+        return Err(Failure::usage(format!("{} is no image file, and has no chain; leave --layers out", args.source)));
+    }
+    let steps = steps(&layers, &args.target)?;
     let mut made = Vec::new();
     let mut worst = Outcome::Done;
     for (index, step) in steps.iter().enumerate().rev() {

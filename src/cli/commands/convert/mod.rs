@@ -15,12 +15,12 @@ use tintype_formats::host_file::FileIdentity;
 use self::backing::Backing;
 use self::report::report;
 use self::source::{OpenedSource, open_source};
-use crate::cli::address::{self, Address};
+use crate::access::{Address, Admitted};
 use crate::cli::create_args::{formats_that, parse_bytes};
 use crate::cli::digest_algorithm::DigestAlgorithm;
 use crate::cli::failure::Failure;
-use crate::cli::in_use::{self, LiveArgs};
-use crate::cli::source_args::{SourceArgs, format_parser};
+use crate::cli::live_args::LiveArgs;
+use crate::cli::source_args::{SourceArgs, address_parser, format_parser};
 use crate::cli::target_args::{TargetArgs, write};
 use crate::cli::{Global, Outcome};
 use crate::engine::convert::ConvertOptions;
@@ -38,7 +38,7 @@ use crate::targets::Access;
 #[derive(Debug, Clone, ClapArgs)]
 pub struct Args {
     /// The disk to read: an image, a device, or "-" for a raw stream on standard input (with -f raw)
-    #[arg(value_name = "SOURCE", value_parser = address::parser())]
+    #[arg(value_name = "SOURCE", value_parser = address_parser())]
     source: Address,
     /// Where to write it: a file, a device, or "-" for standard output
     #[arg(value_name = "TARGET")]
@@ -135,10 +135,10 @@ fn convert_one(args: &Args, global: Global) -> Result<Outcome, Failure> {
 }
 
 /// Warns if the target lies on the disk that is read. One that is the source itself is refused later.
-fn warn_if_target_is_held(target: &Path, in_use: &[in_use::Source], sources: &[FileIdentity], global: Global) {
+fn warn_if_target_is_held(target: &Path, in_use: &[Admitted], sources: &[FileIdentity], global: Global) {
     let is_source = sources::aliases(target).iter().any(|identity| sources.contains(identity));
     if target != Path::new("-") && !is_nbd(target) && !is_source {
-        in_use.iter().for_each(|source| source.warn_if_it_holds(target, "the target", global));
+        in_use.iter().for_each(|source| source.warn_if_it_holds(target, "the target", &global));
     }
 }
 

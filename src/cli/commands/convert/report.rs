@@ -6,9 +6,9 @@ use serde::Serialize;
 use tintype_formats::Format;
 
 use super::Args;
+use crate::access::LIVE;
 use crate::cli::escape::printable;
 use crate::cli::failure::Failure;
-use crate::cli::in_use::LIVE;
 use crate::cli::target_args::{Unreadable, shown_rate, shown_writing};
 use crate::cli::{Global, output, units};
 use crate::engine::write_disk::Written;

@@ -1,66 +1,43 @@
 //! What `convert` reads from: a disk or a part of it, or a pipe.
 
-use std::fs::File;
 use std::ops::Range;
 
 use tintype_formats::BlockSource;
 
 use super::Args;
+use crate::access::{Admitted, Opened};
 use crate::cli::failure::Failure;
-use crate::cli::{Global, in_use, output, units};
+use crate::cli::{Global, output, units};
 use crate::engine::disk_source::{DiskSource, parts_within};
-use crate::sources::{self, OpenedDisk, Slice, StandardInput};
+use crate::sources::{OpenedDisk, Slice};
 
 /// What was opened, and who else uses it.
 pub struct OpenedSource {
     pub source: DiskSource,
     /// Ranges of it that could not be read when it was stored, and are zeros.
     pub unreadable: Vec<Range<u64>>,
-    pub in_use: Vec<in_use::Source>,
+    pub in_use: Vec<Admitted>,
 }
 
 /// Opens what the arguments name, and cuts it as they say.
 pub fn open_source(args: &Args, global: Global) -> Result<OpenedSource, Failure> {
-    let opened = if args.source.is_standard_input() {
-        match open_standard_input(args)? {
-            StandardInput::Disk(opened) => args.input.finished(*opened, &args.source)?,
-            StandardInput::Pipe(pipe) => {
-                return Ok(OpenedSource {
-                    source: pipe_source(pipe, args)?,
-                    unreadable: Vec::new(),
-                    in_use: Vec::new(),
-                });
-            }
+    let declared = args.stands_for.as_deref().or(args.backing.as_deref());
+    let opened = match args.input.open_or_stream(&args.source, declared, args.size, global)? {
+        Opened::Pipe(..) if args.offset.is_some() => {
+            return Err(Failure::usage("a pipe is read from its beginning; --offset needs a file or a device"));
         }
-    } else {
-        let declared = args.stands_for.as_deref().or(args.backing.as_deref());
-        let opened = args.input.open_to_copy(&args.source, declared, global)?;
-        note_what_is_left_out(args, &opened, global);
-        opened
+        Opened::Pipe(pipe, geometry) => {
+            let source = DiskSource::Pipe(Box::new(pipe), geometry);
+            return Ok(OpenedSource { source, unreadable: Vec::new(), in_use: Vec::new() });
+        }
+        Opened::Disk(opened) => opened,
     };
+    note_what_is_left_out(args, &opened, global);
     let in_use = vec![args.live.admit(&args.source, opened.watch, global)?];
     let source = slice(opened.disk, args)?;
     let begin = args.offset.unwrap_or_default();
     let unreadable = parts_within(&opened.unreadable, begin..begin + source.geometry().size_bytes);
     Ok(OpenedSource { source, unreadable, in_use })
-}
-
-fn open_standard_input(args: &Args) -> Result<StandardInput, Failure> {
-    args.input.check_standard_input_format()?;
-    Ok(sources::open_standard_input(args.size.is_none())?)
-}
-
-fn pipe_source(pipe: File, args: &Args) -> Result<DiskSource, Failure> {
-    match args.size {
-        Some(_) if args.source.partition.is_some() => {
-            Err(Failure::usage("?partition= needs a disk that can be read at any place, not a pipe"))
-        }
-        Some(_) if args.offset.is_some() => {
-            Err(Failure::usage("a pipe is read from its beginning; --offset needs a file or a device"))
-        }
-        Some(size_bytes) => Ok(DiskSource::Pipe(Box::new(pipe), args.input.geometry_of_pipe(size_bytes)?)),
-        None => Err(Failure::usage("how long the stream is has to be said: --size")),
-    }
 }
 
 fn slice(disk: Box<dyn BlockSource>, args: &Args) -> Result<DiskSource, Failure> {

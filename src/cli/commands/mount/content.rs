@@ -10,8 +10,9 @@ use tintype_formats::BlockSource;
 
 use super::Args;
 use super::stored::{self, Catalog, Shared};
-use crate::cli::address::Address;
+use crate::access::{Access, Address};
 use crate::cli::failure::Failure;
+use crate::cli::repository_args::SaidKeys;
 use crate::cli::{Global, output};
 use crate::repository::names;
 use crate::serve::fuse::{DiskEntry, Folder, LazyDisk, OpenDisk, OpenDisks, folder_of};
@@ -48,9 +49,9 @@ pub fn open(args: &Args, global: Global) -> Result<Content, Failure> {
         return Err(Failure::usage("mount needs a file, a device or a repository, not standard input"));
     }
     if is_repository(&source.path) {
-        return repository(args, shared);
+        return repository(args, shared, global);
     }
-    let entries = match disk_names(args)? {
+    let entries = match disk_names(args, global)? {
         names if names.is_empty() => vec![image(args, source, None, &shared, global)?],
         names => {
             let open = |name: &String| {
@@ -103,7 +104,7 @@ fn is_repository(path: &Path) -> bool {
     path.is_dir() && sources::entry_of_folder(path) == path && path.join(names::REPOSITORY).is_file()
 }
 
-fn repository(args: &Args, shared: Shared) -> Result<Content, Failure> {
+fn repository(args: &Args, shared: Shared, global: Global) -> Result<Content, Failure> {
     let source = &args.source;
     if source.disk.is_some() || source.snapshot.is_some() || source.partition.is_some() {
         let message = format!("{source}: choose a snapshot, too (REPO::NAME?disk=...), or leave the choice out");
@@ -112,7 +113,8 @@ fn repository(args: &Args, shared: Shared) -> Result<Content, Failure> {
     if args.is_writable() {
         return Err(Failure::usage("of a repository, only one snapshot can be written over: say REPO::NAME"));
     }
-    let repository = args.opening.secrets.open_patiently(&absolute(&source.path)?, args.retry_time)?;
+    let keys = args.opening.secrets.keys();
+    let repository = access(args, &keys, &global).repository(&absolute(&source.path)?)?;
     repository.require_data("mount")?;
     let pool = Arc::clone(&shared.pool);
     let root = Catalog::open(repository, shared, args.opening.choice.wishes())?;
@@ -124,12 +126,10 @@ fn snapshot(args: &Args, wanted: &str, shared: &Shared, global: Global) -> Resul
     if source.partition.is_some() {
         return Err(Failure::usage(format!("{source}: partitions have files of their own; leave ?partition= out")));
     }
-    if source.snapshot.is_some() {
-        return Err(Failure::usage(format!("{source}: a stored disk has no snapshots inside; say NAME@ID instead")));
-    }
-    let repository = args.opening.secrets.open_patiently(&absolute(&source.path)?, args.retry_time)?;
+    let address = Address { path: absolute(&source.path)?, ..source.clone() };
+    let keys = args.opening.secrets.keys();
+    let (repository, mut snapshot) = access(args, &keys, &global).snapshot(&address, wanted)?;
     repository.require_data("mount")?;
-    let mut snapshot = args.opening.choice.choose(&repository, wanted, global)?;
     if let Some(name) = &source.disk {
         snapshot.manifest.disks = vec![snapshot.disk(Some(name))?.clone()];
     }
@@ -140,18 +140,26 @@ fn snapshot(args: &Args, wanted: &str, shared: &Shared, global: Global) -> Resul
     of_disks(args, entries, shared)
 }
 
+/// Repositories are waited for when they are away.
+fn access<'a>(args: &Args, keys: &'a SaidKeys<'_>, global: &'a Global) -> Access<'a> {
+    let mut access = args.opening.access(keys, global);
+    access.opening.patience = Some(args.retry_time);
+    access
+}
+
 /// The program may go elsewhere.
 fn absolute(path: &Path) -> Result<std::path::PathBuf, Failure> {
     Ok(std::path::absolute(path).map_err(|cause| crate::error::Error::io("find out the current folder", cause))?)
 }
 
 /// The disks of a container, unless one of them is chosen.
-fn disk_names(args: &Args) -> Result<Vec<String>, Failure> {
+fn disk_names(args: &Args, global: Global) -> Result<Vec<String>, Failure> {
     let (source, opening) = (&args.source, &args.opening);
     if source.disk.is_some() || source.snapshot.is_some() || !source.path.is_file() && !source.path.is_dir() {
         return Ok(Vec::new());
     }
-    let opened = sources::open_image(&source.path, &opening.options(source));
+    let keys = opening.secrets.keys();
+    let opened = sources::open_image(&source.path, &access(args, &keys, &global).options(source));
     let image = opened.map_err(|error| opening.references.explain(error))?.image;
     Ok(image.disks().iter().map(|disk| disk.name.clone()).collect())
 }
@@ -164,7 +172,9 @@ fn image(
     shared: &Shared,
     global: Global,
 ) -> Result<DiskEntry, Failure> {
-    let opened = args.opening.open_for_others(address, global)?;
+    let keys = args.opening.secrets.keys();
+    let opened = access(args, &keys, &global).open_for_others(address);
+    let opened = opened.map_err(|error| args.opening.references.explain(error))?;
     let changed = std::fs::metadata(&address.path).and_then(|found| found.modified());
     let file_name = address.path.file_name().unwrap_or(address.path.as_os_str()).to_string_lossy();
     let description = description(address, &opened);

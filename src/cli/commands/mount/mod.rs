@@ -11,17 +11,16 @@ use std::time::{Duration, Instant};
 
 use clap::Args as ClapArgs;
 use serde::Serialize;
-use signal_hook::consts::SIGUSR1;
 use signal_hook::iterator::Signals;
 
 use self::content::Content;
-use crate::cli::address::{self, Address};
-use crate::cli::failure::{Failure, with_causes};
-use crate::cli::job::catch_signals;
-use crate::cli::source_args::SourceArgs;
+use crate::access::Address;
+use crate::cli::failure::Failure;
+use crate::cli::source_args::{SourceArgs, address_parser};
 use crate::cli::units::parse_duration;
 use crate::cli::{Global, Outcome, escape::printable, output, units};
-use crate::error::{Error, Kind};
+use crate::error::{Error, Kind, in_words};
+use crate::jobs::{catch_signals, is_stop};
 use crate::serve::fuse::{self, HELPERS, MountEntry, Mounted, Observer, mount_at};
 
 /// How long those who still use it may take when it ends.
@@ -35,7 +34,7 @@ const PATIENCE: Duration = Duration::from_millis(500);
 #[derive(Debug, ClapArgs)]
 pub struct Args {
     /// What to show: a disk, a stored snapshot, or a repository
-    #[arg(value_name = "SOURCE", value_parser = address::parser())]
+    #[arg(value_name = "SOURCE", value_parser = address_parser())]
     source: Address,
     /// The folder to show it in; it must be empty
     #[arg(value_name = "DIR")]
@@ -111,7 +110,7 @@ fn threads() -> usize {
 /// Waits until it is unmounted, or a signal wants it to be.
 fn serve(mounted: &Mounted, mut signals: Signals, global: Global) -> Result<Outcome, Failure> {
     // The end of the mount ends the signals.
-    let _ = signals.forever().any(|signal| signal != SIGUSR1);
+    let _ = signals.forever().any(is_stop);
     if !mounted.unmount(PATIENCE)? {
         output::warn("it was still in use: programs that have its files open get errors now", global);
     }
@@ -192,7 +191,7 @@ fn has_helper() -> bool {
 
 /// What to do about a mount that failed.
 fn explain(error: Error) -> Failure {
-    let said = with_causes(&error);
+    let said = in_words(&error);
     let failure = Failure::from(error);
     if said.contains("user_allow_other") {
         return failure.hinted("leave --allow-other out, or have root put user_allow_other into /etc/fuse.conf");
@@ -219,7 +218,7 @@ impl Observer for Reporter {
         }
         let more = if told.1 > 0 { format!(" (and {} more since the last warning)", told.1) } else { String::new() };
         *told = (Some(Instant::now()), 0);
-        output::warn(&format!("{doing}: {}{more}", with_causes(cause)), self.global);
+        output::warn(&format!("{doing}: {}{more}", in_words(cause)), self.global);
     }
 }
 

@@ -5,9 +5,8 @@ use std::sync::Arc;
 use tintype_formats::{BlockSource, ImageError};
 
 use super::Args;
-use crate::cli::address::Address;
+use crate::access::{Address, OpenedDisks};
 use crate::cli::failure::Failure;
-use crate::cli::source_args::OpenedDisks;
 use crate::cli::{Global, output, units};
 use crate::repository::lease::Lease;
 use crate::serve::nbd::{Access, Export, Exports};

@@ -9,16 +9,16 @@ use std::time::Duration;
 
 use clap::Args as ClapArgs;
 use serde::Serialize;
-use signal_hook::consts::SIGUSR1;
 
 use self::listen::{ListenArgs, uri};
-use crate::cli::address::{self, Address};
+use crate::access::Address;
 use crate::cli::failure::Failure;
-use crate::cli::source_args::SourceArgs;
+use crate::cli::source_args::{SourceArgs, address_parser};
 use crate::cli::units::parse_duration;
-use crate::cli::{Global, Outcome, escape, job, output, units};
+use crate::cli::{Global, Outcome, escape, output, units};
 use crate::error::Error;
-use crate::serve::nbd::{Counters, Event, Exports, Limits, Observer, Remote, Server, Settings, TlsFiles, TlsSettings};
+use crate::jobs::{Wish, catch_signals, is_stop, obey};
+use crate::serve::nbd::{Counters, Event, Exports, Limits, Observer, Server, Settings, TlsFiles, TlsSettings};
 
 /// How many warnings about clients are printed: anybody who can connect can cause them.
 const MAX_WARNINGS: u32 = 100;
@@ -30,7 +30,7 @@ const MAX_WARNINGS: u32 = 100;
 #[derive(Debug, ClapArgs)]
 pub struct Args {
     /// The disk; of a stored snapshot, all its disks unless one is chosen
-    #[arg(value_name = "SOURCE", value_parser = address::parser())]
+    #[arg(value_name = "SOURCE", value_parser = address_parser())]
     source: Address,
     #[command(flatten)]
     disk: SourceArgs,
@@ -73,12 +73,12 @@ struct ExportLine<'a> {
 }
 
 pub fn run(args: &Args, global: Global) -> Result<Outcome, Failure> {
-    let mut signals = job::catch_signals()?;
+    let mut signals = catch_signals()?;
     let settings = args.settings(global)?;
     let (exports, lease) = exports::exports(args, global)?;
     let encrypted = settings.tls.is_some();
     let listeners = args.listen.listeners(encrypted, global)?;
-    let is_stopped = signals.pending().any(|signal| signal != SIGUSR1);
+    let is_stopped = signals.pending().any(is_stop);
     if is_stopped {
         return Err(Error::cancelled().into());
     }
@@ -86,7 +86,12 @@ pub fn run(args: &Args, global: Global) -> Result<Outcome, Failure> {
     announce(&server, &exports, encrypted, global)?;
     let (remote, handle) = (server.remote(), signals.handle());
     std::thread::scope(|scope| {
-        scope.spawn(move || watch(signals, &remote, global));
+        scope.spawn(move || {
+            obey(signals, |wish| match wish {
+                Wish::Position => say_counters(remote.counters(), global),
+                Wish::Stop => remote.stop(),
+            });
+        });
         server.wait();
         let stopped = server.stop();
         handle.close();
@@ -150,21 +155,6 @@ fn announce(server: &Server, exports: &Exports, encrypted: bool, global: Global)
         }
     }
     Ok(())
-}
-
-/// Stops the server at the first signal, and the process at the second; SIGUSR1 prints what was served.
-fn watch(mut signals: signal_hook::iterator::Signals, server: &Remote, global: Global) {
-    let mut stopped = false;
-    for signal in signals.forever() {
-        match signal {
-            SIGUSR1 => say_counters(server.counters(), global),
-            _ if stopped => std::process::exit(130),
-            _ => {
-                stopped = true;
-                server.stop();
-            }
-        }
-    }
 }
 
 #[derive(Serialize)]

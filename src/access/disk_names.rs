@@ -10,7 +10,7 @@ use std::path::Path;
 use tintype_formats::registry;
 
 use super::address::Address;
-use super::failure::Failure;
+use crate::error::{Error, Kind, Result};
 use crate::sources;
 
 /// A source of a backup, and the name that its user gives its disk.
@@ -24,19 +24,19 @@ pub struct NamedAddress {
 
 impl NamedAddress {
     /// Reads `ADDRESS` or `NAME=ADDRESS`. A file whose name really is that wins.
-    pub fn parse(text: &OsStr) -> Result<NamedAddress, String> {
+    pub fn parse(text: &OsStr, default_repository: Option<&Path>) -> Result<NamedAddress, String> {
         let bytes = text.as_bytes();
         let mark = bytes.iter().position(|byte| !is_of_names(*byte)).filter(|mark| *mark > 0 && bytes[*mark] == b'=');
         let is_file = Path::new(text).symlink_metadata().is_ok();
         let Some(mark) = mark.filter(|_| !is_file) else {
-            return Ok(NamedAddress { name: None, address: Address::parse(text)? });
+            return Ok(NamedAddress { name: None, address: Address::parse(text, default_repository)? });
         };
         let name = String::from_utf8_lossy(&bytes[..mark]).into_owned();
         let address = OsStr::from_bytes(&bytes[mark + 1..]);
         if address.is_empty() {
             return Err(format!("nothing follows \"{name}=\"; expected NAME=ADDRESS"));
         }
-        Ok(NamedAddress { name: Some(name), address: Address::parse(address)? })
+        Ok(NamedAddress { name: Some(name), address: Address::parse(address, default_repository)? })
     }
 }
 
@@ -44,20 +44,15 @@ fn is_of_names(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || b"._-".contains(&byte)
 }
 
-/// Reads a source for clap.
-pub fn parser() -> impl clap::builder::TypedValueParser<Value = NamedAddress> {
-    use clap::builder::TypedValueParser as _;
-    clap::builder::OsStringValueParser::new().try_map(|text| NamedAddress::parse(&text))
-}
-
 /// Returns the name of each disk: the one it was given, or that of its device, export or file, made different where two are
 /// the same.
-pub fn disk_names(sources: &[NamedAddress]) -> Result<Vec<String>, Failure> {
+pub fn disk_names(sources: &[NamedAddress]) -> Result<Vec<String>> {
     let mut names: Vec<String> = Vec::new();
     for source in sources {
         let twin = |name: &String| sources.iter().filter(|other| other.name.as_ref() == Some(name)).count() > 1;
         if let Some(name) = source.name.as_ref().filter(|name| twin(name)) {
-            return Err(Failure::usage(format!("two disks are named \"{name}\"; give each another NAME=ADDRESS")));
+            let message = format!("two disks are named \"{name}\"; give each another NAME=ADDRESS");
+            return Err(Error::new(Kind::Usage, message));
         }
         let is_taken = |name: &String| {
             let is_given = sources.iter().any(|other| source.name.is_none() && other.name.as_ref() == Some(name));
@@ -153,7 +148,7 @@ mod tests {
     use super::*;
 
     fn parse(text: &str) -> NamedAddress {
-        NamedAddress::parse(OsStr::new(text)).unwrap()
+        NamedAddress::parse(OsStr::new(text), None).unwrap()
     }
 
     fn names(sources: &[&str]) -> Vec<String> {
@@ -179,7 +174,7 @@ mod tests {
         assert_eq!((query.name, query.address.disk.as_deref()), (None, Some("2")));
         let named = parse("b=/no/such/a.ova?disk=2");
         assert_eq!((named.name.as_deref(), named.address.disk.as_deref()), (Some("b"), Some("2")));
-        assert!(NamedAddress::parse(OsStr::new("root=")).is_err());
+        assert!(NamedAddress::parse(OsStr::new("root="), None).is_err());
     }
 
     #[test]

@@ -6,7 +6,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
-use super::failure::Failure;
+use crate::error::{Error, Kind, Result};
 
 /// A snapshot as a user names it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -33,10 +33,10 @@ impl FromStr for SnapshotName {
 
 impl SnapshotName {
     /// The snapshot; fails if none is named.
-    pub fn one(&self) -> Result<&str, Failure> {
+    pub fn one(&self) -> Result<&str> {
         self.snapshot.as_deref().ok_or_else(|| {
-            Failure::usage(format!("{self} is a whole repository; name one of its snapshots"))
-                .hinted("\"tintype snapshots\" lists what there is")
+            let message = format!("{self} is a whole repository; name one of its snapshots");
+            Error::new(Kind::Usage, message).with_advice("\"tintype snapshots\" lists what there is")
         })
     }
 }

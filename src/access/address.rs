@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use crate::sources::{NbdAddress, is_nbd};
 
-/// The environment variable that names the repository.
+/// The environment variable that names the default repository.
 pub const REPOSITORY_VARIABLE: &str = "TINTYPE_REPOSITORY";
 
 /// A disk as the user names it.
@@ -31,8 +31,9 @@ impl Address {
     }
 
     /// Reads an address. A file whose name really is that wins over what stands behind a question mark.
-    pub fn parse(text: &OsStr) -> Result<Address, String> {
-        let whole = Address::of_text(text)?;
+    /// `::NAME` is in the default repository.
+    pub fn parse(text: &OsStr, default_repository: Option<&Path>) -> Result<Address, String> {
+        let whole = Address::of_text(text, default_repository)?;
         if is_nbd(&whole.path) {
             return Address::of_nbd(whole);
         }
@@ -43,7 +44,7 @@ impl Address {
         }
         let path = PathBuf::from(OsStr::from_bytes(&bytes[..mark]));
         let Ok(choices) = std::str::from_utf8(&bytes[mark + 1..]) else { return Ok(whole) };
-        let mut address = Address::of_text(path.as_os_str())?;
+        let mut address = Address::of_text(path.as_os_str(), default_repository)?;
         for choice in choices.split('&') {
             if !address.choose(choice)? {
                 let found = choice.escape_debug();
@@ -97,7 +98,7 @@ impl Address {
     }
 
     /// What stands before the question mark: a path, or a snapshot in a repository.
-    fn of_text(text: &OsStr) -> Result<Address, String> {
+    fn of_text(text: &OsStr, default_repository: Option<&Path>) -> Result<Address, String> {
         let plain = Address::of_path(Path::new(text));
         if is_nbd(&plain.path) {
             return Ok(plain);
@@ -113,12 +114,12 @@ impl Address {
             return Err("no snapshot is named after \"::\"; expected REPO::NAME or REPO::ID".to_owned());
         }
         let repository = match repository.is_empty() {
-            false => repository.to_owned(),
-            true => std::env::var_os(REPOSITORY_VARIABLE)
-                .filter(|path| !path.is_empty())
+            false => PathBuf::from(repository),
+            true => default_repository
+                .map(Path::to_owned)
                 .ok_or_else(|| format!("no repository is named before \"::\", and {REPOSITORY_VARIABLE} is not set"))?,
         };
-        Ok(Address { path: repository.into(), stored: Some(wanted.to_owned()), ..plain })
+        Ok(Address { path: repository, stored: Some(wanted.to_owned()), ..plain })
     }
 
     /// Returns the choices inside, as written behind the path.
@@ -157,19 +158,13 @@ fn once_more(choice: &str) -> String {
     format!("\"{}\" chooses once more", choice.escape_debug())
 }
 
-/// Reads an address for clap.
-pub fn parser() -> impl clap::builder::TypedValueParser<Value = Address> {
-    use clap::builder::TypedValueParser as _;
-    clap::builder::OsStringValueParser::new().try_map(|text| Address::parse(&text))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn a_snapshot_is_a_part_of_the_address() {
-        let parse = |text: &str| Address::parse(OsStr::new(text));
+        let parse = |text: &str| Address::parse(OsStr::new(text), None);
         let whole = |path: &str| Address::of_path(Path::new(path));
         assert_eq!(parse("a.qcow2"), Ok(whole("a.qcow2")));
         let found = parse("/no/such/a.qcow2?snapshot=before=after").unwrap();
@@ -189,7 +184,7 @@ mod tests {
 
     #[test]
     fn an_export_is_an_address() {
-        let parse = |text: &str| Address::parse(OsStr::new(text));
+        let parse = |text: &str| Address::parse(OsStr::new(text), None);
         let found = parse("nbd+unix:///x::y?socket=/run/a&snapshot=before").unwrap();
         assert_eq!(found.path, Path::new("nbd+unix:///x::y?socket=/run/a"));
         assert_eq!((found.stored.as_deref(), found.snapshot.as_deref()), (None, Some("before")));
@@ -202,7 +197,7 @@ mod tests {
 
     #[test]
     fn a_stored_snapshot_is_an_address() {
-        let parse = |text: &str| Address::parse(OsStr::new(text));
+        let parse = |text: &str| Address::parse(OsStr::new(text), None);
         let found = parse("/no/such/repo::web@01a2?disk=sda").unwrap();
         assert_eq!((found.path.as_path(), found.stored.as_deref()), (Path::new("/no/such/repo"), Some("web@01a2")));
         assert_eq!(
@@ -217,6 +212,6 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("a?snapshot=b");
         std::fs::write(&path, b"").unwrap();
-        assert_eq!(Address::parse(path.as_os_str()), Ok(Address::of_path(&path)));
+        assert_eq!(Address::parse(path.as_os_str(), None), Ok(Address::of_path(&path)));
     }
 }
