@@ -34,7 +34,8 @@ mod gzip_file;
 pub mod host_file;
 pub mod layer;
 pub mod limits;
-pub mod local_file;
+#[cfg(unix)]
+pub mod local;
 mod ova;
 pub mod parallels;
 mod pieces;

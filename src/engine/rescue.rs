@@ -217,8 +217,8 @@ pub fn stage(
 }
 
 fn open_staged(file: std::fs::File, source: Geometry) -> Result<StagedDisk> {
-    let file = tintype_formats::local_file::LocalFile::new(file)
-        .map_err(|cause| Error::io("open the salvaged disk", cause))?;
+    let file =
+        tintype_formats::local::LocalFile::new(file).map_err(|cause| Error::io("open the salvaged disk", cause))?;
     let name = "the salvaged disk".to_owned();
     let file = OpenFile { file: Arc::new(file), name, identity: None, secrets: Secrets::default() };
     let disk = Disk::open(file, Some(&raw::FORMAT), Choice::default(), Arc::new(NoReferences))?;

@@ -14,9 +14,9 @@ use std::time::Duration;
 
 use tintype_formats::OpenFile;
 use tintype_formats::host_file::FileIdentity;
+use tintype_formats::local::{identity_of, identity_of_device, is_device_identity};
 
 use super::block_device::BlockDevice;
-use super::identity;
 use super::mounts::{self, Mount};
 use super::qemu_lock;
 
@@ -99,8 +99,7 @@ impl Watch {
     /// Remembers the files that a disk at `path` is made of.
     pub fn begin(path: &Path, files: &[OpenFile]) -> Watch {
         let stamped = |file: &OpenFile| Some((file.clone(), Stamp::of_file(file)?));
-        let of_file =
-            |file: &OpenFile| file.identity.filter(identity::is_device).map(|found| BlockDevice(found.device));
+        let of_file = |file: &OpenFile| file.identity.filter(is_device_identity).map(|found| BlockDevice(found.device));
         let devices: BTreeSet<_> = files.iter().filter_map(of_file).collect();
         let below = devices.iter().flat_map(|device| files_shown_by(*device)).collect();
         Watch {
@@ -168,7 +167,7 @@ impl Watch {
 
     /// Returns true if `path`, or the folder that it is to be made in, lies on the disk.
     pub fn holds(&self, path: &Path) -> bool {
-        let devices = self.devices.iter().map(|(device, _)| identity::of_device(*device));
+        let devices = self.devices.iter().map(|(device, _)| identity_of_device(device.0));
         let own: Vec<FileIdentity> = devices.chain(self.files.iter().filter_map(|(file, _)| file.identity)).collect();
         !own.is_empty() && storage_under(path).iter().any(|part| own.contains(part))
     }
@@ -180,7 +179,7 @@ pub fn writers_at(path: &Path) -> Vec<User> {
     let Ok(found) = std::fs::metadata(path) else { return Vec::new() };
     let devices: BTreeSet<BlockDevice> = match BlockDevice::at(path) {
         Some(device) => other_ways_into(device),
-        None => loops_over(&[(identity::of_metadata(&found), 0..u64::MAX)]).into_iter().collect(),
+        None => loops_over(&[(identity_of(&found), 0..u64::MAX)]).into_iter().collect(),
     };
     devices.into_iter().flat_map(writers_of).collect()
 }
@@ -198,7 +197,7 @@ fn files_shown_by(device: BlockDevice) -> Vec<(PathBuf, Stamp)> {
 /// what its own loop device lies on.
 pub fn other_ways_into(device: BlockDevice) -> BTreeSet<BlockDevice> {
     let (mut found, files) = device.below();
-    let identity = |path: &Path| std::fs::metadata(path).ok().as_ref().map(identity::of_metadata);
+    let identity = |path: &Path| std::fs::metadata(path).ok().as_ref().map(identity_of);
     let parts: Vec<_> = files.into_iter().filter_map(|(path, range)| Some((identity(&path)?, range))).collect();
     found.extend(loops_over(&parts));
     let own = [Some(device), device.whole_disk()];
@@ -210,7 +209,7 @@ pub fn other_ways_into(device: BlockDevice) -> BTreeSet<BlockDevice> {
 fn loops_over(parts: &[(FileIdentity, Range<u64>)]) -> Vec<BlockDevice> {
     let has_any = |device: &BlockDevice| {
         let Some(over) = device.backing_file().and_then(|file| std::fs::metadata(file).ok()) else { return false };
-        let (over, range) = (identity::of_metadata(&over), device.range_of_file().unwrap_or(0..u64::MAX));
+        let (over, range) = (identity_of(&over), device.range_of_file().unwrap_or(0..u64::MAX));
         parts.iter().any(|(file, part)| *file == over && part.start < range.end && range.start < part.end)
     };
     BlockDevice::loops().filter(has_any).collect()
@@ -279,13 +278,13 @@ fn storage_under(path: &Path) -> Vec<FileIdentity> {
         && found.len() < MAX_LEVELS
     {
         let existing = path.ancestors().find(|part| part.exists()).map_or_else(|| PathBuf::from("."), Path::to_owned);
-        found.extend(std::fs::metadata(&existing).ok().as_ref().map(identity::of_metadata));
+        found.extend(std::fs::metadata(&existing).ok().as_ref().map(identity_of));
         match BlockDevice::at(&existing) {
             Some(device) => devices.push(device),
             None => devices.extend(devices_of_mount(&existing, &mounts)),
         }
         while let Some(device) = devices.pop() {
-            let identity = identity::of_device(device);
+            let identity = identity_of_device(device.0);
             if !found.contains(&identity) {
                 found.push(identity);
                 devices.extend(device.whole_disk().into_iter().chain(device.parts()));

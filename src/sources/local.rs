@@ -5,11 +5,34 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use tintype_formats::OpenFile;
-use tintype_formats::local_file::LocalFile;
-use tintype_formats::secrets::Secrets;
+use tintype_formats::local::{self, FolderGate};
+use tintype_formats::reference_gate::ReferenceGate;
 
-use super::{identity, qemu_lock};
+use super::qemu_lock;
 use crate::error::{Error, Result};
+
+/// What the user allows images to name.
+#[derive(Debug, Clone, Default)]
+pub struct ReferencePolicy {
+    /// Images may name no other file at all.
+    pub deny_all: bool,
+    /// Folders, besides the image's own, whose files may be named.
+    pub allowed_folders: Vec<PathBuf>,
+    /// Images that a running machine writes to are opened all the same.
+    pub force_share: bool,
+}
+
+impl ReferencePolicy {
+    /// The gate for what the image at `path` names.
+    pub fn gate_beside(&self, path: &Path) -> Arc<dyn ReferenceGate> {
+        let policy = local::ReferencePolicy {
+            deny_all: self.deny_all,
+            allowed_folders: self.allowed_folders.clone(),
+            refuse: (!self.force_share).then_some(|file| check_not_in_use(file, false).err()),
+        };
+        FolderGate::beside(path, Arc::new(policy))
+    }
+}
 
 /// Fails if a running machine writes to the image, unless that is wanted.
 pub fn check_not_in_use(file: &File, force_share: bool) -> Result<(), String> {
@@ -21,13 +44,5 @@ pub fn check_not_in_use(file: &File, force_share: bool) -> Result<(), String> {
 
 /// Wraps an open file for the formats.
 pub fn into_open_file(file: File, path: &Path) -> Result<OpenFile> {
-    let metadata = file.metadata().map_err(|cause| Error::io("look at the file", cause))?;
-    let file = LocalFile::new(file).map_err(|cause| Error::io("find out the length", cause))?;
-    let name = PathBuf::from(path).display().to_string();
-    Ok(OpenFile {
-        file: Arc::new(file),
-        name,
-        identity: Some(identity::of_metadata(&metadata)),
-        secrets: Secrets::default(),
-    })
+    local::into_open_file(file, path).map_err(|cause| Error::io("look at the file", cause))
 }

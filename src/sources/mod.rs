@@ -8,7 +8,6 @@ mod device_cache;
 mod device_file;
 mod disk_identity;
 mod extended;
-mod folder_gate;
 mod identity;
 mod in_use;
 mod local;
@@ -32,13 +31,13 @@ pub use content::{Content, HEAD_BYTES, Head, Volume, content_of, volume_at};
 pub use device_file::DeviceFile;
 pub use disk_identity::{identify, identify_part};
 pub use extended::Extended;
-pub use folder_gate::{FolderGate, ReferencePolicy};
-pub use identity::{aliases, is_same_file, looks_remote, of_metadata as identity_of};
+pub use identity::{aliases, is_same_file, looks_remote};
 pub use in_use::{User, Watch, writers_at};
+pub use local::ReferencePolicy;
 pub use nbd_client::{NbdAddress, NbdFile, NbdOptions, is_nbd};
 pub use open::{
-    OpenOptions, OpenedDisk, OpenedImage, entry_of_folder, failed_to_follow, format_named, guess_note,
-    is_device_or_export, open_disk, open_host_file, open_image, open_raw,
+    OpenOptions, OpenedDisk, OpenedImage, failed_to_follow, format_named, guess_note, is_device_or_export, open_disk,
+    open_host_file, open_image, open_raw,
 };
 pub use overlay::{Overlay, OverlayReader, WritableDisk};
 pub use partitions::{Partition, PartitionKind, gpt_sector_bytes, partition_of, partitions};

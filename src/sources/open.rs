@@ -3,11 +3,12 @@
 use std::fs::File;
 use std::ops::Range;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use tintype_formats::guess::{self, Gated, Guess};
 use tintype_formats::layer::{Choice, ImageInfo};
+use tintype_formats::local::{entry_of_folder, identity_of};
 use tintype_formats::reference_gate::{NoReferences, ReferenceGate};
 use tintype_formats::secrets::Secrets;
 use tintype_formats::tin::disk_identity::DiskIdentity;
@@ -16,10 +17,9 @@ use tintype_formats::{BlockSource, Disk, ErrorKind, Format, HostFile, Image, Ima
 use super::block_device::BlockDevice;
 use super::device_cache::CachedDevice;
 use super::device_file::DeviceFile;
-use super::folder_gate::{FolderGate, ReferencePolicy};
 use super::identity;
 use super::in_use::Watch;
-use super::local::{check_not_in_use, into_open_file};
+use super::local::{ReferencePolicy, check_not_in_use, into_open_file};
 use super::nbd_client::{NbdFile, NbdOptions, is_nbd};
 use super::physical_disk::{self, PhysicalDisk};
 use super::sectors::with_recognised_sectors;
@@ -110,14 +110,14 @@ pub fn open_disk(path: &Path, options: &OpenOptions, parent: Option<&Path>) -> R
     {
         return open_device(file, device, path, options.choice()).on_path(path);
     }
-    let gate = FolderGate::beside(path, Arc::new(options.references.clone()));
+    let gate = options.references.gate_beside(path);
     let remarks = device.iter().flat_map(|device| device.remarks(path)).collect();
     let opened = Disk::open(file.clone(), format, options.choice(), gate);
     let mut disk = opened.map_err(|cause| failed_to_open(cause, &file, format)).on_path(path)?;
     if let Some(parent) = parent {
         let metadata =
             std::fs::metadata(parent).map_err(|cause| Error::io("look at the backing file", cause)).on_path(parent)?;
-        disk.declare_parent(identity::of_metadata(&metadata));
+        disk.declare_parent(identity_of(&metadata));
     }
     let watch = Watch::begin(path, disk.host_files()).sharing(options.references.force_share);
     Ok(OpenedDisk { remarks, watch, ..opened_image(disk)? })
@@ -174,13 +174,6 @@ pub fn is_device_or_export(path: &Path) -> bool {
     physical_disk::is_device(path) || is_nbd(path)
 }
 
-/// Some images are folders: a file of theirs stands for them.
-pub fn entry_of_folder(path: &Path) -> PathBuf {
-    let entries = registry::FORMATS.iter().filter_map(|format| format.folder_entry).map(|entry| path.join(entry));
-    let entry = path.is_dir().then(|| entries.into_iter().find(|entry| entry.is_file())).flatten();
-    entry.unwrap_or_else(|| path.to_owned())
-}
-
 fn open_device(file: OpenFile, device: &Device, path: &Path, choice: Choice<'_>) -> Result<OpenedDisk> {
     if choice.disk.is_some() {
         return Err(ImageError::no_such_disk("a device is one disk itself", &[]).into());
@@ -229,7 +222,7 @@ pub fn open_image(path: &Path, options: &OpenOptions) -> Result<OpenedImage> {
     let format = if is_raw { Some(format.unwrap_or(&raw::FORMAT)) } else { format };
     let gate = match is_nbd(path) {
         true => Arc::new(NoReferences),
-        false => FolderGate::beside(path, Arc::new(options.references.clone())),
+        false => options.references.gate_beside(path),
     };
     let Gated { mut image, gate, guess } = guess::open_gated(&file, format, registry::FORMATS, gate).on_path(path)?;
     if options.disk.is_some() {
@@ -331,7 +324,7 @@ fn device_file(device: File, path: &Path, read_repeatedly: bool) -> Result<(Open
         true => Arc::new(CachedDevice::new(file).map_err(|cause| Error::io("find out the device's size", cause))?),
         false => Arc::new(file),
     };
-    let (name, identity) = (path.display().to_string(), Some(identity::of_metadata(&metadata)));
+    let (name, identity) = (path.display().to_string(), Some(identity_of(&metadata)));
     Ok((OpenFile { file, name, identity, secrets: Secrets::default() }, device))
 }
 

@@ -4,7 +4,7 @@ use std::fs::File;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use tintype_formats::local_file::LocalFile;
+use tintype_formats::local::LocalFile;
 use tintype_formats::reference_gate::{FileReference, NoReferences, ReferenceGate, Referenced};
 use tintype_formats::secrets::Secrets;
 use tintype_formats::{ErrorKind, HostFileMut, ImageError, OpenFile};

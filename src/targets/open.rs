@@ -8,7 +8,7 @@ use std::sync::Arc;
 use rustix::fs::OFlags;
 use rustix::io::Errno;
 use tintype_formats::host_file::FileIdentity;
-use tintype_formats::local_file::LocalFile;
+use tintype_formats::local::LocalFile;
 use tintype_formats::reference_gate::ReferenceGate;
 use tintype_formats::sink::{SingleFile, TargetFiles};
 use tintype_formats::{HostFile, HostFileMut, ImageError};

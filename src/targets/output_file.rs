@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use rustix::fs::{Advice, FallocateFlags};
 use rustix::io::Errno;
 use tintype_formats::host_file::{HostExtent, HostFile, HostFileMut};
-use tintype_formats::local_file::file_extent_at;
+use tintype_formats::local::file_extent_at;
 
 use crate::sources::DeviceFile;
 use crate::system::{self, durable};

@@ -12,7 +12,7 @@ use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 
 use crate::channel::Socket;
 use crate::error::{Error, Kind, OnPath as _, Result};
-use crate::sources::identity_of;
+use tintype_formats::local::identity_of;
 
 /// How many clients may wait to be accepted.
 const BACKLOG: i32 = 64;

@@ -10,11 +10,10 @@ use rustix::fs::{FallocateFlags, FlockOperation, flock};
 use rustix::io::Errno;
 use tempfile::NamedTempFile;
 use tintype_formats::host_file::{HostExtent, HostFile, HostFileMut};
-use tintype_formats::local_file::file_extent_at;
+use tintype_formats::local::{file_extent_at, identity_of};
 use tintype_formats::{OpenFile, secrets::Secrets};
 
 use crate::error::{Error, Kind, Result};
-use crate::sources::identity;
 use crate::system::durable;
 
 /// A sparse file of this machine that is written in place.
@@ -84,7 +83,7 @@ impl LocalOverlay {
         let known_as = OpenFile {
             file: file.clone(),
             name: path.display().to_string(),
-            identity: Some(identity::of_metadata(&metadata)),
+            identity: Some(identity_of(&metadata)),
             secrets: Secrets::default(),
         };
         Ok(LocalOverlay { file, known_as })

@@ -13,7 +13,7 @@ use crate::cli::failure::Failure;
 use crate::cli::live_args::LiveArgs;
 use crate::cli::{Global, output};
 use crate::engine::convert::parent_name;
-use crate::sources::{self, FolderGate, OpenOptions, OpenedDisk, ReferencePolicy};
+use crate::sources::{self, OpenOptions, OpenedDisk, ReferencePolicy};
 
 /// The image that the target is to inherit from.
 pub struct Backing {
@@ -58,6 +58,6 @@ impl Backing {
     pub fn gate(&self, target: &Path) -> Arc<dyn ReferenceGate> {
         let mut policy = ReferencePolicy { deny_all: false, ..self.policy.clone() };
         policy.allowed_folders.extend(self.path.canonicalize().ok().and_then(|path| path.parent().map(Path::to_owned)));
-        FolderGate::beside(target, Arc::new(policy))
+        policy.gate_beside(target)
     }
 }

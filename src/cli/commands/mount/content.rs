@@ -7,6 +7,7 @@ use std::time::SystemTime;
 
 use serde_json::{Map, Value, json};
 use tintype_formats::BlockSource;
+use tintype_formats::local::entry_of_folder;
 
 use super::Args;
 use super::stored::{self, Catalog, Shared};
@@ -101,7 +102,7 @@ fn make_writable(args: &Args, entry: &mut DiskEntry) -> Result<Arc<dyn WritableD
 
 /// Some images are folders, too.
 fn is_repository(path: &Path) -> bool {
-    path.is_dir() && sources::entry_of_folder(path) == path && path.join(names::REPOSITORY).is_file()
+    path.is_dir() && entry_of_folder(path) == path && path.join(names::REPOSITORY).is_file()
 }
 
 fn repository(args: &Args, shared: Shared, global: Global) -> Result<Content, Failure> {

@@ -1,16 +1,17 @@
 //! The policy on files that images name: only what lies in the image's own folder, or in folders that the user allowed.
 
+use std::fs::File;
 use std::io;
 use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
 
-use rustix::fs::{Mode, OFlags, ResolveFlags};
-use tintype_formats::format::Format;
-use tintype_formats::reference_gate::{FileReference, ReferenceGate, Referenced};
-use tintype_formats::registry;
-use tintype_formats::{ImageError, OpenFile};
-
-use super::local::{check_not_in_use, into_open_file};
+use super::into_open_file;
+use super::unix::{NotOpened, open_beneath};
+use crate::error::ImageError;
+use crate::format::Format;
+use crate::host_file::OpenFile;
+use crate::reference_gate::{FileReference, NoReferences, ReferenceGate, Referenced};
+use crate::registry;
 
 /// What the user allows.
 #[derive(Debug, Clone, Default)]
@@ -19,8 +20,9 @@ pub struct ReferencePolicy {
     pub deny_all: bool,
     /// Folders, besides the image's own, whose files may be named.
     pub allowed_folders: Vec<PathBuf>,
-    /// Images that a running machine writes to are opened all the same.
-    pub force_share: bool,
+    /// Says why a file that an image names is not to be opened, if it is not: because a running machine writes to it, for
+    /// instance.
+    pub refuse: Option<fn(&File) -> Option<String>>,
 }
 
 /// The gate for images in one folder.
@@ -37,7 +39,7 @@ impl FolderGate {
     /// The gate for what the image at `path` names.
     pub fn beside(path: &Path, policy: Arc<ReferencePolicy>) -> Arc<dyn ReferenceGate> {
         if policy.deny_all {
-            return Arc::new(tintype_formats::reference_gate::NoReferences);
+            return Arc::new(NoReferences);
         }
         let folder = match path.parent() {
             Some(parent) if !parent.as_os_str().is_empty() => parent.to_owned(),
@@ -56,7 +58,7 @@ impl FolderGate {
         }
         let mut reasons = Vec::new();
         for (root, below) in self.candidates(name) {
-            match self.open_beneath(&root, &below) {
+            match self.open_below(&root, &below) {
                 Ok(referenced) => return Ok(referenced),
                 Err(reason) => reasons.push(reason),
             }
@@ -92,15 +94,17 @@ impl FolderGate {
         found
     }
 
-    fn open_beneath(&self, root: &Path, below: &Path) -> Result<Referenced, Refusal> {
+    fn open_below(&self, root: &Path, below: &Path) -> Result<Referenced, Refusal> {
         let open = open_regular_file(root, below)?;
         self.admit(open, &root.join(below))
     }
 
-    /// Lets a file through, unless a machine writes to it.
+    /// Lets a file through, unless the policy has a reason not to.
     fn admit(&self, file: OpenFile, path: &Path) -> Result<Referenced, Refusal> {
-        if let Some(file) = file.file.as_file() {
-            check_not_in_use(file, self.policy.force_share)?;
+        if let (Some(refuse), Some(file)) = (self.policy.refuse, file.file.as_file())
+            && let Some(reason) = refuse(file)
+        {
+            return Err(reason.into());
         }
         Ok(Referenced { file, gate: FolderGate::beside(path, Arc::clone(&self.policy)) })
     }
@@ -190,15 +194,11 @@ fn has_identity(file: &OpenFile, format: &'static Format, identities: &[String])
 
 /// Opens a regular file below a folder, without following a link out of it.
 fn open_regular_file(root: &Path, below: &Path) -> Result<OpenFile, Refusal> {
-    let directory = rustix::fs::open(root, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
-        .map_err(|errno| format!("its folder cannot be opened: {errno}"))?;
-    let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
-    let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS;
-    let file = match rustix::fs::openat2(&directory, below, flags, Mode::empty(), resolve) {
-        Ok(descriptor) => std::fs::File::from(descriptor),
-        Err(rustix::io::Errno::XDEV) => return Err("leads out of the image's folder".into()),
-        Err(errno) => return Err(Refusal::failed(errno.into())),
-    };
+    let file = open_beneath(root, below).map_err(|refused| match refused {
+        NotOpened::Folder(cause) => format!("its folder cannot be opened: {cause}").into(),
+        NotOpened::LeadsOut => "leads out of the image's folder".into(),
+        NotOpened::File(cause) => Refusal::failed(cause),
+    })?;
     let metadata = file.metadata().map_err(|cause| cause.to_string())?;
     if !metadata.is_file() {
         return Err("is not a regular file".into());
