@@ -135,12 +135,6 @@ impl Repository {
         let encryption = if options.secret.is_some() { "keys" } else { "none" }.to_owned();
         let config =
             Config { format: FORMAT, id, chunk_bytes: options.chunk_bytes, encryption, features: Features::default() };
-        if options.secret.is_some() && options.secret == options.recovery {
-            return Err(Error::new(
-                Kind::Usage,
-                "the password and the recovery key are the same: choose another password",
-            ));
-        }
         let slots = [(options.secret, options.holder), (options.recovery, keys::RECOVERY_LABEL)];
         for (secret, label) in slots.into_iter().take(if options.recovery.is_some() { 2 } else { 1 }) {
             keys::put_slot(store.as_ref(), &ring, &ring, secret, label, options.cost)?;
