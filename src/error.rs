@@ -7,6 +7,7 @@ use std::iter;
 use std::path::{Path, PathBuf};
 
 use tintype_formats::{ErrorKind as ImageErrorKind, ImageError};
+use tintype_tin::TinError;
 
 /// The result of every fallible call outside the formats.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -176,6 +177,12 @@ impl From<ImageError> for Error {
             Some(Err(source)) => Error { kind, path: None, message, aftermath: None, source: Some(source) },
             None => Error { kind, path: None, message, aftermath: None, source: None },
         }
+    }
+}
+
+impl From<TinError> for Error {
+    fn from(cause: TinError) -> Self {
+        ImageError::from(cause).into()
     }
 }
 

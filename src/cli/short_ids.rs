@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use tintype_formats::tin::id::Id;
+use tintype_tin::id::Id;
 
 /// The fewest digits that are shown.
 const MIN_DIGITS: usize = 8;

@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use clap::Args;
 use clap::builder::{PathBufValueParser, StringValueParser, TypedValueParser};
-use tintype_formats::tin::id::Id;
-use tintype_formats::tin::manifest::DiskRecord;
 use tintype_formats::{ErrorKind, Geometry};
+use tintype_tin::id::Id;
+use tintype_tin::manifest::DiskRecord;
 
 use super::address::{self, Address};
 use super::choice::ChoiceArgs;

@@ -11,7 +11,7 @@ use clap::Args;
 use jiff::SignedDuration;
 use serde::Serialize;
 use signal_hook::consts::SIGUSR1;
-use tintype_formats::tin::id::Id;
+use tintype_tin::id::Id;
 
 use super::escape::printable;
 use super::failure::Failure;

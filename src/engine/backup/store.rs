@@ -4,11 +4,11 @@ use std::path::Path;
 use std::sync::Arc;
 
 use tintype_formats::sink::IdentitySeed;
-use tintype_formats::tin::manifest::{DiskRecord, RootRecord, SourceRecord};
-use tintype_formats::tin::map::Shape;
 use tintype_formats::tin::read::MappedDisk;
-use tintype_formats::tin::write::{ChunkSink, DiskWriter, Outcome, Statistics, StoredDisk};
+use tintype_formats::tin::write::{ChunkSink, DiskWriter, Outcome, StoredDisk};
 use tintype_formats::{BlockSource, ImageWriter};
+use tintype_tin::manifest::{DiskRecord, RootRecord, SourceRecord, Statistics};
+use tintype_tin::map::Shape;
 
 use super::{BackupDisk, BackupOptions, Earlier};
 use crate::engine::NamedDisk;

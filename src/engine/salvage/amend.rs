@@ -8,10 +8,10 @@ use std::ops::Range;
 use std::os::unix::fs::FileExt as _;
 
 use tintype_formats::sink::{GuestUnit, InTurn, RunKind, UnitContent, UnitRun};
-use tintype_formats::tin::map::Entry;
 use tintype_formats::tin::read::MappedDisk;
 use tintype_formats::tin::write::{ChunkSink, DiskWriter};
 use tintype_formats::{ImageWriter as _, is_zero};
+use tintype_tin::map::Entry;
 
 use crate::error::{Error, Result};
 
