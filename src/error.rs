@@ -7,6 +7,7 @@ use std::iter;
 use std::path::{Path, PathBuf};
 
 use tintype_formats::{ErrorKind as ImageErrorKind, ImageError};
+use tintype_tin::TinError;
 
 /// The result of every fallible call outside the formats.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -206,6 +207,12 @@ impl From<ImageError> for Error {
             }
             None => Error { kind, path: None, message, advice: None, aftermath: None, source: None },
         }
+    }
+}
+
+impl From<TinError> for Error {
+    fn from(cause: TinError) -> Self {
+        ImageError::from(cause).into()
     }
 }
 

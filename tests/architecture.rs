@@ -1,4 +1,4 @@
-//! The arrows of the house go one way: cli -> jobs -> access -> engine -> {sources, targets, repository, serve, boot} -> formats.
+//! The arrows of the house go one way: cli -> jobs -> access -> engine -> {sources, targets, repository, serve, boot} -> formats -> tin.
 
 #[path = "common/uses.rs"]
 mod uses;
@@ -65,10 +65,27 @@ fn rooms_use_only_what_is_below_them() {
     }
 }
 
+/// The crates of the house, and those of them that each depends on.
+const MAY_DEPEND: &[(&str, &[&str])] =
+    &[("formats/tin", &[]), ("formats", &["tintype-tin"]), (".", &["tintype-formats", "tintype-tin"])];
+
+#[test]
+fn crates_depend_only_on_those_below_them() {
+    for (folder, allowed) in MAY_DEPEND {
+        let file = Path::new(env!("CARGO_MANIFEST_DIR")).join(folder).join("Cargo.toml");
+        let manifest: toml_edit::DocumentMut =
+            fs::read_to_string(&file).expect("a manifest").parse().expect("a manifest");
+        let dependencies = manifest["dependencies"].as_table().expect("a table");
+        let own: Vec<_> =
+            dependencies.iter().map(|(name, _)| name).filter(|name| name.starts_with("tintype")).collect();
+        assert_eq!(own, *allowed, "{}", file.display());
+    }
+}
+
 /// Files that use each other can only be read, and moved, together.
 #[test]
 fn no_files_use_each_other_in_a_circle() {
-    for root in ["src", "formats/src"] {
+    for root in ["src", "formats/src", "formats/tin/src"] {
         let found = circles(&uses_below(&Path::new(env!("CARGO_MANIFEST_DIR")).join(root)));
         assert!(found.is_empty(), "{root}: {found:#?}");
     }
@@ -123,10 +140,10 @@ fn commands_are_used_by_the_command_line_alone() {
 
 #[test]
 fn formats_print_nothing_start_no_threads_and_open_no_files() {
-    let formats = Path::new(env!("CARGO_MANIFEST_DIR")).join("formats/src");
-    for file in rust_files(&formats) {
+    let house = Path::new(env!("CARGO_MANIFEST_DIR"));
+    for file in ["formats/src", "formats/tin/src"].iter().flat_map(|crate_root| rust_files(&house.join(crate_root))) {
         // The only room that opens files, for programs that want a disk and no more.
-        let may_open = file.starts_with(formats.join("local"));
+        let may_open = file.starts_with(house.join("formats/src/local"));
         let text = fs::read_to_string(&file).expect("a source file");
         let production = text.split("#[cfg(test)]").next().unwrap_or_default();
         if file.components().any(|part| ["testing", "tests"].iter().any(|name| part.as_os_str() == *name)) {

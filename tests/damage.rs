@@ -349,10 +349,10 @@ fn what_is_lost_is_taken_from_another_repository() {
 fn an_index_of_a_host_that_only_writes_is_not_believed() {
     use tintype::repository::index::{PackRow, SegmentBuilder};
     use tintype::repository::{InitOptions, names};
-    use tintype_formats::tin::id::{ChunkId, Id};
-    use tintype_formats::tin::keys::Role;
-    use tintype_formats::tin::signed::ObjectKind;
-    use tintype_formats::tin::slot::{Cost, seal_slot};
+    use tintype_tin::id::{ChunkId, Id};
+    use tintype_tin::keys::Role;
+    use tintype_tin::signed::ObjectKind;
+    use tintype_tin::slot::{Cost, SlotSecret, seal_slot};
 
     let sandbox = Sandbox::new();
     let (path, cache) = (sandbox.path("r"), sandbox.path("cache"));
@@ -363,7 +363,7 @@ fn an_index_of_a_host_that_only_writes_is_not_believed() {
     let store = Box::new(LocalStore::create(&path).expect("a store"));
     let repository = Repository::init(store, Some(cache.clone()), &options).expect("a repository");
     let host = repository.ring().issue(Role::Write, "host").expect("keys");
-    let slot = seal_slot(&host, Some(&secret("host")), "host", cost).expect("a slot");
+    let slot = seal_slot(&host, Some(SlotSecret::Password(b"host")), "host", cost).expect("a slot");
     repository.protocol().create(ObjectKind::SessionBegin, &names::session_begin(Id([1; 16])), b"{}").expect("a put");
     repository.store().put(&names::key(Id([2; 16])), &slot).expect("a put");
 

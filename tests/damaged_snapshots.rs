@@ -9,7 +9,7 @@ mod stored;
 use std::fs;
 
 use scene::{Says, Scene, days, flip, says};
-use tintype_formats::tin::id::Id;
+use tintype_tin::id::Id;
 
 type Harm<'a> = &'a dyn Fn(&Scene, Id);
 
@@ -193,7 +193,7 @@ fn only_its_own_manifest_speaks_for_a_session() {
     let session = web.protocol().begin_session("backup", &[], false).unwrap();
     let (id, own) = (Id([9; 16]), scene.back_up("evil", b'e', &says("x")));
     let manifest = evil.committed(own).unwrap().unwrap().unwrap().manifest;
-    let object = tintype_formats::tin::manifest::seal(evil.ring(), id, session, &manifest).unwrap();
+    let object = tintype_tin::manifest::seal(evil.ring(), id, session, &manifest).unwrap();
     evil.store().put(&tintype::repository::names::snapshot(id), &object).unwrap();
     scene.run(&["prune", "--wait", "0s", "--max-unused", "0%"]).fails(3, "did not end in time");
 }

@@ -10,7 +10,7 @@ use keys::Keys;
 use tintype::repository::store::LocalStore;
 use tintype::repository::{DEFAULT_CHUNK_BYTES, InitOptions, Repository};
 use tintype_formats::secrets::Secret;
-use tintype_formats::tin::recovery::RecoveryKey;
+use tintype_tin::recovery::RecoveryKey;
 
 /// A repository whose slots are cheap to try, and its recovery key.
 fn with_recovery_key() -> (Keys, String) {
@@ -19,8 +19,8 @@ fn with_recovery_key() -> (Keys, String) {
         std::fs::write(keys.0.path(name), name).unwrap();
     }
     let key = RecoveryKey::generate().expect("a recovery key");
-    let (secret, recovery) = (Secret::passphrase(b"admin".to_vec()), Secret::recovery(&key));
-    let (secret, recovery, chunk_bytes) = (Some(&secret), Some(&recovery), DEFAULT_CHUNK_BYTES);
+    let secret = Secret::passphrase(b"admin".to_vec());
+    let (secret, recovery, chunk_bytes) = (Some(&secret), Some(&key), DEFAULT_CHUNK_BYTES);
     let options = InitOptions { chunk_bytes, secret, recovery, holder: "admin", cost: CHEAP };
     let store = Box::new(LocalStore::create(&keys.0.path("repo")).expect("a store"));
     Repository::init(store, None, &options).expect("a repository");

@@ -21,8 +21,8 @@ use tintype::repository::{InitOptions, Repository};
 use tintype_formats::OpenFile;
 use tintype_formats::secrets::{Secret, Secrets};
 use tintype_formats::testing::{MemoryFile, Random, open_disk, read_all};
-use tintype_formats::tin::id::Id;
 use tintype_formats::tin::open::TinFile;
+use tintype_tin::id::Id;
 
 const CHUNK: u64 = 64 << 10;
 const DISK_CHUNKS: u64 = 24;

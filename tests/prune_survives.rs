@@ -16,8 +16,8 @@ use tintype::repository::store::simulated::{Faults, SimulatedStore, Simulation};
 use tintype::repository::store::{Listed, Store, StoreError, StoreErrorKind};
 use tintype::repository::{InitOptions, Repository};
 use tintype_formats::testing::{ModelDisk, digest};
-use tintype_formats::tin::id::Id;
-use tintype_formats::tin::slot::Cost;
+use tintype_tin::id::Id;
+use tintype_tin::slot::Cost;
 
 const DISK_BYTES: u64 = 24 << 16;
 const HOUR: Duration = Duration::from_secs(3600);
@@ -238,7 +238,7 @@ fn what_a_backup_used_meanwhile_is_rescued() {
 }
 
 /// The manifest of the first snapshot, which is forgotten: a backup may find the same disk again.
-fn forgotten_manifest(repository: &Repository) -> tintype_formats::tin::manifest::Manifest {
+fn forgotten_manifest(repository: &Repository) -> tintype_tin::manifest::Manifest {
     let names = repository.store().list("snapshots/").expect("a listing");
     let name = names.iter().find_map(|listed| listed.name.strip_suffix(".forgotten")).expect("a tombstone").to_owned();
     let id: Id = name.trim_start_matches("snapshots/").parse().expect("an id");

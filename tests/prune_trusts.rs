@@ -19,13 +19,13 @@ use tintype::repository::store::simulated::{Faults, Simulation};
 use tintype::repository::{InitOptions, Repository, names};
 use tintype_formats::secrets::Secret;
 use tintype_formats::testing::{ModelDisk, digest};
-use tintype_formats::tin::chunk::{ChunkKind, Packed};
-use tintype_formats::tin::id::Id;
-use tintype_formats::tin::keys::Role;
-use tintype_formats::tin::manifest::Manifest;
-use tintype_formats::tin::slot;
 use tintype_formats::tin::write::{ChunkSink as _, Reserved};
 use tintype_formats::{BlockSource as _, ImageError};
+use tintype_tin::chunk::{ChunkKind, Packed};
+use tintype_tin::id::Id;
+use tintype_tin::keys::Role;
+use tintype_tin::manifest::Manifest;
+use tintype_tin::slot::{self, SlotSecret};
 
 const CHUNK_BYTES: u64 = 64 << 10;
 
@@ -45,7 +45,8 @@ fn init(simulation: &Simulation) {
     let repository = Repository::init(Box::new(simulation.client()), None, &options).expect("a repository");
     for (holder, role) in [("one", Role::Write), ("two", Role::Write), ("keeper", Role::Maintain)] {
         let ring = repository.ring().issue(role, holder).expect("a ring");
-        let slot = slot::seal_slot(&ring, Some(&secret(holder)), holder, CHEAP).expect("a slot");
+        let secret = SlotSecret::Password(holder.as_bytes());
+        let slot = slot::seal_slot(&ring, Some(secret), holder, CHEAP).expect("a slot");
         repository.store().put(&names::key(Id::random().expect("an id")), &slot).expect("a put");
     }
 }

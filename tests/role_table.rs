@@ -7,7 +7,7 @@ mod keys;
 use std::collections::BTreeSet;
 
 use keys::Keys;
-use tintype_formats::tin::keys::Role;
+use tintype_tin::keys::Role;
 
 const ROLES: [&str; 5] = ["write", "read", "use", "maintain", "admin"];
 

@@ -14,12 +14,12 @@ use tintype::repository::resolve::Wishes;
 use tintype::repository::session::WriteSession;
 use tintype::repository::{Repository, names};
 use tintype_formats::secrets::Secret;
-use tintype_formats::tin::chunk::{ChunkKind, Packed};
-use tintype_formats::tin::disk_identity::DiskIdentity;
-use tintype_formats::tin::manifest::{DiskRecord, Manifest, RootRecord, SourceRecord};
-use tintype_formats::tin::map::{Entry, MapBuilder, Page};
-use tintype_formats::tin::signed::ObjectKind;
-use tintype_formats::tin::write::{ChunkSink, Reserved, Statistics};
+use tintype_formats::tin::write::{ChunkSink, Reserved};
+use tintype_tin::chunk::{ChunkKind, Packed};
+use tintype_tin::disk_identity::DiskIdentity;
+use tintype_tin::manifest::{DiskRecord, Manifest, RootRecord, SourceRecord, Statistics};
+use tintype_tin::map::{Entry, MapBuilder, Page};
+use tintype_tin::signed::ObjectKind;
 
 #[test]
 fn a_host_that_may_only_write_backs_up_and_reads_nothing_back() {
@@ -95,7 +95,7 @@ fn plant(writer: &Arc<Repository>, disk: &[u8], name: &str) {
             }
         }
     };
-    let mut store = |page: &Page, _: u64| {
+    let mut store = |page: &Page, _: u64| -> tintype_tin::Result<Entry> {
         let (bytes, core_bytes) = page.encode();
         let id = ring.page_id(&bytes[..core_bytes]);
         Ok(Entry::Data(id, put(ChunkKind::MapPage, id, &bytes)))

@@ -18,7 +18,7 @@ use tintype::repository::Repository;
 use tintype::repository::resolve::Wishes;
 use tintype::repository::store::{Listed, LocalStore, Store, StoreError};
 use tintype_formats::secrets::Secret;
-use tintype_formats::tin::id::Id;
+use tintype_tin::id::Id;
 
 #[test]
 fn a_name_of_several_key_owners_is_refused_until_one_is_said() {

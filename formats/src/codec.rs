@@ -142,19 +142,11 @@ pub fn deflate_part(input: &[u8], level: u32) -> Result<Vec<u8>, CodecError> {
 
 /// Compresses `input` as one Zstandard frame; `None` unless it becomes shorter than `limit` bytes.
 pub fn encode_zstd(input: &[u8], level: i32, limit: usize) -> Option<Vec<u8>> {
-    let mut output = Vec::new();
-    append_zstd(input, level, limit, &mut output).then_some(output)
-}
-
-/// Compresses `input` as one Zstandard frame and appends it to `output`, if it becomes shorter than `limit` bytes; says
-/// whether it did.
-pub fn append_zstd(input: &[u8], level: i32, limit: usize, output: &mut Vec<u8>) -> bool {
     thread_local!(static CONTEXT: RefCell<zstd::zstd_safe::CCtx<'static>> = RefCell::new(zstd::zstd_safe::CCtx::create()));
-    let begin = output.len();
-    output.resize(begin + limit.saturating_sub(1), 0);
-    let length = CONTEXT.with_borrow_mut(|context| context.compress(&mut output[begin..], input, level));
-    output.truncate(begin + length.unwrap_or(0));
-    length.is_ok()
+    let mut output = vec![0; limit.saturating_sub(1)];
+    let length = CONTEXT.with_borrow_mut(|context| context.compress(&mut output[..], input, level)).ok()?;
+    output.truncate(length);
+    Some(output)
 }
 
 #[cfg(test)]

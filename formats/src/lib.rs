@@ -11,6 +11,8 @@
 //!
 //! Formats read, and create anew; they never edit a file in place. This crate knows no policy about paths, starts no
 //! threads, prints nothing and opens no file by itself.
+//!
+//! The feature `tin` (on by default) adds the native format. Without it, this crate brings no cryptography.
 
 #![forbid(unsafe_code)]
 
@@ -53,6 +55,7 @@ mod table_cache;
 mod tar;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
+#[cfg(feature = "tin")]
 pub mod tin;
 mod two_level;
 pub mod unit_cache;

@@ -26,6 +26,7 @@ pub static FORMATS: Formats = &[
     &crate::dmg::FORMAT,
     &OVA,
     &crate::gce::FORMAT,
+    #[cfg(feature = "tin")]
     &crate::tin::FORMAT,
     &crate::raw::FORMAT,
 ];

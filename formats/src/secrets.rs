@@ -6,15 +6,9 @@ use std::sync::Arc;
 use zeroize::Zeroizing;
 
 use crate::error::{ImageError, Result};
-use crate::tin::recovery::RecoveryKey;
 
-/// A passphrase, the content of a key file, or a recovery key. Wiped when it is dropped.
-#[derive(PartialEq, Eq)]
-pub struct Secret {
-    bytes: Zeroizing<Vec<u8>>,
-    /// True if slots of recovery keys are made with it.
-    is_recovery: bool,
-}
+/// A passphrase, or the content of a key file. Wiped when it is dropped.
+pub struct Secret(Zeroizing<Vec<u8>>);
 
 impl Secret {
     /// A passphrase as it was typed or read; one line feed at its end is not a part of it.
@@ -23,42 +17,22 @@ impl Secret {
         if text.last() == Some(&b'\n') {
             text.pop();
         }
-        Secret { bytes: text, is_recovery: false }
+        Secret(text)
     }
 
     /// The whole content of a key file.
     pub fn key_file(content: Vec<u8>) -> Self {
-        Secret { bytes: Zeroizing::new(content), is_recovery: false }
-    }
-
-    /// A recovery key, to make a slot of one. A passphrase with its letters opens that slot, too.
-    pub fn recovery(key: &RecoveryKey) -> Self {
-        Secret { bytes: Zeroizing::new(key.letters().to_vec()), is_recovery: true }
+        Secret(Zeroizing::new(content))
     }
 
     /// Copies the secret, for a caller that needs it again later.
     pub fn duplicate(&self) -> Self {
-        Secret { bytes: self.bytes.clone(), is_recovery: self.is_recovery }
+        Secret(self.0.clone())
     }
 
-    /// Returns true if the secret has the form of a recovery key.
-    pub fn is_recovery_key(&self) -> bool {
-        RecoveryKey::read(&self.bytes).is_some()
-    }
-
-    /// Returns true if the secret looks like a recovery key with a typing error.
-    pub fn is_mistyped_recovery_key(&self) -> bool {
-        RecoveryKey::is_mistyped(&self.bytes)
-    }
-
-    /// The bytes of a passphrase or key file, or the letters of a recovery key.
-    pub(crate) fn bytes(&self) -> &Zeroizing<Vec<u8>> {
-        &self.bytes
-    }
-
-    /// Returns true if slots of recovery keys are made with it.
-    pub(crate) fn makes_recovery_slots(&self) -> bool {
-        self.is_recovery
+    /// The bytes that keys are derived from.
+    pub fn bytes(&self) -> &[u8] {
+        &self.0
     }
 }
 
@@ -106,5 +80,23 @@ impl Secrets {
 impl fmt::Debug for Secrets {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(if self.0.is_some() { "Secrets(some)" } else { "Secrets(none)" })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_line_feed_ends_a_passphrase_and_belongs_to_a_key_file() {
+        for (typed, bytes) in [("", ""), ("open", "open"), ("open\n", "open"), ("open\n\n", "open\n"), ("\n", "")] {
+            assert_eq!(Secret::passphrase(typed.into()).bytes(), bytes.as_bytes(), "{typed:?}");
+            assert_eq!(Secret::key_file(typed.into()).bytes(), typed.as_bytes());
+        }
+    }
+
+    #[test]
+    fn secrets_are_not_printed() {
+        assert_eq!(format!("{:?}", Secret::passphrase(b"open".to_vec())), "Secret");
     }
 }

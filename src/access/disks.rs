@@ -6,8 +6,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tintype_formats::Geometry;
-use tintype_formats::tin::id::Id;
-use tintype_formats::tin::manifest::DiskRecord;
+use tintype_tin::id::Id;
+use tintype_tin::manifest::DiskRecord;
 
 use super::Listener;
 use super::address::Address;

@@ -12,7 +12,7 @@ mod repository;
 mod snapshot_name;
 
 use crate::repository::resolve::Chosen;
-use tintype_formats::tin::manifest::DiskRecord;
+use tintype_tin::manifest::DiskRecord;
 
 pub use address::{Address, REPOSITORY_VARIABLE};
 pub use disk_names::{NamedAddress, disk_names, snapshot_name};

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use clap::Args;
 use serde::Serialize;
-use tintype_formats::tin::id::Id;
+use tintype_tin::id::Id;
 
 use super::escape::printable;
 use super::failure::Failure;

@@ -3,6 +3,7 @@
 use std::io;
 
 use tintype_formats::{ErrorKind, ImageError};
+use tintype_tin::TinError;
 
 use super::escape::printable;
 use crate::error::{Aftermath, Error, Kind, in_words, system_says};
@@ -23,6 +24,12 @@ impl From<Error> for Failure {
 
 impl From<ImageError> for Failure {
     fn from(error: ImageError) -> Self {
+        Error::from(error).into()
+    }
+}
+
+impl From<TinError> for Failure {
+    fn from(error: TinError) -> Self {
         Error::from(error).into()
     }
 }

@@ -1,7 +1,7 @@
 //! What a look through a repository found.
 
 use serde::Serialize;
-use tintype_formats::tin::id::Id;
+use tintype_tin::id::Id;
 
 use super::escape::printable;
 use super::units;

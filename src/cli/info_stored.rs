@@ -1,8 +1,8 @@
 //! `tintype info` of a stored snapshot.
 
 use serde::Serialize;
-use tintype_formats::tin::id::Id;
-use tintype_formats::tin::manifest::Manifest;
+use tintype_tin::id::Id;
+use tintype_tin::manifest::Manifest;
 
 use super::choice::ChoiceArgs;
 use super::escape::printable;

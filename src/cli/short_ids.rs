@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use tintype_formats::tin::id::Id;
+use tintype_tin::id::Id;
 
 use crate::repository::listing::Listing;
 

@@ -18,7 +18,7 @@ use crate::access::{
 use crate::error::{Error, Kind};
 use crate::repository::resolve::Chosen;
 use crate::sources::{self, NbdOptions, OpenOptions, OpenedDisk, OpenedImage, ReferencePolicy, Watch};
-use tintype_formats::tin::manifest::DiskRecord;
+use tintype_tin::manifest::DiskRecord;
 
 /// Reads an address for clap.
 pub fn address_parser() -> impl TypedValueParser<Value = Address> {

@@ -1,6 +1,6 @@
 //! Texts that several commands print.
 
-use tintype_formats::tin::manifest::DiskRecord;
+use tintype_tin::manifest::DiskRecord;
 
 use super::escape::printable;
 use super::failure::Failure;

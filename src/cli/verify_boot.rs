@@ -9,7 +9,7 @@ use std::time::Duration;
 use clap::Args;
 use jiff::SignedDuration;
 use serde::Serialize;
-use tintype_formats::tin::id::Id;
+use tintype_tin::id::Id;
 
 use super::escape::printable;
 use super::failure::Failure;

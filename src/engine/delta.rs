@@ -6,9 +6,9 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Mutex, PoisonError};
 
 use tintype_formats::is_zero;
-use tintype_formats::tin::keys::KeyRing;
-use tintype_formats::tin::map::Entry;
 use tintype_formats::{BlockSource as _, HostFileMut};
+use tintype_tin::keys::KeyRing;
+use tintype_tin::map::Entry;
 
 use super::rate_limit::RateLimit;
 use crate::error::{Error, OnPath as _, Result};

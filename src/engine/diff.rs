@@ -5,10 +5,10 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use tintype_formats::tin::id::ChunkId;
-use tintype_formats::tin::manifest::DiskRecord;
-use tintype_formats::tin::map::{Entry, Location, PAGE_ENTRIES, Page, Shape};
 use tintype_formats::tin::read::ChunkReader;
+use tintype_tin::id::ChunkId;
+use tintype_tin::manifest::DiskRecord;
+use tintype_tin::map::{Entry, Location, PAGE_ENTRIES, Page, Shape};
 
 use super::pipeline::joined;
 use crate::error::{Error, Kind, Result};

@@ -4,9 +4,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use tintype_formats::OpenFile;
-use tintype_formats::tin::id::Id;
-use tintype_formats::tin::manifest::Manifest;
 use tintype_formats::tin::open::TinFile;
+use tintype_tin::id::Id;
+use tintype_tin::manifest::Manifest;
 
 use super::NamedDisk;
 use super::backup::{BackupDisk, BackupOptions, backup_as};

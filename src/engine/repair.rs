@@ -4,11 +4,11 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use tintype_formats::BlockSource;
-use tintype_formats::tin::chunk::{ChunkKind, Packed};
-use tintype_formats::tin::id::{ChunkId, Id};
 use tintype_formats::tin::read::ChunkReader;
-use tintype_formats::tin::signed::ObjectKind;
 use tintype_formats::tin::write::{ChunkSink, Reserved};
+use tintype_tin::chunk::{ChunkKind, Packed};
+use tintype_tin::id::{ChunkId, Id};
+use tintype_tin::signed::ObjectKind;
 
 use super::verify::{HitDisk, Verified, VerifyOptions, look, look_until_quiet};
 use crate::error::Result;

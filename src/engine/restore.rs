@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use tintype_formats::Format;
-use tintype_formats::tin::manifest::DiskRecord;
+use tintype_tin::manifest::DiskRecord;
 
 /// The longest name that Linux's file systems take.
 const MAX_FILE_NAME_BYTES: usize = 255;

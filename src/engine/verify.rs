@@ -6,8 +6,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use jiff::Timestamp;
-use tintype_formats::tin::id::Id;
-use tintype_formats::tin::manifest::DiskRecord;
+use tintype_tin::id::Id;
+use tintype_tin::manifest::DiskRecord;
 
 use super::pipeline::joined;
 use crate::error::{Error, Kind, Result, in_words};

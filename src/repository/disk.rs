@@ -5,11 +5,11 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use tintype_formats::error::{ImageError, Result as ImageResult};
 use tintype_formats::extent::{DiskExtent, DiskKind};
-use tintype_formats::tin::id::{ChunkId, Id};
-use tintype_formats::tin::manifest::DiskRecord;
-use tintype_formats::tin::map::{Entry, Location, Shape};
 use tintype_formats::tin::read::{ChunkReader, MappedDisk, PackSource};
 use tintype_formats::{BlockSource, Geometry, StorageOrder, StoredPiece};
+use tintype_tin::id::{ChunkId, Id};
+use tintype_tin::manifest::DiskRecord;
+use tintype_tin::map::{Entry, Location, Shape};
 
 use super::index::Index;
 use super::session::to_image;

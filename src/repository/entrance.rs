@@ -3,9 +3,9 @@
 //! Nothing here is vouched for by a signature, for there is no key yet: a store can only make it say "damaged" of what it
 //! could damage as well.
 
-use tintype_formats::tin::id::Id;
-use tintype_formats::tin::signed::{ObjectKind, SignedObject};
-use tintype_formats::tin::slot::SlotInfo;
+use tintype_tin::id::Id;
+use tintype_tin::signed::{ObjectKind, SignedObject};
+use tintype_tin::slot::SlotInfo;
 
 use super::store::{Store, StoreErrorKind};
 use super::{MAX_SMALL_BYTES, ledger, names};

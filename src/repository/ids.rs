@@ -1,6 +1,6 @@
 //! New ids of snapshots.
 
-use tintype_formats::tin::id::Id;
+use tintype_tin::id::Id;
 
 use super::time;
 use crate::error::Result;

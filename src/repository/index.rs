@@ -12,9 +12,9 @@ mod tests;
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
 
-use tintype_formats::tin::id::{ChunkId, Id};
-use tintype_formats::tin::keys::{KeyRing, Role};
-use tintype_formats::tin::map::Location;
+use tintype_tin::id::{ChunkId, Id};
+use tintype_tin::keys::{KeyRing, Role};
+use tintype_tin::map::Location;
 
 pub use cache::{Cache, Scope, is_trusted, private_folder};
 pub use segment::{PackRow, SegmentBuilder, SegmentFile, parse_rows};

@@ -5,10 +5,11 @@ mod unlock;
 use std::collections::HashSet;
 
 use tintype_formats::secrets::Secret;
-use tintype_formats::tin::id::Id;
-use tintype_formats::tin::keys::{Certificate, KeyRing, Role};
-use tintype_formats::tin::signed::ObjectKind;
-use tintype_formats::tin::slot::{self, Cost, SlotInfo, SlotKind};
+use tintype_tin::id::Id;
+use tintype_tin::keys::{Certificate, KeyRing, Role};
+use tintype_tin::recovery::RecoveryKey;
+use tintype_tin::signed::ObjectKind;
+use tintype_tin::slot::{self, Cost, SlotInfo, SlotKind, SlotSecret};
 
 use super::protocol::{Protocol, put_own};
 use super::store::{Listed, Store, StoreErrorKind};
@@ -105,19 +106,19 @@ impl Repository {
     pub fn add_holder(&self, role: Role, name: &str, secret: &Secret, label: &str, cost: Cost) -> Result<Id> {
         self.require_root("add a key")?;
         let ring = self.ring().issue(role, name)?;
-        self.add_slot(&ring, secret, label, cost)
+        self.add_slot(&ring, SlotSecret::Password(secret.bytes()), label, cost)
     }
 
     /// Makes another slot for the same holder.
     pub fn add_own_slot(&self, secret: &Secret, label: &str, cost: Cost) -> Result<Id> {
         self.require_encryption()?;
-        self.add_slot(self.ring(), secret, label, cost)
+        self.add_slot(self.ring(), SlotSecret::Password(secret.bytes()), label, cost)
     }
 
     /// Makes another slot for the same holder, an administrator, which this recovery key opens.
-    pub fn add_recovery_slot(&self, key: &Secret, cost: Cost) -> Result<Id> {
+    pub fn add_recovery_slot(&self, key: &RecoveryKey, cost: Cost) -> Result<Id> {
         self.require_root("make a recovery key")?;
-        self.add_slot(self.ring(), key, RECOVERY_LABEL, cost)
+        self.add_slot(self.ring(), SlotSecret::RecoveryKey(key), RECOVERY_LABEL, cost)
     }
 
     /// Takes away all recovery keys but the one that opens this slot.
@@ -136,7 +137,7 @@ impl Repository {
     }
 
     /// The slot that a secret opens, if there is one.
-    pub fn opened_by(&self, secret: &Secret) -> Result<Option<KeySlot>> {
+    pub fn opened_by(&self, secret: SlotSecret<'_>) -> Result<Option<KeySlot>> {
         let listed = self.store().list("keys/")?;
         let own = self.key_slots()?;
         for (id, _, bytes) in read_slots(self.store(), &listed, self.config().id)? {
@@ -150,7 +151,7 @@ impl Repository {
 
     /// Fails if the secret opens a slot already: of two slots with one secret only the first would ever be opened, and its
     /// holder might be another one, with a lesser role.
-    fn require_unused(&self, doing: &str, secret: &Secret) -> Result<()> {
+    fn require_unused(&self, doing: &str, secret: SlotSecret<'_>) -> Result<()> {
         let Some(slot) = self.opened_by(secret)? else { return Ok(()) };
         let (label, role) = (slot.info.label.escape_debug(), slot.info.role);
         let message = format!(
@@ -160,12 +161,12 @@ impl Repository {
         Err(Error::new(Kind::Usage, message))
     }
 
-    fn add_slot(&self, ring: &KeyRing, secret: &Secret, label: &str, cost: Cost) -> Result<Id> {
+    fn add_slot(&self, ring: &KeyRing, secret: SlotSecret<'_>, label: &str, cost: Cost) -> Result<Id> {
         self.require_unused("add a key", secret)?;
         self.make_slot(ring, secret, label, cost)
     }
 
-    fn make_slot(&self, ring: &KeyRing, secret: &Secret, label: &str, cost: Cost) -> Result<Id> {
+    fn make_slot(&self, ring: &KeyRing, secret: SlotSecret<'_>, label: &str, cost: Cost) -> Result<Id> {
         let id = put_slot(self.store(), self.ring(), ring, Some(secret), label, cost)?;
         self.store().sync()?;
         Ok(id)
@@ -179,6 +180,7 @@ impl Repository {
         self.require_encryption()?;
         let own = self.key_slots()?.into_iter().find(|slot| slot.is_own);
         let old = own.ok_or_else(|| Error::new(Kind::Usage, format!("{DOING}: the key that was used is gone")))?;
+        let secret = SlotSecret::Password(secret.bytes());
         self.require_unused(DOING, secret)?;
         let label = if old.is_recovery() { &self.ring().certificate().name } else { &old.info.label };
         let new = self.make_slot(self.ring(), secret, label, cost)?;
@@ -325,7 +327,7 @@ pub(super) fn put_slot(
     store: &dyn Store,
     signer: &KeyRing,
     ring: &KeyRing,
-    secret: Option<&Secret>,
+    secret: Option<SlotSecret<'_>>,
     label: &str,
     cost: Cost,
 ) -> Result<Id> {

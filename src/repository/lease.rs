@@ -5,7 +5,7 @@ use std::sync::mpsc::{self, RecvTimeoutError, Sender};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use tintype_formats::tin::id::Id;
+use tintype_tin::id::Id;
 
 use super::Repository;
 use super::protocol::End;
@@ -92,8 +92,8 @@ mod tests {
     use crate::repository::InitOptions;
     use crate::repository::session::WriteSession;
     use crate::repository::store::simulated::{Faults, Simulation};
-    use tintype_formats::tin::manifest::Manifest;
-    use tintype_formats::tin::slot::Cost;
+    use tintype_tin::manifest::Manifest;
+    use tintype_tin::slot::Cost;
 
     #[test]
     fn a_lease_is_made_anew_and_ends_with_its_reader() {

@@ -6,8 +6,8 @@ use std::collections::{BTreeMap, HashMap};
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
-use tintype_formats::tin::id::Id;
-use tintype_formats::tin::signed::ObjectKind;
+use tintype_tin::id::Id;
+use tintype_tin::signed::ObjectKind;
 
 use super::verify::Depth;
 use super::{Repository, names, time};

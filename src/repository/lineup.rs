@@ -14,9 +14,9 @@ use std::collections::{HashMap, HashSet};
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
-use tintype_formats::tin::id::Id;
-use tintype_formats::tin::keys::Certificate;
-use tintype_formats::tin::manifest::{self, DiskRecord, Envelope, Manifest};
+use tintype_tin::id::Id;
+use tintype_tin::keys::Certificate;
+use tintype_tin::manifest::{self, DiskRecord, Envelope, Manifest};
 
 use super::protocol::End;
 use super::snapshots::{Snapshot, is_keeper, origin_of};

@@ -32,11 +32,12 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 use tintype_formats::ImageError;
 use tintype_formats::secrets::Secret;
-use tintype_formats::tin::id::Id;
-use tintype_formats::tin::keys::KeyRing;
-use tintype_formats::tin::pack::{self, PackTable, TRAILER_BYTES};
-use tintype_formats::tin::signed::ObjectKind;
-use tintype_formats::tin::slot::Cost;
+use tintype_tin::id::Id;
+use tintype_tin::keys::KeyRing;
+use tintype_tin::pack::{self, PackTable, TRAILER_BYTES};
+use tintype_tin::recovery::RecoveryKey;
+use tintype_tin::signed::ObjectKind;
+use tintype_tin::slot::{Cost, SlotSecret};
 
 use self::entrance::Entrance;
 use self::index::{Cache, Index, PackRow, Scope, SegmentBuilder};
@@ -108,8 +109,8 @@ pub struct InitOptions<'a> {
     pub chunk_bytes: u64,
     /// What opens it; without one, it is not encrypted.
     pub secret: Option<&'a Secret>,
-    /// A second secret, for when the first one is lost.
-    pub recovery: Option<&'a Secret>,
+    /// A recovery key, for when the secret is lost.
+    pub recovery: Option<&'a RecoveryKey>,
     /// Who makes it.
     pub holder: &'a str,
     /// What deriving a key from a passphrase costs.
@@ -135,15 +136,10 @@ impl Repository {
         let encryption = if options.secret.is_some() { "keys" } else { "none" }.to_owned();
         let config =
             Config { format: FORMAT, id, chunk_bytes: options.chunk_bytes, encryption, features: Features::default() };
-        if options.secret.is_some() && options.secret == options.recovery {
-            return Err(Error::new(
-                Kind::Usage,
-                "the password and the recovery key are the same: choose another password",
-            ));
-        }
-        let slots = [(options.secret, options.holder), (options.recovery, keys::RECOVERY_LABEL)];
-        for (secret, label) in slots.into_iter().take(if options.recovery.is_some() { 2 } else { 1 }) {
-            keys::put_slot(store.as_ref(), &ring, &ring, secret, label, options.cost)?;
+        let put = |secret, label| keys::put_slot(store.as_ref(), &ring, &ring, secret, label, options.cost);
+        put(options.secret.map(|secret| SlotSecret::Password(secret.bytes())), options.holder)?;
+        if let Some(key) = options.recovery {
+            put(Some(SlotSecret::RecoveryKey(key)), keys::RECOVERY_LABEL)?;
         }
         store.sync()?;
         // Last: without it, there is no repository.

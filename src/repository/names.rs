@@ -2,10 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use tintype_formats::tin::id::Id;
-pub use tintype_formats::tin::manifest::name as snapshot;
-pub use tintype_formats::tin::pack::name as pack;
-use tintype_formats::tin::signed::ObjectKind;
+use tintype_tin::id::Id;
+pub use tintype_tin::manifest::name as snapshot;
+pub use tintype_tin::pack::name as pack;
+use tintype_tin::signed::ObjectKind;
 
 use crate::error::{Error, Kind, Result};
 

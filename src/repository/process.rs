@@ -8,7 +8,7 @@ use std::io;
 
 use rustix::process::Pid;
 use serde::{Deserialize, Serialize};
-use tintype_formats::tin::id::Id;
+use tintype_tin::id::Id;
 
 /// A process, as far as its computer goes.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -5,9 +5,9 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
-use tintype_formats::tin::id::Id;
-use tintype_formats::tin::keys::{Certificate, KeyRing};
-use tintype_formats::tin::signed::ObjectKind;
+use tintype_tin::id::Id;
+use tintype_tin::keys::{Certificate, KeyRing};
+use tintype_tin::signed::ObjectKind;
 
 use super::process::Process;
 use super::store::{Store, StoreError, StoreErrorKind};

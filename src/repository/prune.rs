@@ -16,7 +16,7 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tintype_formats::tin::id::Id;
+use tintype_tin::id::Id;
 
 pub use self::compact::Compacted;
 pub use self::plan::{Amounts, Plan};

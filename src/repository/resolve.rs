@@ -9,7 +9,7 @@ mod wanted;
 use std::fmt;
 use std::sync::Arc;
 
-use tintype_formats::tin::id::Id;
+use tintype_tin::id::Id;
 
 use self::choose::{choose, damaged, newer_damage};
 use self::rules::{Question, newest};

@@ -4,15 +4,15 @@ use std::collections::HashSet;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use tintype_formats::error::{ImageError, Result as ImageResult};
-use tintype_formats::tin::chunk::{ChunkHeader, ChunkKind, Packed};
-use tintype_formats::tin::id::{ChunkId, Id};
-use tintype_formats::tin::keys::Certificate;
-use tintype_formats::tin::manifest::{self, Manifest};
-use tintype_formats::tin::map::Location;
-use tintype_formats::tin::pack::{self, PackBuilder, PackTable};
 use tintype_formats::tin::pack_stream::{FinishedPack, PackStream, PackTarget, Place};
-use tintype_formats::tin::seal::{Purpose, SegmentKey, SegmentRecord};
 use tintype_formats::tin::write::{ChunkSink, Reserved};
+use tintype_tin::chunk::{ChunkHeader, ChunkKind, Packed};
+use tintype_tin::id::{ChunkId, Id};
+use tintype_tin::keys::Certificate;
+use tintype_tin::manifest::{self, Manifest};
+use tintype_tin::map::Location;
+use tintype_tin::pack::{self, PackBuilder, PackTable};
+use tintype_tin::seal::{Purpose, SegmentKey, SegmentRecord};
 
 use super::index::{FreshChunks, Index, PackRow, SegmentBuilder};
 use super::protocol::{End, ListedPack, put_own};

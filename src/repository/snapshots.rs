@@ -4,10 +4,10 @@ use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
 use serde::Serialize;
-use tintype_formats::tin::id::Id;
-use tintype_formats::tin::keys::{Certificate, KeyRing};
-use tintype_formats::tin::manifest::{self, DiskRecord, Envelope, Manifest, Original};
-use tintype_formats::tin::signed::ObjectKind;
+use tintype_tin::id::Id;
+use tintype_tin::keys::{Certificate, KeyRing};
+use tintype_tin::manifest::{self, DiskRecord, Envelope, Manifest, Original};
+use tintype_tin::signed::ObjectKind;
 
 use super::ids::id_beside;
 use super::protocol::End;

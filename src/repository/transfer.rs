@@ -6,18 +6,18 @@ use std::sync::Arc;
 
 use tintype_formats::HostFileMut;
 use tintype_formats::error::{ImageError, Result as ImageResult};
-use tintype_formats::tin::chunk::{self, ChunkHeader, ChunkKind, HEADER_BYTES};
 use tintype_formats::tin::file::{FileBuilder, Header, MAX_SLOTS};
-use tintype_formats::tin::id::{ChunkId, Id};
-use tintype_formats::tin::keys::KeyRing;
-use tintype_formats::tin::manifest::{self, Manifest};
-use tintype_formats::tin::map::{Location, Page};
 use tintype_formats::tin::open::TinFile;
-use tintype_formats::tin::pack::{self, PackHeader, PackTable, TRAILER_BYTES};
 use tintype_formats::tin::read::PackSource as _;
-use tintype_formats::tin::seal::{Purpose, SegmentKey};
-use tintype_formats::tin::slot::{SlotInfo, SlotKind};
 use tintype_formats::tin::walk::{Step, walk};
+use tintype_tin::chunk::{self, ChunkHeader, ChunkKind, HEADER_BYTES};
+use tintype_tin::id::{ChunkId, Id};
+use tintype_tin::keys::KeyRing;
+use tintype_tin::manifest::{self, Manifest};
+use tintype_tin::map::{Location, Page};
+use tintype_tin::pack::{self, PackHeader, PackTable, TRAILER_BYTES};
+use tintype_tin::seal::{Purpose, SegmentKey};
+use tintype_tin::slot::{SlotInfo, SlotKind};
 
 use super::index::Index;
 use super::protocol::ListedPack;
@@ -270,5 +270,5 @@ fn table_of(ring: &KeyRing, id: Id, bytes: &[u8]) -> ImageResult<PackTable> {
     let (offset, length) = pack::table_range(trailer, bytes.len() as u64)?;
     let begin = usize::try_from(offset).map_err(|_| short())?;
     let table = bytes.get(begin..).and_then(|rest| rest.get(..length)).ok_or_else(short)?;
-    PackTable::parse(ring, id, table, offset)
+    Ok(PackTable::parse(ring, id, table, offset)?)
 }

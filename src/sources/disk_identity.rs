@@ -6,7 +6,7 @@
 use std::path::Path;
 
 use tintype_formats::BlockSource;
-use tintype_formats::tin::disk_identity::DiskIdentity;
+use tintype_tin::disk_identity::DiskIdentity;
 
 use super::block_device::BlockDevice;
 use super::open::{OpenOptions, open_disk};

@@ -11,8 +11,8 @@ use tintype_formats::layer::{Choice, ImageInfo};
 use tintype_formats::local::{entry_of_folder, identity_of};
 use tintype_formats::reference_gate::{NoReferences, ReferenceGate};
 use tintype_formats::secrets::Secrets;
-use tintype_formats::tin::disk_identity::DiskIdentity;
 use tintype_formats::{BlockSource, Disk, ErrorKind, Format, HostFile, Image, ImageError, OpenFile, raw, registry};
+use tintype_tin::disk_identity::DiskIdentity;
 
 use super::block_device::BlockDevice;
 use super::device_cache::CachedDevice;

@@ -8,8 +8,8 @@ use std::sync::Arc;
 use tintype::repository::store::LocalStore;
 use tintype::repository::{DEFAULT_CHUNK_BYTES, InitOptions, Repository};
 use tintype_formats::secrets::Secret;
-use tintype_formats::tin::keys::Role;
-use tintype_formats::tin::slot::Cost;
+use tintype_tin::keys::Role;
+use tintype_tin::slot::Cost;
 
 /// What the tests can wait for, many times.
 pub const CHEAP: Cost = Cost { memory_kib: 8, passes: 1, lanes: 1 };

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use tintype::repository::Repository;
 use tintype::repository::store::LocalStore;
 use tintype_formats::secrets::Secret;
-use tintype_formats::tin::keys::Role;
+use tintype_tin::keys::Role;
 
 use crate::common::{Run, Sandbox, assert_holds, cheap};
 

@@ -12,8 +12,8 @@ use tintype::progress::Progress;
 use tintype::repository::Repository;
 use tintype::repository::store::LocalStore;
 use tintype_formats::secrets::Secret;
-use tintype_formats::tin::id::Id;
-use tintype_formats::tin::keys::Role;
+use tintype_tin::id::Id;
+use tintype_tin::keys::Role;
 
 use super::common::{Run, Sandbox, cheap};
 use super::stored::{backup_options, disk_to_back_up};
@@ -84,7 +84,7 @@ impl Scene {
         let mut disks = [disk_to_back_up(says.disk, &*disk)];
         let options = backup_options(says.name, says.host, 1);
         let time = (Timestamp::now() - says.age).strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
-        let amend = |manifest: &mut tintype_formats::tin::manifest::Manifest| manifest.time.clone_from(&time);
+        let amend = |manifest: &mut tintype_tin::manifest::Manifest| manifest.time.clone_from(&time);
         let done = backup_as(&self.open(who), &mut disks, &options, &amend, &Progress::new()).expect("a backup");
         done.snapshot.expect("a snapshot")
     }

@@ -15,8 +15,8 @@ use tintype::progress::Progress;
 use tintype::repository::Repository;
 use tintype::repository::prune::{Patience, PruneOptions, Pruned, prune};
 use tintype_formats::BlockSource;
-use tintype_formats::tin::disk_identity::DiskIdentity;
-use tintype_formats::tin::id::Id;
+use tintype_tin::disk_identity::DiskIdentity;
+use tintype_tin::id::Id;
 
 /// A disk of this name, as the library backs it up.
 pub fn disk_to_back_up<'a>(name: &str, disk: &'a dyn BlockSource) -> BackupDisk<'a> {

@@ -10,15 +10,15 @@ use std::sync::{Arc, LazyLock};
 use libfuzzer_sys::fuzz_target;
 use tintype_formats::testing::{MemoryFile, ModelDisk, create_image, exercise};
 use tintype_formats::tin::FORMAT;
-use tintype_formats::tin::chunk::{ChunkKind, Packed};
 use tintype_formats::tin::file::{FileBuilder, Header};
-use tintype_formats::tin::id::{ChunkId, Id};
-use tintype_formats::tin::keys::KeyRing;
-use tintype_formats::tin::disk_identity::DiskIdentity;
-use tintype_formats::tin::manifest::{self, DiskRecord, Manifest, RootRecord, SourceRecord};
-use tintype_formats::tin::pack::PackBuilder;
-use tintype_formats::tin::seal::Purpose;
 use tintype_formats::{BlockSource, CreateOptions, HostFile, HostFileMut};
+use tintype_tin::chunk::{ChunkKind, Packed};
+use tintype_tin::disk_identity::DiskIdentity;
+use tintype_tin::id::{ChunkId, Id};
+use tintype_tin::keys::KeyRing;
+use tintype_tin::manifest::{self, DiskRecord, Manifest, RootRecord, SourceRecord};
+use tintype_tin::pack::PackBuilder;
+use tintype_tin::seal::Purpose;
 
 static BASE: LazyLock<Arc<MemoryFile>> = LazyLock::new(|| {
     let disk = ModelDisk::random(1, 3 << 20, 5, 20);
@@ -51,7 +51,7 @@ fn signed(data: &[u8]) -> Option<MemoryFile> {
     let repository = ring.repository();
     let (record, key) = ring.new_segment(Purpose::Map).ok()?;
     let mut core_bytes = page.len();
-    if let Ok((_, length)) = tintype_formats::tin::map::Page::parse(page) {
+    if let Ok((_, length)) = tintype_tin::map::Page::parse(page) {
         core_bytes = length;
     }
     let id = ring.page_id(&page[..core_bytes]);

@@ -7,16 +7,16 @@
 use std::sync::LazyLock;
 
 use libfuzzer_sys::fuzz_target;
-use tintype_formats::tin::chunk::{ChunkHeader, HEADER_BYTES};
 use tintype_formats::tin::file::Header;
-use tintype_formats::tin::id::Id;
-use tintype_formats::tin::keys::KeyRing;
-use tintype_formats::tin::manifest;
-use tintype_formats::tin::map::Page;
-use tintype_formats::tin::pack::{self, PackHeader, PackTable};
-use tintype_formats::tin::seal::SegmentRecord;
-use tintype_formats::tin::signed::{ObjectKind, SignedObject};
-use tintype_formats::tin::slot::{self, SlotInfo};
+use tintype_tin::chunk::{ChunkHeader, HEADER_BYTES};
+use tintype_tin::id::Id;
+use tintype_tin::keys::KeyRing;
+use tintype_tin::manifest;
+use tintype_tin::map::Page;
+use tintype_tin::pack::{self, PackHeader, PackTable};
+use tintype_tin::seal::SegmentRecord;
+use tintype_tin::signed::{ObjectKind, SignedObject};
+use tintype_tin::slot::{self, SlotInfo};
 
 const PACK: Id = Id([2; 16]);
 

@@ -1,8 +1,9 @@
 //! Checking a `.tin` file: every pack's table and every chunk's stored bytes, and every page of the disks' maps.
 
-use super::chunk::{ChunkHeader, HEADER_BYTES};
+use tintype_tin::chunk::{ChunkHeader, HEADER_BYTES};
+use tintype_tin::manifest::DiskRecord;
+
 use super::file::Place;
-use super::manifest::DiskRecord;
 use super::open::TinFile;
 use super::read::{PackSource, read_header};
 use super::walk::{Step, walk};
@@ -26,7 +27,7 @@ pub(super) fn check(file: &TinFile, disks: &[DiskRecord], report: &mut CheckRepo
                     allocated_bytes = allocated_bytes.saturating_add(length_bytes as u64);
                     let mut header = [0; HEADER_BYTES];
                     let read = file.packs.read(location.pack, location.offset.into(), &mut header);
-                    let header = read.and_then(|()| ChunkHeader::parse(&header));
+                    let header = read.and_then(|()| Ok(ChunkHeader::parse(&header)?));
                     let there =
                         |header: &ChunkHeader| header.id() == *id && header.chunk_bytes() == location.length as usize;
                     if !header.is_ok_and(|header| there(&header)) && file.packs.find_again(id, location)?.is_empty() {

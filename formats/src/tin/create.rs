@@ -7,16 +7,17 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use super::chunk::{ChunkKind, HEADER_BYTES, Level, Packed};
-use super::disk_identity::DiskIdentity;
+use tintype_tin::chunk::{ChunkKind, HEADER_BYTES, Level, Packed};
+use tintype_tin::disk_identity::DiskIdentity;
+use tintype_tin::id::{ChunkId, Id};
+use tintype_tin::keys::KeyRing;
+use tintype_tin::manifest::{self, DiskRecord, Manifest, RootRecord, SourceRecord};
+use tintype_tin::map::{Location, PAGE_ENTRIES, Shape};
+use tintype_tin::pack;
+use tintype_tin::seal::{Purpose, SegmentKey, SegmentRecord, TAG_BYTES};
+
 use super::file::{CHUNK_BYTES, FileBuilder, Header};
-use super::id::{ChunkId, Id};
-use super::keys::KeyRing;
-use super::manifest::{self, DiskRecord, Manifest, RootRecord, SourceRecord};
-use super::map::{Location, PAGE_ENTRIES, Shape};
-use super::pack;
 use super::pack_stream::{FinishedPack, PackStream, PackTarget, Place};
-use super::seal::{Purpose, SegmentKey, SegmentRecord, TAG_BYTES};
 use super::write::{Base, ChunkSink, DiskWriter, EncodedUnit, Reserved};
 use crate::error::{ErrorKind, ImageError, Result};
 use crate::format::{Measure, TouchedBytes};

@@ -2,12 +2,13 @@
 
 use std::sync::Arc;
 
-use super::id::Id;
-use super::keys::KeyRing;
-use super::manifest;
-use super::pack;
-use super::parts::Parts;
-use super::signed::ObjectKind;
+use tintype_tin::id::Id;
+use tintype_tin::keys::KeyRing;
+use tintype_tin::manifest;
+use tintype_tin::pack;
+use tintype_tin::parts::Parts;
+use tintype_tin::signed::ObjectKind;
+
 use crate::error::{ImageError, Result};
 use crate::host_file::{HostFile, HostFileMut};
 
@@ -103,7 +104,7 @@ impl Header {
             let length = parts.u32()? as usize;
             parts.slice(length).map(<[u8]>::to_vec)
         };
-        let slots = (0..slots).map(|_| read_slot()).collect::<Result<_>>()?;
+        let slots = (0..slots).map(|_| read_slot()).collect::<tintype_tin::Result<_>>()?;
         parts.end()?;
         Ok(Header { repository, chunk_bytes, slots })
     }

@@ -3,9 +3,10 @@
 use std::ops::Range;
 use std::sync::Arc;
 
+use tintype_tin::manifest::{DiskRecord, Manifest};
+use tintype_tin::map::Entry;
+
 use super::check;
-use super::manifest::{DiskRecord, Manifest};
-use super::map::Entry;
 use super::open::TinFile;
 use super::read::MappedDisk;
 use crate::check::CheckReport;

@@ -1,43 +1,23 @@
-//! The native format: what a repository and a `.tin` file have in common.
+//! The native format over files and disks: images of it, and readers and writers of disks in a repository.
 //!
-//! `src/repository/FORMAT.md` says every byte of it. A *holder* (a host or a person) has a [`keys::KeyRing`]: what its *role*
-//! lets it open, and a *certificate* by the repository's *root* key. A [`slot`] is a key ring under a passphrase. A *segment*
-//! is what one writer encrypts under one random key, and its [`seal::SegmentRecord`] is that key, sealed to who may read it. A
-//! [`signed`] object names who made it.
+//! The codecs are those of [`tintype_tin`]. Here they meet the interfaces of this crate:
 //!
 //! ```text
-//!  passphrase ──► slot ──► KeyRing ─┬─► chunk_id, page_id          what a chunk is called
-//!                                   ├─► SegmentRecord, SegmentKey  who can open it
-//!                                   └─► SignedObject               who made it
+//!  reading    PackSource ──► ChunkReader ──► MappedDisk ──► ImageLayer
+//!  creating   GuestUnit ──► DiskWriter ──► ChunkSink ──► PackStream ──► PackTarget
 //! ```
 //!
 //! A [`mod@file`] frames packs and a manifest as one image; [`open`] and the rest of the [`FORMAT`] are like those of any other
 //! format, and `SPEC.md` says what is written between and behind the packs.
-//!
-//! Nothing here is read from the store before its lengths are held against the bytes that there are. Secrets are wiped when
-//! they are dropped, and never printed.
 
-mod certificate;
 mod check;
-pub mod chunk;
 mod create;
-pub mod disk_identity;
+mod error;
 pub mod file;
-pub mod id;
 mod image;
-pub mod keys;
-pub mod manifest;
-pub mod map;
 pub mod open;
-pub mod pack;
 pub mod pack_stream;
-mod parts;
 pub mod read;
-pub mod recovery;
-pub mod rotation;
-pub mod seal;
-pub mod signed;
-pub mod slot;
 #[cfg(test)]
 mod tests;
 pub mod walk;

@@ -3,14 +3,17 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
+use tintype_tin::chunk::ChunkHeader;
+use tintype_tin::id::{ChunkId, Id};
+use tintype_tin::keys::KeyRing;
+use tintype_tin::manifest::{self, DiskRecord, Manifest};
+use tintype_tin::map::{Location, Shape};
+use tintype_tin::pack::{self, PackTable, TRAILER_BYTES};
+use tintype_tin::recovery::RecoveryKey;
+use tintype_tin::slot::{self, SlotInfo, SlotSecret};
+
 use super::file::{self, Directory, Frame, Header, Place};
-use super::id::{ChunkId, Id};
-use super::keys::KeyRing;
-use super::manifest::{self, DiskRecord, Manifest};
-use super::map::{Location, Shape};
-use super::pack::{self, PackTable, TRAILER_BYTES};
 use super::read::{ChunkReader, MappedDisk, PackSource};
-use super::slot::{self, SlotInfo};
 use crate::error::{ErrorKind, ImageError, Result};
 use crate::host_file::{HostFile, OpenFile};
 use crate::limits::MAX_DISK_BYTES;
@@ -67,7 +70,7 @@ impl TinPacks {
         let (offset, length) = pack::table_range(&trailer, place.length_bytes)?;
         let mut bytes = vec![0; length];
         self.read(place.id, offset, &mut bytes)?;
-        PackTable::parse(&self.ring, place.id, &bytes, offset)
+        Ok(PackTable::parse(&self.ring, place.id, &bytes, offset)?)
     }
 
     fn tables(&self) -> &[TableEntry] {
@@ -78,7 +81,7 @@ impl TinPacks {
                 // What a damaged table named is not found again.
                 let Ok(table) = self.table(place) else { continue };
                 let room = MAX_FOUND_AGAIN.saturating_sub(entries.len());
-                let entry = |(offset, header): &(u32, super::chunk::ChunkHeader)| {
+                let entry = |(offset, header): &(u32, ChunkHeader)| {
                     let begin = std::array::from_fn(|index| header.id().0[index]);
                     (begin, number, *offset, header.chunk_bytes() as u32)
                 };
@@ -198,7 +201,7 @@ impl TinFile {
 fn unlock(frame: &Frame, file: &OpenFile) -> Result<KeyRing> {
     let Frame { header, .. } = frame;
     if header.slots.is_empty() {
-        return KeyRing::public(header.repository);
+        return Ok(KeyRing::public(header.repository)?);
     }
     let mut secret = file.secrets.ask(&file.name)?;
     loop {
@@ -218,15 +221,15 @@ fn try_slots(header: &Header, secret: &Secret) -> Result<KeyRing> {
         if SlotInfo::parse(slot)?.repository != header.repository {
             return Err(ImageError::corrupt(OPEN, "a key slot in it is of another repository"));
         }
-        match slot::open_slot(slot, Some(secret)) {
-            Err(cause) if cause.kind() == ErrorKind::WrongKey => {}
-            other => return other,
+        match slot::open_slot(slot, Some(SlotSecret::Password(secret.bytes()))) {
+            Err(cause) if cause.kind() == tintype_tin::ErrorKind::WrongKey => {}
+            other => return Ok(other?),
         }
     }
     let tried = format!("the password opens none of its {} key slots", header.slots.len());
     Err(ImageError::wrong_key(
         OPEN,
-        match secret.is_mistyped_recovery_key() {
+        match RecoveryKey::is_mistyped(secret.bytes()) {
             true => format!("{tried}; if it is a recovery key, it has a typing error: its check letter does not match"),
             false => tried,
         },

@@ -5,12 +5,13 @@
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use super::chunk::{ChunkHeader, ChunkKind, Packed};
-use super::id::Id;
-use super::keys::KeyRing;
-use super::map::Location;
-use super::pack::{self, PackBuilder};
-use super::seal::{SegmentKey, SegmentRecord};
+use tintype_tin::chunk::{ChunkHeader, ChunkKind, Packed};
+use tintype_tin::id::Id;
+use tintype_tin::keys::KeyRing;
+use tintype_tin::map::Location;
+use tintype_tin::pack::{self, PackBuilder};
+use tintype_tin::seal::{SegmentKey, SegmentRecord};
+
 use crate::error::Result;
 
 /// A complete pack.

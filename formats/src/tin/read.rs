@@ -4,12 +4,13 @@ use std::cell::RefCell;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use super::chunk::{self, ChunkHeader, ChunkKind};
-use super::id::{ChunkId, Id};
-use super::keys::KeyRing;
-use super::map::{self, Entry, Location, PAGE_ENTRIES, Page, Shape};
-use super::pack::{self, HEADER_PREFIX_BYTES, PackHeader};
-use super::seal::{Purpose, SegmentKey};
+use tintype_tin::chunk::{self, ChunkHeader, ChunkKind};
+use tintype_tin::id::{ChunkId, Id};
+use tintype_tin::keys::KeyRing;
+use tintype_tin::map::{self, Entry, Location, PAGE_ENTRIES, Page, Shape};
+use tintype_tin::pack::{self, HEADER_PREFIX_BYTES, PackHeader};
+use tintype_tin::seal::{Purpose, SegmentKey};
+
 use crate::error::{ErrorKind, ImageError, Result};
 use crate::unit_cache::UnitCache;
 
@@ -105,7 +106,7 @@ impl ChunkReader {
 
     fn open_data(&self, id: &ChunkId, location: &Location, stored: &mut [u8], plain: &mut [u8]) -> Result<()> {
         self.open(id, location, ChunkKind::Data, stored, |header, key, stored| {
-            chunk::open(header, key, stored, plain)
+            Ok(chunk::open(header, key, stored, plain)?)
         })?;
         check_id(id, &self.ring.chunk_id(plain))
     }
@@ -208,7 +209,7 @@ pub fn read_header(source: &dyn PackSource, repository: Id, pack: Id) -> Result<
     source.read(pack, 0, &mut prefix)?;
     let mut bytes = vec![0; PackHeader::length(&prefix)?];
     source.read(pack, 0, &mut bytes)?;
-    PackHeader::parse(&bytes, repository, pack)
+    Ok(PackHeader::parse(&bytes, repository, pack)?)
 }
 
 /// Keys open what they were made for; damage and absence may be a matter of the place.

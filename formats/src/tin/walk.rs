@@ -2,8 +2,9 @@
 
 use std::collections::HashMap;
 
-use super::id::ChunkId;
-use super::map::{Entry, Location, PAGE_ENTRIES, Shape};
+use tintype_tin::id::ChunkId;
+use tintype_tin::map::{Entry, Location, PAGE_ENTRIES, Shape};
+
 use super::read::ChunkReader;
 use crate::error::{ImageError, Result};
 

@@ -3,10 +3,12 @@
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use super::chunk::{ChunkKind, Level, Packed};
-use super::id::ChunkId;
-use super::keys::KeyRing;
-use super::map::{Entry, Location, MapBuilder, Page, Shape};
+use tintype_tin::chunk::{ChunkKind, Level, Packed};
+use tintype_tin::id::ChunkId;
+use tintype_tin::keys::KeyRing;
+use tintype_tin::manifest::Statistics;
+use tintype_tin::map::{Entry, Location, MapBuilder, Page, Shape};
+
 use super::pack_stream::Place;
 use super::read::MappedDisk;
 use crate::error::Result;
@@ -37,31 +39,6 @@ pub enum Reserved {
     Known(Location),
     /// There is room for it.
     New(Place),
-}
-
-impl Statistics {
-    /// What it came to when the same disk was stored again, with what was read later.
-    pub fn then(self, later: Statistics) -> Statistics {
-        Statistics {
-            data_bytes: later.data_bytes,
-            changed_bytes: self.changed_bytes + later.changed_bytes,
-            new_bytes: self.new_bytes + later.new_bytes,
-            stored_bytes: self.stored_bytes + later.stored_bytes,
-        }
-    }
-}
-
-/// What storing a disk came to.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
-pub struct Statistics {
-    /// Pieces that are no zeros, in bytes of the disk.
-    pub data_bytes: u64,
-    /// Those of them that are not what the parent has there.
-    pub changed_bytes: u64,
-    /// Those of them that were not stored at all before.
-    pub new_bytes: u64,
-    /// What was stored for them, compressed, with headers and map pages.
-    pub stored_bytes: u64,
 }
 
 /// A stored disk.

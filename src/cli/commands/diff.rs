@@ -4,8 +4,8 @@ use std::collections::BTreeSet;
 
 use clap::Args as ClapArgs;
 use serde::Serialize;
-use tintype_formats::tin::id::Id;
-use tintype_formats::tin::manifest::DiskRecord;
+use tintype_tin::id::Id;
+use tintype_tin::manifest::DiskRecord;
 
 use crate::access::SnapshotName;
 use crate::cli::choice::ChoiceArgs;

@@ -7,7 +7,7 @@ use clap::Args as ClapArgs;
 use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Timestamp};
 use serde::Serialize;
-use tintype_formats::tin::id::Id;
+use tintype_tin::id::Id;
 
 use crate::access::SnapshotName;
 use crate::cli::choice::{ChoiceArgs, tell_remarks};

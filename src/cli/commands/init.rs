@@ -5,9 +5,9 @@ use std::path::PathBuf;
 use clap::Args as ClapArgs;
 use serde::Serialize;
 use tintype_formats::secrets::Secret;
-use tintype_formats::tin::id::Id;
-use tintype_formats::tin::recovery::RecoveryKey;
-use tintype_formats::tin::slot::Cost;
+use tintype_tin::id::Id;
+use tintype_tin::recovery::RecoveryKey;
+use tintype_tin::slot::Cost;
 
 use crate::access::refuse_remote;
 use crate::cli::create_args::parse_bytes;
@@ -69,13 +69,12 @@ pub fn run(args: &Args, global: Global) -> Result<Outcome, Failure> {
     refuse_remote(&args.repo)?;
     let secret = if args.no_encryption { None } else { Some(new_secret(&args.secrets)?) };
     let recovery = (!args.no_encryption && !args.no_recovery_key).then(RecoveryKey::generate).transpose()?;
-    let recovery_secret = recovery.as_ref().map(Secret::recovery);
     let create = CreateOptions { is_shared: args.shared == Some(Sharing::Group), reserve_bytes: args.reserve };
     let (store, folder) = LocalStore::create_with(&args.repo, create).map_err(Error::from)?;
     let options = InitOptions {
         chunk_bytes: args.chunk_size,
         secret: secret.as_ref(),
-        recovery: recovery_secret.as_ref(),
+        recovery: recovery.as_ref(),
         holder: &system::host_name(),
         cost: Cost::default(),
     };

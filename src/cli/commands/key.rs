@@ -5,10 +5,10 @@ use std::sync::Arc;
 use clap::{Args, Subcommand};
 use serde::Serialize;
 use tintype_formats::secrets::Secret;
-use tintype_formats::tin::id::Id;
-use tintype_formats::tin::keys::Role;
-use tintype_formats::tin::recovery::RecoveryKey;
-use tintype_formats::tin::slot::{Cost, SlotKind};
+use tintype_tin::id::Id;
+use tintype_tin::keys::Role;
+use tintype_tin::recovery::RecoveryKey;
+use tintype_tin::slot::{Cost, SlotKind, SlotSecret};
 
 use crate::cli::escape::printable;
 use crate::cli::failure::Failure;
@@ -262,7 +262,8 @@ fn change(args: &PasswdArgs, global: Global) -> Result<Outcome, Failure> {
     let (repository, old) = open_and_keep(&args.repository)?;
     let changed = repository.change_secret(&args.new.secret()?, Cost::default())?;
     let id = changed.new.id;
-    let text = match (&changed.recovery, old.map(|old| repository.opened_by(&old)).transpose()?.flatten()) {
+    let opens = |old: Secret| repository.opened_by(SlotSecret::Password(old.bytes()));
+    let text = match (&changed.recovery, old.map(opens).transpose()?.flatten()) {
         (Some(recovery), _) => {
             format!("the new password opens key {id}; the recovery key still opens key {}", recovery.id)
         }
@@ -307,7 +308,7 @@ fn renew_recovery(args: &RecoveryArgs, global: Global) -> Result<Outcome, Failur
     let recovery = RecoveryKey::generate()?;
     let shown = recovery.shown();
     let old = repository.key_slots()?.into_iter().filter(KeySlot::is_recovery).map(|slot| slot.id).collect();
-    let key = repository.add_recovery_slot(&Secret::recovery(&recovery), Cost::default())?;
+    let key = repository.add_recovery_slot(&recovery, Cost::default())?;
     let text = match global.json {
         true => output::json_text(&RecoveryReport { recovery_key: &shown, key, replaces: old }),
         false => crate::cli::texts::recovery_text(&shown),

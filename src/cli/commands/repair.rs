@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use clap::Args as ClapArgs;
 use serde::Serialize;
-use tintype_formats::tin::id::Id;
+use tintype_tin::id::Id;
 
 use crate::access::{self, Address, open_store};
 use crate::cli::escape::printable;

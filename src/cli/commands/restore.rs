@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 
 use clap::Args as ClapArgs;
 use serde::Serialize;
-use tintype_formats::tin::manifest::DiskRecord;
 use tintype_formats::{BlockSource, Format, Geometry, raw};
+use tintype_tin::manifest::DiskRecord;
 
 use crate::access::SnapshotName;
 use crate::cli::choice::ChoiceArgs;

@@ -5,9 +5,9 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use clap::Args as ClapArgs;
 use jiff::Timestamp;
 use serde::Serialize;
-use tintype_formats::tin::id::Id;
-use tintype_formats::tin::keys::Certificate;
-use tintype_formats::tin::manifest::Manifest;
+use tintype_tin::id::Id;
+use tintype_tin::keys::Certificate;
+use tintype_tin::manifest::Manifest;
 
 use crate::access::SnapshotName;
 use crate::cli::escape::printable;
@@ -183,7 +183,7 @@ fn text(listing: &Listing, boots: &Boots, ids: &ShortIds) -> String {
     ];
     for (snapshot, holder) in listing.snapshots.iter().zip(holders) {
         let Snapshot { id, manifest, .. } = snapshot;
-        let sum = |of: &dyn Fn(&tintype_formats::tin::manifest::DiskRecord) -> u64| manifest.disks.iter().map(of).sum();
+        let sum = |of: &dyn Fn(&tintype_tin::manifest::DiskRecord) -> u64| manifest.disks.iter().map(of).sum();
         let tags: Vec<_> = manifest.tags.iter().map(|(key, value)| format!("{key}={value}")).collect();
         rows.push([
             ids.show(*id),

@@ -9,10 +9,10 @@ use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 
-use tintype_formats::tin::chunk::Level;
-use tintype_formats::tin::disk_identity::{DiskIdentity, SameDisk};
-use tintype_formats::tin::id::Id;
-use tintype_formats::tin::manifest::{DiskRecord, Manifest};
+use tintype_tin::chunk::Level;
+use tintype_tin::disk_identity::{DiskIdentity, SameDisk};
+use tintype_tin::id::Id;
+use tintype_tin::manifest::{DiskRecord, Manifest};
 
 use self::store::Job;
 use super::convert::Input;

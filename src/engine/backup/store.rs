@@ -3,11 +3,11 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use tintype_formats::tin::manifest::{DiskRecord, RootRecord, SourceRecord};
-use tintype_formats::tin::map::Shape;
 use tintype_formats::tin::read::MappedDisk;
 use tintype_formats::tin::write::{Base, DiskWriter, StoredDisk};
 use tintype_formats::{BlockSource, UnitTarget as _};
+use tintype_tin::manifest::{DiskRecord, RootRecord, SourceRecord};
+use tintype_tin::map::Shape;
 
 use super::{BackupDisk, BackupOptions, Earlier};
 use crate::engine::NamedDisk;

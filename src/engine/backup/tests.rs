@@ -3,11 +3,11 @@ use std::sync::Arc;
 
 use proptest::prelude::*;
 use tintype_formats::extent::{DiskExtent, DiskKind};
-use tintype_formats::tin::manifest::{DiskRecord, RootRecord, SourceRecord};
 use tintype_formats::tin::read::MappedDisk;
-use tintype_formats::tin::slot::Cost;
 use tintype_formats::tin::write::{Base, StoredDisk};
 use tintype_formats::{BlockSource, Geometry, ImageError, is_zero};
+use tintype_tin::manifest::{DiskRecord, RootRecord, SourceRecord};
+use tintype_tin::slot::Cost;
 
 use super::store::Job;
 use super::*;

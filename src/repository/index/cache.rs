@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 use rustix::process::geteuid;
 use tempfile::{NamedTempFile, TempDir};
-use tintype_formats::tin::id::Id;
+use tintype_tin::id::Id;
 
 use super::Index;
 use super::merge::merge;

@@ -5,7 +5,7 @@ use std::collections::{BinaryHeap, HashMap, HashSet};
 use std::fs::File;
 use std::io::{self, BufWriter, Seek, SeekFrom, Write};
 
-use tintype_formats::tin::id::Id;
+use tintype_tin::id::Id;
 
 use super::segment::{ENTRY_BYTES, HEAD_BYTES, PACK_BYTES, PackRow, SegmentFile, bucket_of, fanout_bits, number};
 use crate::error::{Error, Result};

@@ -5,10 +5,10 @@ use std::fs::File;
 use std::io::Write as _;
 use std::os::unix::fs::FileExt;
 
-use tintype_formats::tin::chunk::ChunkHeader;
-use tintype_formats::tin::id::{ChunkId, Id};
-use tintype_formats::tin::keys::Role;
-use tintype_formats::tin::map::Location;
+use tintype_tin::chunk::ChunkHeader;
+use tintype_tin::id::{ChunkId, Id};
+use tintype_tin::keys::Role;
+use tintype_tin::map::Location;
 
 use super::Found;
 use crate::error::{Error, Kind, Result};

@@ -5,8 +5,8 @@ use std::fs;
 use std::process::Command;
 
 use proptest::prelude::*;
-use tintype_formats::tin::id::{ChunkId, Id};
-use tintype_formats::tin::keys::Role;
+use tintype_tin::id::{ChunkId, Id};
+use tintype_tin::keys::Role;
 
 use super::cache::write_with;
 use super::merge::BodyWriter;

@@ -1,11 +1,12 @@
 //! Opens a repository: from a secret to the keys of its holder.
 
-use tintype_formats::ErrorKind;
 use tintype_formats::secrets::Secret;
-use tintype_formats::tin::id::Id;
-use tintype_formats::tin::keys::KeyRing;
-use tintype_formats::tin::signed::ObjectKind;
-use tintype_formats::tin::slot::{self, SlotInfo, SlotKind};
+use tintype_tin::ErrorKind;
+use tintype_tin::id::Id;
+use tintype_tin::keys::KeyRing;
+use tintype_tin::recovery::RecoveryKey;
+use tintype_tin::signed::ObjectKind;
+use tintype_tin::slot::{self, SlotInfo, SlotKind, SlotSecret};
 
 use super::super::protocol::Protocol;
 use super::super::store::{Listed, Store};
@@ -43,7 +44,7 @@ pub(in super::super) fn unlock(
     let secret = secret()?;
     let (mut was_removed, mut untried) = (false, None);
     for (id, _, bytes) in &slots {
-        let mut ring = match slot::open_slot(bytes, Some(&secret)) {
+        let mut ring = match slot::open_slot(bytes, Some(SlotSecret::Password(secret.bytes()))) {
             Ok(ring) => ring,
             Err(cause) => {
                 // One slot that cannot be tried must not shut out those who have another.
@@ -75,9 +76,9 @@ fn refused(shown: &str, slots: &Slots, secret: &Secret, was_removed: bool, broke
     }
     let tried = format!("the password opens none of the {} key slots of {shown}", slots.len());
     let has_recovery = slots.iter().any(|(_, info, _)| matches!(info.kind, SlotKind::Recovery(_)));
-    let message = if has_recovery && secret.is_mistyped_recovery_key() {
+    let message = if has_recovery && RecoveryKey::is_mistyped(secret.bytes()) {
         format!("{tried}; if it is the recovery key, it has a typing error: its check letter does not match")
-    } else if has_recovery && secret.is_recovery_key() {
+    } else if has_recovery && RecoveryKey::read(secret.bytes()).is_some() {
         format!("{tried}; as a recovery key it is of another repository, or a newer one has replaced it")
     } else {
         tried

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 use tempfile::NamedTempFile;
-use tintype_formats::tin::id::Id;
+use tintype_tin::id::Id;
 
 use super::Fact;
 use crate::repository::Repository;

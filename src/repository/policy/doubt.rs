@@ -8,7 +8,7 @@ use std::fmt;
 
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
-use tintype_formats::tin::id::Id;
+use tintype_tin::id::Id;
 
 use super::super::snapshots::Snapshot;
 use super::super::time;

@@ -8,7 +8,7 @@ use std::fmt;
 use std::str::FromStr;
 
 use jiff::Timestamp;
-use tintype_formats::tin::manifest::DiskRecord;
+use tintype_tin::manifest::DiskRecord;
 
 use super::super::snapshots::Snapshot;
 use super::super::time;

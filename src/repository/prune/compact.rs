@@ -4,7 +4,7 @@
 
 use std::collections::HashSet;
 
-use tintype_formats::tin::id::Id;
+use tintype_tin::id::Id;
 
 use crate::error::Result;
 use crate::progress::Progress;

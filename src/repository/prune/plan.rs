@@ -2,8 +2,8 @@
 
 use std::collections::HashMap;
 
-use tintype_formats::tin::id::Id;
-use tintype_formats::tin::pack;
+use tintype_tin::id::Id;
+use tintype_tin::pack;
 
 use super::survey::{PackUse, Standing, Survey};
 
@@ -181,7 +181,7 @@ impl Plan {
 
 #[cfg(test)]
 mod tests {
-    use tintype_formats::tin::chunk::ChunkKind;
+    use tintype_tin::chunk::ChunkKind;
 
     use super::*;
 

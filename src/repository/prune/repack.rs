@@ -4,13 +4,13 @@ use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
 use tintype_formats::error::{ImageError, Result as ImageResult};
-use tintype_formats::tin::chunk::{ChunkHeader, ChunkKind, HEADER_BYTES};
-use tintype_formats::tin::id::Id;
-use tintype_formats::tin::keys::Certificate;
-use tintype_formats::tin::map::Location;
-use tintype_formats::tin::pack::{self, PackBuilder, PackHeader, PackTable};
 use tintype_formats::tin::read::{PackSource, read_header};
-use tintype_formats::tin::seal::SegmentRecord;
+use tintype_tin::chunk::{ChunkHeader, ChunkKind, HEADER_BYTES};
+use tintype_tin::id::Id;
+use tintype_tin::keys::Certificate;
+use tintype_tin::map::Location;
+use tintype_tin::pack::{self, PackBuilder, PackHeader, PackTable};
+use tintype_tin::seal::SegmentRecord;
 
 use super::survey::Survey;
 use crate::error::{Error, Kind, Result};
@@ -253,7 +253,7 @@ impl PackSource for StoredPacks<'_> {
         })
     }
 
-    fn find_again(&self, _: &tintype_formats::tin::id::ChunkId, _: &Location) -> ImageResult<Vec<Location>> {
+    fn find_again(&self, _: &tintype_tin::id::ChunkId, _: &Location) -> ImageResult<Vec<Location>> {
         Ok(Vec::new())
     }
 }

@@ -6,7 +6,7 @@ use std::collections::HashSet;
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
-use tintype_formats::tin::id::Id;
+use tintype_tin::id::Id;
 
 use crate::error::Result;
 use crate::progress::Progress;

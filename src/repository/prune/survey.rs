@@ -7,11 +7,11 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use tintype_formats::error::{ErrorKind, ImageError, Result as ImageResult};
-use tintype_formats::tin::chunk::ChunkKind;
-use tintype_formats::tin::id::{ChunkId, Id};
-use tintype_formats::tin::keys::{Certificate, Role};
-use tintype_formats::tin::map::{Entry, Location, Page};
 use tintype_formats::tin::read::{ChunkReader, PackSource};
+use tintype_tin::chunk::ChunkKind;
+use tintype_tin::id::{ChunkId, Id};
+use tintype_tin::keys::{Certificate, Role};
+use tintype_tin::map::{Entry, Location, Page};
 
 use crate::error::{Error, Kind, Result};
 use crate::progress::Progress;

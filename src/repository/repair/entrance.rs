@@ -11,8 +11,8 @@ use crate::repository::names::{self, Named};
 use crate::repository::protocol::put_own;
 use crate::repository::store::{Store, StoreErrorKind};
 use crate::repository::{MAX_INDEX_BYTES, MAX_SMALL_BYTES, Repository, keys};
-use tintype_formats::tin::id::Id;
-use tintype_formats::tin::signed::ObjectKind;
+use tintype_tin::id::Id;
+use tintype_tin::signed::ObjectKind;
 
 /// Restores the object "repository", and the key slot that the copy was opened with, where they are damaged or lost; nothing if
 /// the other repository is no copy of this one.

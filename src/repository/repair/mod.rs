@@ -13,9 +13,9 @@ pub use salvage::{Salvaged, salvage_pack};
 use std::sync::Arc;
 
 use serde::Serialize;
-use tintype_formats::tin::id::Id;
-use tintype_formats::tin::manifest;
-use tintype_formats::tin::signed::ObjectKind;
+use tintype_tin::id::Id;
+use tintype_tin::manifest;
+use tintype_tin::signed::ObjectKind;
 
 use super::protocol::End;
 use super::snapshots::{self, Snapshot};

@@ -3,9 +3,9 @@
 use std::sync::Arc;
 
 use serde::Serialize;
-use tintype_formats::tin::id::Id;
-use tintype_formats::tin::signed::ObjectKind;
-use tintype_formats::tin::slot::SlotInfo;
+use tintype_tin::id::Id;
+use tintype_tin::signed::ObjectKind;
+use tintype_tin::slot::SlotInfo;
 
 use crate::error::Result;
 use crate::repository::index::SegmentBuilder;

@@ -2,10 +2,10 @@
 
 use std::collections::HashSet;
 
-use tintype_formats::tin::chunk::{ChunkHeader, ChunkKind, HEADER_BYTES};
-use tintype_formats::tin::id::Id;
-use tintype_formats::tin::pack::{self, PackBuilder, PackHeader};
-use tintype_formats::tin::seal::SegmentRecord;
+use tintype_tin::chunk::{ChunkHeader, ChunkKind, HEADER_BYTES};
+use tintype_tin::id::Id;
+use tintype_tin::pack::{self, PackBuilder, PackHeader};
+use tintype_tin::seal::SegmentRecord;
 
 use crate::error::Result;
 use crate::repository::protocol::ListedPack;

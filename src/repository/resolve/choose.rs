@@ -4,7 +4,7 @@ use std::fmt;
 
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
-use tintype_formats::tin::id::Id;
+use tintype_tin::id::Id;
 
 use super::rules::{Question, newest, shown};
 use super::wanted::{Pick, Reading, readings};

@@ -5,10 +5,10 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use tintype_formats::error::Result as ImageResult;
-use tintype_formats::tin::chunk::ChunkKind;
-use tintype_formats::tin::id::{ChunkId, Id};
-use tintype_formats::tin::map::{Entry, Location, PAGE_ENTRIES, Page, Shape};
 use tintype_formats::tin::read::{ChunkReader, PackSource};
+use tintype_tin::chunk::ChunkKind;
+use tintype_tin::id::{ChunkId, Id};
+use tintype_tin::map::{Entry, Location, PAGE_ENTRIES, Page, Shape};
 
 use super::packs::{PackState, ShortId, short};
 use crate::error::{Error, Kind, Result, in_words};

@@ -2,11 +2,11 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
-use tintype_formats::tin::id::Id;
-use tintype_formats::tin::keys::Certificate;
-use tintype_formats::tin::manifest;
-use tintype_formats::tin::signed::ObjectKind;
-use tintype_formats::tin::slot::SlotInfo;
+use tintype_tin::id::Id;
+use tintype_tin::keys::Certificate;
+use tintype_tin::manifest;
+use tintype_tin::signed::ObjectKind;
+use tintype_tin::slot::SlotInfo;
 
 use super::{Finding, in_parallel};
 use crate::error::{Result, in_words};

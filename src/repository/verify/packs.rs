@@ -3,12 +3,12 @@
 use std::cell::RefCell;
 use std::collections::HashMap;
 
-use tintype_formats::tin::chunk::{self, ChunkHeader, ChunkKind, HEADER_BYTES};
-use tintype_formats::tin::id::{ChunkId, Id};
-use tintype_formats::tin::map::{Location, Page};
-use tintype_formats::tin::pack::{self, PackHeader, PackTable, TRAILER_BYTES};
 use tintype_formats::tin::read::read_header;
-use tintype_formats::tin::seal::{Purpose, SegmentKey};
+use tintype_tin::chunk::{self, ChunkHeader, ChunkKind, HEADER_BYTES};
+use tintype_tin::id::{ChunkId, Id};
+use tintype_tin::map::{Location, Page};
+use tintype_tin::pack::{self, PackHeader, PackTable, TRAILER_BYTES};
+use tintype_tin::seal::{Purpose, SegmentKey};
 
 use super::{Depth, in_parallel};
 use crate::error::{Error, Kind, Result, in_words};
@@ -276,7 +276,10 @@ impl<'a> Prover<'a> {
         }
         with_plain(&self.keys, chunk, header, |plain| match header.kind() {
             ChunkKind::Data => Ok(ring.chunk_id(plain)),
-            ChunkKind::MapPage => Page::parse(plain).map(|(_, core_bytes)| ring.page_id(&plain[..core_bytes])),
+            ChunkKind::MapPage => {
+                let (_, core_bytes) = Page::parse(plain)?;
+                Ok(ring.page_id(&plain[..core_bytes]))
+            }
         })
         .map_err(|cause| in_words(&cause))
         .and_then(|found| match found == header.id() {

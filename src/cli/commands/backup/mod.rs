@@ -9,9 +9,9 @@ use std::time::Instant;
 
 use clap::Args as ClapArgs;
 use serde::Serialize;
-use tintype_formats::tin::disk_identity::DiskIdentity;
-use tintype_formats::tin::id::Id;
-use tintype_formats::tin::manifest::{DiskRecord, Manifest};
+use tintype_tin::disk_identity::DiskIdentity;
+use tintype_tin::id::Id;
+use tintype_tin::manifest::{DiskRecord, Manifest};
 
 use crate::access::{self, Address, Admitted, LIVE, NamedAddress, Opened, disk_names, open_store, snapshot_name};
 use crate::cli::create_args::{parse_bytes, parse_rate};

@@ -3,8 +3,8 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use tintype_formats::tin::id::Id;
-use tintype_formats::tin::manifest::DiskRecord;
+use tintype_tin::id::Id;
+use tintype_tin::manifest::DiskRecord;
 
 use super::Args;
 use crate::access::Opened;

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use tintype_formats::BlockSource;
-use tintype_formats::tin::id::Id;
+use tintype_tin::id::Id;
 
 use crate::access::Address;
 use crate::boot::{BootDisk, Exports, Overlay, Parent};

@@ -5,9 +5,9 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
 use serde_json::{Map, Value, json};
-use tintype_formats::tin::id::Id;
-use tintype_formats::tin::manifest::{DiskRecord, Manifest};
 use tintype_formats::tin::read::ChunkReader;
+use tintype_tin::id::Id;
+use tintype_tin::manifest::{DiskRecord, Manifest};
 
 use crate::cli::output;
 use crate::error::Result;

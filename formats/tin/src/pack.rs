@@ -4,12 +4,12 @@ use std::collections::HashMap;
 
 use zerocopy::IntoBytes as _;
 
-use super::chunk::{ChunkHeader, ChunkKind, HEADER_BYTES, MAX_CHUNK_BYTES};
-use super::id::Id;
-use super::keys::{Certificate, KeyRing};
-use super::seal::SegmentRecord;
-use super::signed::ObjectKind;
-use crate::error::{ErrorKind, ImageError, Result};
+use crate::chunk::{ChunkHeader, ChunkKind, HEADER_BYTES, MAX_CHUNK_BYTES};
+use crate::error::{Result, TinError};
+use crate::id::Id;
+use crate::keys::{Certificate, KeyRing};
+use crate::seal::SegmentRecord;
+use crate::signed::ObjectKind;
 
 /// Where a writer begins a new pack, in bytes.
 pub const TARGET_BYTES: usize = 16 << 20;
@@ -150,13 +150,13 @@ impl PackHeader {
         let version = u16::from_le_bytes([rest[0], rest[1]]);
         let length = u32::from_le_bytes([rest[4], rest[5], rest[6], rest[7]]) as usize;
         if magic != MAGIC {
-            return Err(ImageError::corrupt(DOING, format!("it begins with {magic:02x?}, expected {MAGIC:02x?}")));
+            return Err(TinError::corrupt(DOING, format!("it begins with {magic:02x?}, expected {MAGIC:02x?}")));
         }
         if version != VERSION {
-            return Err(ImageError::unsupported(DOING, format!("it has version {version}, expected {VERSION}")));
+            return Err(TinError::unsupported(DOING, format!("it has version {version}, expected {VERSION}")));
         }
         if !(FIXED_BYTES + HASH_BYTES..=MAX_HEADER_BYTES).contains(&length) {
-            return Err(ImageError::corrupt(DOING, format!("it says that it is {length} bytes long")));
+            return Err(TinError::corrupt(DOING, format!("it says that it is {length} bytes long")));
         }
         Ok(length)
     }
@@ -164,7 +164,7 @@ impl PackHeader {
     /// Reads a whole header.
     pub fn parse(bytes: &[u8], repository: Id, id: Id) -> Result<PackHeader> {
         const DOING: &str = "read the header of a pack";
-        let corrupt = |detail: &str| ImageError::corrupt(DOING, detail);
+        let corrupt = |detail: &str| TinError::corrupt(DOING, detail);
         let prefix = bytes.first_chunk().ok_or_else(|| corrupt("it is cut short"))?;
         let length = Self::length(prefix)?;
         let bytes = bytes.get(..length).ok_or_else(|| corrupt("it is cut short"))?;
@@ -206,11 +206,11 @@ pub fn table_range(trailer_bytes: &[u8; TRAILER_BYTES], pack_bytes: u64) -> Resu
     let number = |at: usize| trailer_bytes[at..at + 8].iter().rev().fold(0, |sum, byte| sum << 8 | u64::from(*byte));
     let (offset, length) = (number(8), number(16));
     if *trailer_bytes != trailer(offset, length) {
-        return Err(ImageError::corrupt(DOING, "its magic or its hash does not match"));
+        return Err(TinError::corrupt(DOING, "its magic or its hash does not match"));
     }
     if pack_bytes > MAX_BYTES || offset.checked_add(length) != Some(pack_bytes.saturating_sub(TRAILER_BYTES as u64)) {
         let detail = format!("the table is at {offset:#x}, {length} bytes long, in a pack of {pack_bytes} bytes");
-        return Err(ImageError::corrupt(DOING, detail));
+        return Err(TinError::corrupt(DOING, detail));
     }
     Ok((offset, length as usize))
 }
@@ -219,7 +219,7 @@ impl PackTable {
     /// Reads the table of pack `id`, which lies in it at `table_offset`.
     pub fn parse(ring: &KeyRing, id: Id, bytes: &[u8], table_offset: u64) -> Result<PackTable> {
         const DOING: &str = "read the table of a pack";
-        let corrupt = |detail: String| ImageError::corrupt(DOING, detail);
+        let corrupt = |detail: String| TinError::corrupt(DOING, detail);
         let signed = ring.verify(ObjectKind::PackTable, &name(id), bytes)?;
         let short = || corrupt("it is cut short".to_owned());
         let (length, rest) = signed.body.split_first_chunk::<2>().ok_or_else(short)?;
@@ -227,7 +227,7 @@ impl PackTable {
         let author = ring.certified(author)?;
         if author.signing != signed.signer.signing && !signed.signer.role.maintains() {
             let detail = format!("\"{}\" signed for another author", signed.signer.name.escape_debug());
-            return Err(ImageError::new(ErrorKind::Corrupt, DOING, detail));
+            return Err(TinError::corrupt(DOING, detail));
         }
         if !author.role.adds() {
             let detail = format!("its author \"{}\" has a {} key", author.name.escape_debug(), author.role);
@@ -280,5 +280,5 @@ pub fn checked_length(length: u32) -> Result<usize> {
     if (HEADER_BYTES..=MAX_CHUNK_BYTES).contains(&length) {
         return Ok(length);
     }
-    Err(ImageError::corrupt("locate a chunk", format!("it is said to be {length} bytes long")))
+    Err(TinError::corrupt("locate a chunk", format!("it is said to be {length} bytes long")))
 }

@@ -2,10 +2,10 @@
 
 use proptest::prelude::*;
 
-use super::super::keys::{KeyRing, Role};
-use super::super::seal::{MAX_RECIPIENTS, Purpose, SegmentRecord, TAG_BYTES};
 use super::{REPOSITORY, admin, flipped, kind_of};
 use crate::error::ErrorKind;
+use crate::keys::{KeyRing, Role};
+use crate::seal::{MAX_RECIPIENTS, Purpose, SegmentRecord, TAG_BYTES};
 
 const PURPOSES: [Purpose; 3] = [Purpose::Data, Purpose::Map, Purpose::Manifest];
 
@@ -51,7 +51,7 @@ fn a_segment_is_for_one_purpose_and_repository() {
     let (record, _) = admin.new_segment(Purpose::Map).unwrap();
     assert_eq!(kind_of(admin.open_segment(Purpose::Manifest, &record)), ErrorKind::Corrupt);
     let mut elsewhere = admin;
-    elsewhere.repository = super::super::id::Id([9; 16]);
+    elsewhere.repository = crate::id::Id([9; 16]);
     assert_eq!(kind_of(elsewhere.open_segment(Purpose::Map, &record)), ErrorKind::Corrupt);
 }
 

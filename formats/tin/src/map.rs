@@ -2,9 +2,9 @@
 
 use std::collections::HashMap;
 
-use super::id::{ChunkId, Id};
-use super::parts::Parts;
-use crate::error::{ImageError, Result};
+use crate::error::{Result, TinError};
+use crate::id::{ChunkId, Id};
+use crate::parts::Parts;
 
 /// How many entries a page has, but for the last one of its level.
 pub const PAGE_ENTRIES: u64 = 1024;
@@ -134,8 +134,8 @@ fn pointer(parts: Option<(&[u8], &[u8])>, packs: &[u8]) -> Result<Entry> {
     Ok(Entry::Data(id, Location { pack, offset: hint.u32()?, length: hint.u32()? }))
 }
 
-fn corrupt(detail: String) -> ImageError {
-    ImageError::corrupt(DOING, detail)
+fn corrupt(detail: String) -> TinError {
+    TinError::corrupt(DOING, detail)
 }
 
 /// How the pages of a disk's map are arranged.
@@ -180,8 +180,8 @@ impl Shape {
     }
 }
 
-/// Stores a complete page whose number at its level is given, and says where it lies.
-pub type StorePage<'a> = dyn FnMut(&Page, u64) -> Result<Entry> + 'a;
+/// Stores a complete page whose number at its level is given, and says where it lies. Its failures are the caller's own.
+pub type StorePage<'a, E> = dyn FnMut(&Page, u64) -> Result<Entry, E> + 'a;
 
 /// A map that is built from front to back.
 pub struct MapBuilder {
@@ -207,12 +207,12 @@ impl MapBuilder {
     }
 
     /// Describes the next piece.
-    pub fn push(&mut self, entry: Entry, store: &mut StorePage<'_>) -> Result<()> {
+    pub fn push<E>(&mut self, entry: Entry, store: &mut StorePage<'_, E>) -> Result<(), E> {
         self.push_at(0, entry, store)
     }
 
     /// Describes the pieces before `index` that were not described as `entry`, which is no data.
-    pub fn fill_to(&mut self, index: u64, entry: Entry, store: &mut StorePage<'_>) -> Result<()> {
+    pub fn fill_to<E>(&mut self, index: u64, entry: Entry, store: &mut StorePage<'_, E>) -> Result<(), E> {
         while self.position() < index {
             let missing = index - self.position();
             let top = self.levels.len() as u8 - 1;
@@ -228,7 +228,7 @@ impl MapBuilder {
         Ok(())
     }
 
-    fn push_at(&mut self, level: u8, entry: Entry, store: &mut StorePage<'_>) -> Result<()> {
+    fn push_at<E>(&mut self, level: u8, entry: Entry, store: &mut StorePage<'_, E>) -> Result<(), E> {
         let (page, count) = &mut self.levels[usize::from(level)];
         page.push(entry);
         let index = *count;
@@ -258,7 +258,7 @@ impl MapBuilder {
     }
 
     /// Like [`push_at`](Self::push_at), for an entry whose pieces were counted below already.
-    fn push_up(&mut self, level: u8, entry: Entry, store: &mut StorePage<'_>) -> Result<()> {
+    fn push_up<E>(&mut self, level: u8, entry: Entry, store: &mut StorePage<'_, E>) -> Result<(), E> {
         let before: Vec<u64> = self.levels[..usize::from(level)].iter().map(|(_, count)| *count).collect();
         let result = self.push_at(level, entry, store);
         self.levels.iter_mut().zip(before).for_each(|((_, count), before)| *count = before);
@@ -266,7 +266,7 @@ impl MapBuilder {
     }
 
     /// The root page, when every piece is described; none for a disk of 0 bytes.
-    pub fn finish(mut self, store: &mut StorePage<'_>) -> Result<Option<(ChunkId, Location)>> {
+    pub fn finish<E>(mut self, store: &mut StorePage<'_, E>) -> Result<Option<(ChunkId, Location)>, E> {
         self.fill_to(self.shape.chunks(), Entry::Hole, store)?;
         Ok(match self.root {
             Some(Entry::Data(id, location)) => Some((id, location)),
@@ -278,12 +278,12 @@ impl MapBuilder {
 /// Looks a piece up, going down from the root; `read_page` gets each page on the way.
 ///
 /// Returns what the piece is, and for how many pieces from it on that is known to be so (for data always 1).
-pub fn look_up<P: std::ops::Deref<Target = Page>>(
+pub fn look_up<P: std::ops::Deref<Target = Page>, E: From<TinError>>(
     shape: Shape,
     root: Option<(ChunkId, Location)>,
     index: u64,
-    mut read_page: impl FnMut(&ChunkId, &Location, u8, u64) -> Result<P>,
-) -> Result<(Entry, u64)> {
+    mut read_page: impl FnMut(&ChunkId, &Location, u8, u64) -> Result<P, E>,
+) -> Result<(Entry, u64), E> {
     let Some((mut id, mut location)) = root else { return Ok((Entry::Hole, shape.chunks().saturating_sub(index))) };
     let mut level = shape.top_level();
     loop {
@@ -292,7 +292,7 @@ pub fn look_up<P: std::ops::Deref<Target = Page>>(
         let page = read_page(&id, &location, level, at_level / PAGE_ENTRIES)?;
         if page.level != level || page.entries.len() as u64 != shape.page_entries(level, at_level) {
             let detail = format!("level {} with {} entries, expected level {level}", page.level, page.entries.len());
-            return Err(corrupt(detail));
+            return Err(corrupt(detail).into());
         }
         let within = (at_level % PAGE_ENTRIES) as usize;
         match page.entries[within] {
@@ -326,7 +326,7 @@ mod tests {
     fn build_and_compare(chunks: u64, runs: &[(u64, u64)], probe: impl Iterator<Item = u64>) -> usize {
         let shape = Shape { size_bytes: chunks * CHUNK - u64::from(chunks > 0) * 5, chunk_bytes: CHUNK };
         let mut pages: HashMap<ChunkId, Page> = HashMap::new();
-        let mut store = |page: &Page, _: u64| {
+        let mut store = |page: &Page, _: u64| -> Result<Entry> {
             let (bytes, _) = page.encode();
             assert_eq!(Page::parse(&bytes).unwrap().0, *page);
             let id = ChunkId(*blake3::hash(&bytes).as_bytes());
@@ -343,7 +343,7 @@ mod tests {
         assert_eq!(root.is_some(), chunks > 0);
         for index in probe {
             let is_data = runs.iter().any(|(begin, length)| (*begin..begin + length).contains(&index));
-            let (entry, run) = look_up(shape, root, index, |id, _, _, _| Ok(&pages[id])).unwrap();
+            let (entry, run) = look_up(shape, root, index, |id, _, _, _| Ok::<_, TinError>(&pages[id])).unwrap();
             assert_eq!(entry, if is_data { data(index) } else { Entry::Hole }, "piece {index}");
             assert!(run > 0 && index + run <= chunks);
             assert!(is_data || runs.iter().all(|(begin, _)| *begin < index || *begin >= index + run));

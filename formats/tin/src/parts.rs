@@ -1,9 +1,9 @@
 //! Takes the fields of a structure from bytes that may end too early.
 
-use crate::error::{ImageError, Result};
+use crate::error::{Result, TinError};
 
 /// What is left of a structure's bytes.
-pub(super) struct Parts<'a> {
+pub struct Parts<'a> {
     rest: &'a [u8],
     length_bytes: usize,
     doing: &'static str,
@@ -11,12 +11,12 @@ pub(super) struct Parts<'a> {
 
 impl<'a> Parts<'a> {
     /// Begins at the first of `bytes`; errors say that they came from `doing`.
-    pub(super) fn new(doing: &'static str, bytes: &'a [u8]) -> Self {
+    pub fn new(doing: &'static str, bytes: &'a [u8]) -> Self {
         Parts { rest: bytes, length_bytes: bytes.len(), doing }
     }
 
     /// The next `length_bytes` bytes.
-    pub(super) fn slice(&mut self, length_bytes: usize) -> Result<&'a [u8]> {
+    pub fn slice(&mut self, length_bytes: usize) -> Result<&'a [u8]> {
         let Some((part, rest)) = self.rest.split_at_checked(length_bytes) else {
             return Err(self.too_short(length_bytes));
         };
@@ -25,64 +25,61 @@ impl<'a> Parts<'a> {
     }
 
     /// The next `N` bytes.
-    pub(super) fn array<const N: usize>(&mut self) -> Result<[u8; N]> {
+    pub fn array<const N: usize>(&mut self) -> Result<[u8; N]> {
         let Some((part, rest)) = self.rest.split_first_chunk::<N>() else { return Err(self.too_short(N)) };
         self.rest = rest;
         Ok(*part)
     }
 
     /// The next byte.
-    pub(super) fn u8(&mut self) -> Result<u8> {
+    pub fn u8(&mut self) -> Result<u8> {
         self.array().map(u8::from_le_bytes)
     }
 
     /// The next two bytes as a number.
-    pub(super) fn u16(&mut self) -> Result<u16> {
+    pub fn u16(&mut self) -> Result<u16> {
         self.array().map(u16::from_le_bytes)
     }
 
     /// The next four bytes as a number.
-    pub(super) fn u32(&mut self) -> Result<u32> {
+    pub fn u32(&mut self) -> Result<u32> {
         self.array().map(u32::from_le_bytes)
     }
 
     /// The next eight bytes as a number.
-    pub(super) fn u64(&mut self) -> Result<u64> {
+    pub fn u64(&mut self) -> Result<u64> {
         self.array().map(u64::from_le_bytes)
     }
 
     /// A name of a length that stands in the byte before it.
-    pub(super) fn name(&mut self, what: &str) -> Result<&'a str> {
+    pub fn name(&mut self, what: &str) -> Result<&'a str> {
         let length_bytes = self.u8()?.into();
         let at = self.position();
         std::str::from_utf8(self.slice(length_bytes)?)
-            .map_err(|_| ImageError::corrupt(self.doing, format!("the {what} at byte {at} is not UTF-8")))
+            .map_err(|_| TinError::corrupt(self.doing, format!("the {what} at byte {at} is not UTF-8")))
     }
 
     /// How many bytes were taken.
-    pub(super) fn position(&self) -> usize {
+    pub fn position(&self) -> usize {
         self.length_bytes - self.rest.len()
     }
 
     /// The bytes that are left.
-    pub(super) fn rest(self) -> &'a [u8] {
+    pub fn rest(self) -> &'a [u8] {
         self.rest
     }
 
     /// Fails if bytes are left.
-    pub(super) fn end(self) -> Result<()> {
+    pub fn end(self) -> Result<()> {
         if self.rest.is_empty() {
             return Ok(());
         }
         let (expected, found) = (self.position(), self.length_bytes);
-        Err(ImageError::corrupt(self.doing, format!("it has {found} bytes, {expected} were expected")))
+        Err(TinError::corrupt(self.doing, format!("it has {found} bytes, {expected} were expected")))
     }
 
-    fn too_short(&self, wanted_bytes: usize) -> ImageError {
+    fn too_short(&self, wanted_bytes: usize) -> TinError {
         let (at, length) = (self.position(), self.length_bytes);
-        ImageError::truncated(
-            self.doing,
-            format!("it has {length} bytes, and {wanted_bytes} were expected at byte {at}"),
-        )
+        TinError::truncated(self.doing, format!("it has {length} bytes, and {wanted_bytes} were expected at byte {at}"))
     }
 }

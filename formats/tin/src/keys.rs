@@ -16,62 +16,62 @@ use hpke::kem::X25519HkdfSha256;
 use hpke::{Deserializable, Kem, Serializable};
 use zeroize::Zeroizing;
 
-use super::certificate::{public_of_seed, sign};
-use super::id::{ChunkId, Id, random};
-use crate::error::{ErrorKind, ImageError, Result};
+use crate::certificate::{public_of_seed, sign};
+use crate::error::{Result, TinError};
+use crate::id::{ChunkId, Id, random};
 
-pub use super::certificate::{Certificate, Role};
+pub use crate::certificate::{Certificate, Role};
 
 /// Most data keys, and most map keys, of a ring: one, and those before it.
-pub(super) const MAX_KEYS: usize = 64;
+pub(crate) const MAX_KEYS: usize = 64;
 
 /// A secret of 32 bytes, wiped when it is dropped.
-pub(super) type Key = Zeroizing<[u8; 32]>;
+pub(crate) type Key = Zeroizing<[u8; 32]>;
 
 /// A public X25519 key, and the private one where the holder has it.
-pub(super) struct ExchangeKey {
-    pub(super) public: [u8; 32],
-    pub(super) private: Option<Key>,
+pub(crate) struct ExchangeKey {
+    pub(crate) public: [u8; 32],
+    pub(crate) private: Option<Key>,
 }
 
 impl ExchangeKey {
-    pub(super) fn of_private(private: Key) -> Result<Self> {
+    pub(crate) fn of_private(private: Key) -> Result<Self> {
         Ok(ExchangeKey { public: public_of_private(&private)?, private: Some(private) })
     }
 
-    pub(super) fn copy(&self, with_private: bool) -> Self {
+    pub(crate) fn copy(&self, with_private: bool) -> Self {
         ExchangeKey { public: self.public, private: self.private.clone().filter(|_| with_private) }
     }
 }
 
 /// What one holder has of a repository's keys.
 pub struct KeyRing {
-    pub(super) repository: Id,
-    pub(super) root: [u8; 32],
-    pub(super) id_key: Key,
+    pub(crate) repository: Id,
+    pub(crate) root: [u8; 32],
+    pub(crate) id_key: Key,
     map_id_key: Key,
     /// Newest first.
-    pub(super) data: Vec<ExchangeKey>,
+    pub(crate) data: Vec<ExchangeKey>,
     /// Newest first.
-    pub(super) map: Vec<ExchangeKey>,
-    pub(super) host: ExchangeKey,
-    pub(super) signing_seed: Key,
-    pub(super) root_seed: Option<Key>,
+    pub(crate) map: Vec<ExchangeKey>,
+    pub(crate) host: ExchangeKey,
+    pub(crate) signing_seed: Key,
+    pub(crate) root_seed: Option<Key>,
     certificate: Certificate,
     public: bool,
 }
 
 /// The keys of a ring before anybody has said that they belong together.
-pub(super) struct RingParts {
-    pub(super) repository: Id,
-    pub(super) root: [u8; 32],
-    pub(super) id_key: Key,
-    pub(super) data: Vec<ExchangeKey>,
-    pub(super) map: Vec<ExchangeKey>,
-    pub(super) host: ExchangeKey,
-    pub(super) signing_seed: Key,
-    pub(super) root_seed: Option<Key>,
-    pub(super) certificate: Certificate,
+pub(crate) struct RingParts {
+    pub(crate) repository: Id,
+    pub(crate) root: [u8; 32],
+    pub(crate) id_key: Key,
+    pub(crate) data: Vec<ExchangeKey>,
+    pub(crate) map: Vec<ExchangeKey>,
+    pub(crate) host: ExchangeKey,
+    pub(crate) signing_seed: Key,
+    pub(crate) root_seed: Option<Key>,
+    pub(crate) certificate: Certificate,
 }
 
 impl KeyRing {
@@ -91,10 +91,10 @@ impl KeyRing {
         const ISSUE: &str = "make keys for a new holder";
         if self.public {
             let detail = "a repository without encryption has no keys but the public ones";
-            return Err(ImageError::new(ErrorKind::InvalidOption, ISSUE, detail));
+            return Err(TinError::invalid_option(ISSUE, detail));
         }
         let Some(root_seed) = &self.root_seed else {
-            return Err(ImageError::wrong_key(
+            return Err(TinError::wrong_key(
                 ISSUE,
                 format!("it takes an admin key, and this is a {} key", self.role()),
             ));
@@ -135,7 +135,7 @@ impl KeyRing {
     }
 
     /// Makes a ring of its parts, if they belong together and are what the role has.
-    pub(super) fn assemble(parts: RingParts) -> Result<Self> {
+    pub(crate) fn assemble(parts: RingParts) -> Result<Self> {
         parts.check()?;
         let map_id_key = Zeroizing::new(blake3::derive_key("tintype map page 1", &*parts.id_key));
         let RingParts { repository, root, id_key, data, map, host, signing_seed, root_seed, certificate } = parts;
@@ -210,18 +210,18 @@ impl KeyRing {
     }
 
     /// The private keys with this key id.
-    pub(super) fn private_keys<'a>(&'a self, id: &[u8; 16]) -> impl Iterator<Item = &'a [u8; 32]> {
+    pub(crate) fn private_keys<'a>(&'a self, id: &[u8; 16]) -> impl Iterator<Item = &'a [u8; 32]> {
         let keys = self.data.iter().chain(&self.map).chain([&self.host]).filter(|key| key_id(&key.public) == *id);
         keys.filter_map(|key| key.private.as_deref())
     }
 
     /// Signs in the holder's name.
-    pub(super) fn sign_message(&self, message: &[u8]) -> Result<[u8; 64]> {
+    pub(crate) fn sign_message(&self, message: &[u8]) -> Result<[u8; 64]> {
         sign(&self.signing_seed, message)
     }
 
     /// Whether both rings have the same keys: private keys follow from being there for these public ones.
-    pub(super) fn is_same(&self, other: &KeyRing) -> bool {
+    pub(crate) fn is_same(&self, other: &KeyRing) -> bool {
         let certified = (&self.certificate, self.root) == (&other.certificate, other.root);
         let lists = same_publics(&self.data, &other.data) && same_publics(&self.map, &other.map);
         certified && lists && self.id_key == other.id_key
@@ -231,7 +231,7 @@ impl KeyRing {
 impl RingParts {
     fn check(&self) -> Result<()> {
         let role = self.certificate.role;
-        let wrong = |what: &str| ImageError::corrupt("check a key ring", format!("{what}, in a {role} key"));
+        let wrong = |what: &str| TinError::corrupt("check a key ring", format!("{what}, in a {role} key"));
         self.certificate.check(&self.root, self.repository)?;
         if self.certificate.signing != public_of_seed(&self.signing_seed)? {
             return Err(wrong("the signing key is not that of the certificate"));
@@ -254,7 +254,7 @@ impl RingParts {
 }
 
 /// Whether the keys are as many as may be, and have their private parts exactly if they should.
-pub(super) fn check_keys(keys: &[ExchangeKey], private: bool) -> std::result::Result<(), String> {
+pub(crate) fn check_keys(keys: &[ExchangeKey], private: bool) -> std::result::Result<(), String> {
     if keys.is_empty() || keys.len() > MAX_KEYS {
         return Err(format!("there are {}, 1 to {MAX_KEYS} were expected", keys.len()));
     }
@@ -291,12 +291,12 @@ fn same_publics(ours: &[ExchangeKey], others: &[ExchangeKey]) -> bool {
 /// The public X25519 key of a private one.
 fn public_of_private(private: &[u8; 32]) -> Result<[u8; 32]> {
     let private = <X25519HkdfSha256 as Kem>::PrivateKey::from_bytes(private)
-        .map_err(|cause| ImageError::corrupt("read a private key", cause.to_string()))?;
+        .map_err(|cause| TinError::corrupt("read a private key", cause.to_string()))?;
     Ok(X25519HkdfSha256::sk_to_pk(&private).to_bytes().into())
 }
 
 /// The short name of a public X25519 key.
-pub(super) fn key_id(public: &[u8; 32]) -> [u8; 16] {
+pub(crate) fn key_id(public: &[u8; 32]) -> [u8; 16] {
     let hash = blake3::hash(public);
     std::array::from_fn(|index| hash.as_bytes()[index])
 }

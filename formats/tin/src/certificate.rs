@@ -5,18 +5,18 @@ use std::fmt;
 use ring::signature::{ED25519, Ed25519KeyPair, KeyPair, UnparsedPublicKey};
 use serde::{Deserialize, Serialize};
 
-use super::id::Id;
-use super::parts::Parts;
-use crate::error::{ErrorKind, ImageError, Result};
+use crate::error::{Result, TinError};
+use crate::id::Id;
+use crate::parts::Parts;
 
 const CONTEXT: &[u8] = b"tintype certificate 1\0";
 const READ: &str = "read a certificate";
 
 /// Length of an Ed25519 signature in bytes.
-pub(super) const SIGNATURE_BYTES: usize = 64;
+pub(crate) const SIGNATURE_BYTES: usize = 64;
 
 /// Longest certificate, in bytes: one with a name of 255.
-pub(super) const MAX_CERTIFICATE_BYTES: usize = 2 + 255 + 32 + 32 + SIGNATURE_BYTES;
+pub(crate) const MAX_CERTIFICATE_BYTES: usize = 2 + 255 + 32 + 32 + SIGNATURE_BYTES;
 
 /// What a holder of keys may do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -36,14 +36,14 @@ pub enum Role {
 }
 
 impl Role {
-    pub(super) fn from_byte(byte: u8, doing: &'static str) -> Result<Self> {
+    pub(crate) fn from_byte(byte: u8, doing: &'static str) -> Result<Self> {
         Ok(match byte {
             1 => Role::Write,
             2 => Role::Read,
             3 => Role::Maintain,
             4 => Role::Admin,
             5 => Role::Use,
-            other => return Err(ImageError::corrupt(doing, format!("its role is {other}, expected 1 to 5"))),
+            other => return Err(TinError::corrupt(doing, format!("its role is {other}, expected 1 to 5"))),
         })
     }
 
@@ -116,7 +116,7 @@ impl Certificate {
         let role = Role::from_byte(parts.u8()?, READ)?;
         let name = parts.name("name")?.to_owned();
         if name.is_empty() {
-            return Err(ImageError::corrupt(READ, "the holder has no name"));
+            return Err(TinError::corrupt(READ, "the holder has no name"));
         }
         let (signing, host) = (parts.array()?, parts.array()?);
         parts.array::<SIGNATURE_BYTES>()?;
@@ -136,14 +136,14 @@ impl Certificate {
             return Ok(());
         }
         let name = self.name.escape_debug();
-        Err(ImageError::corrupt(
+        Err(TinError::corrupt(
             "check a certificate",
             format!("that of \"{name}\" is not signed by this repository's root key"),
         ))
     }
 
     /// Signs a new one with the root key.
-    pub(super) fn issue(
+    pub(crate) fn issue(
         root_seed: &[u8; 32],
         repository: Id,
         (role, name): (Role, &str),
@@ -151,7 +151,7 @@ impl Certificate {
     ) -> Result<Self> {
         let length = u8::try_from(name.len()).ok().filter(|length| *length > 0).ok_or_else(|| {
             let detail = format!("a holder's name has 1 to 255 bytes, not {}", name.len());
-            ImageError::new(ErrorKind::InvalidOption, "make a certificate", detail)
+            TinError::invalid_option("make a certificate", detail)
         })?;
         let mut bytes = vec![role as u8, length];
         bytes.extend_from_slice(name.as_bytes());
@@ -174,24 +174,24 @@ fn message(repository: Id, statement: &[u8]) -> Vec<u8> {
 }
 
 /// Whether `signature` is that of the Ed25519 key over the message.
-pub(super) fn verified(public: &[u8; 32], message: &[u8], signature: &[u8]) -> bool {
+pub(crate) fn verified(public: &[u8; 32], message: &[u8], signature: &[u8]) -> bool {
     UnparsedPublicKey::new(&ED25519, public).verify(message, signature).is_ok()
 }
 
 /// Signs with the Ed25519 key of the seed. The key is made anew each time: what `ring` makes of it is not wiped, so that it
 /// should not stay.
-pub(super) fn sign(seed: &[u8; 32], message: &[u8]) -> Result<[u8; SIGNATURE_BYTES]> {
+pub(crate) fn sign(seed: &[u8; 32], message: &[u8]) -> Result<[u8; SIGNATURE_BYTES]> {
     let signature = key_pair(seed)?.sign(message);
-    signature.as_ref().try_into().map_err(|_| ImageError::corrupt("sign", "an Ed25519 signature has not 64 bytes"))
+    signature.as_ref().try_into().map_err(|_| TinError::corrupt("sign", "an Ed25519 signature has not 64 bytes"))
 }
 
 /// The public Ed25519 key of a seed.
-pub(super) fn public_of_seed(seed: &[u8; 32]) -> Result<[u8; 32]> {
+pub(crate) fn public_of_seed(seed: &[u8; 32]) -> Result<[u8; 32]> {
     let pair = key_pair(seed)?;
-    pair.public_key().as_ref().try_into().map_err(|_| ImageError::corrupt("sign", "an Ed25519 key has not 32 bytes"))
+    pair.public_key().as_ref().try_into().map_err(|_| TinError::corrupt("sign", "an Ed25519 key has not 32 bytes"))
 }
 
 fn key_pair(seed: &[u8; 32]) -> Result<Ed25519KeyPair> {
     Ed25519KeyPair::from_seed_unchecked(seed)
-        .map_err(|cause| ImageError::corrupt("sign", format!("the Ed25519 seed was refused: {cause}")))
+        .map_err(|cause| TinError::corrupt("sign", format!("the Ed25519 seed was refused: {cause}")))
 }

@@ -5,15 +5,14 @@ use std::ops::Range;
 
 use serde::{Deserialize, Serialize};
 
-use super::certificate::MAX_CERTIFICATE_BYTES;
-use super::disk_identity::DiskIdentity;
-use super::id::{ChunkId, Id, unhex_into};
-use super::keys::{Certificate, KeyRing};
-use super::map::Location;
-use super::seal::{Purpose, SegmentKey, SegmentRecord};
-use super::signed::ObjectKind;
-use super::write::Statistics;
-use crate::error::{ErrorKind, ImageError, Result};
+use crate::certificate::MAX_CERTIFICATE_BYTES;
+use crate::disk_identity::DiskIdentity;
+use crate::error::{Result, TinError};
+use crate::id::{ChunkId, Id, unhex_into};
+use crate::keys::{Certificate, KeyRing};
+use crate::map::Location;
+use crate::seal::{Purpose, SegmentKey, SegmentRecord};
+use crate::signed::ObjectKind;
 
 /// The schema that this program writes.
 const SCHEMA: u32 = 1;
@@ -75,7 +74,7 @@ impl Original {
     pub fn signer(&self, ring: &KeyRing) -> Result<Certificate> {
         let mut bytes = vec![0; (self.certificate.len() / 2).min(MAX_CERTIFICATE_BYTES)];
         if !unhex_into(&self.certificate, &mut bytes) {
-            return Err(ImageError::corrupt("read a manifest", "the certificate of its original is no certificate"));
+            return Err(TinError::corrupt("read a manifest", "the certificate of its original is no certificate"));
         }
         ring.certified(&bytes)
     }
@@ -105,6 +104,31 @@ pub struct DiskRecord {
     /// What it took to store it.
     #[serde(default)]
     pub statistics: Statistics,
+}
+
+/// What storing a disk came to.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Statistics {
+    /// Pieces that are no zeros, in bytes of the disk.
+    pub data_bytes: u64,
+    /// Those of them that are not what the parent has there.
+    pub changed_bytes: u64,
+    /// Those of them that were not stored at all before.
+    pub new_bytes: u64,
+    /// What was stored for them, compressed, with headers and map pages.
+    pub stored_bytes: u64,
+}
+
+impl Statistics {
+    /// What it came to when the same disk was stored again, with what was read later.
+    pub fn then(self, later: Statistics) -> Statistics {
+        Statistics {
+            data_bytes: later.data_bytes,
+            changed_bytes: self.changed_bytes + later.changed_bytes,
+            new_bytes: self.new_bytes + later.new_bytes,
+            stored_bytes: self.stored_bytes + later.stored_bytes,
+        }
+    }
 }
 
 /// Where a disk was read from.
@@ -178,7 +202,7 @@ pub struct Envelope {
     pub session: Id,
     /// Who signed it.
     pub signer: Certificate,
-    /// What it says; an error of kind [`ErrorKind::WrongKey`] if it was not sealed for these keys.
+    /// What it says; an error of kind [`ErrorKind::WrongKey`](crate::ErrorKind::WrongKey) if it was not sealed for these keys.
     pub manifest: Result<Manifest>,
 }
 
@@ -203,7 +227,7 @@ pub fn seal_in(
 ) -> Result<Vec<u8>> {
     const DOING: &str = "write a manifest";
     let mut text = serde_json::to_vec(manifest)
-        .map_err(|cause| ImageError::unsupported(DOING, "it cannot be written as JSON").caused_by(cause))?;
+        .map_err(|cause| TinError::unsupported(DOING, "it cannot be written as JSON").caused_by(cause))?;
     key.seal(0, &associated(ring.repository(), snapshot, session), &mut text)?;
     let mut body = [snapshot.0, session.0].concat();
     record.encode(&mut body);
@@ -215,12 +239,12 @@ pub fn seal_in(
 /// Checks a manifest's signature, and opens it if it is for these keys.
 pub fn open(ring: &KeyRing, snapshot: Id, bytes: &[u8]) -> Result<Envelope> {
     let signed = ring.verify(ObjectKind::Manifest, &name(snapshot), bytes)?;
-    let short = || ImageError::corrupt("read a manifest", "it is cut short");
+    let short = || TinError::corrupt("read a manifest", "it is cut short");
     let (ids, rest) = signed.body.split_first_chunk::<32>().ok_or_else(short)?;
     let (own, session) = ids.split_at(16);
     let session = Id(session.try_into().map_err(|_| short())?);
     if own != snapshot.0 {
-        return Err(ImageError::corrupt("read a manifest", "it is another snapshot's"));
+        return Err(TinError::corrupt("read a manifest", "it is another snapshot's"));
     }
     let (record, rest) = SegmentRecord::parse(rest)?;
     let (length, sealed) = rest.split_first_chunk::<4>().ok_or_else(short)?;
@@ -237,11 +261,11 @@ fn open_sealed(ring: &KeyRing, snapshot: Id, session: Id, record: &SegmentRecord
     let mut sealed = sealed.to_vec();
     let text = key.open(0, &associated(ring.repository(), snapshot, session), &mut sealed)?;
     let manifest: Manifest = serde_json::from_slice(text)
-        .map_err(|cause| ImageError::corrupt(DOING, "it is no JSON that is understood").caused_by(cause))?;
+        .map_err(|cause| TinError::corrupt(DOING, "it is no JSON that is understood").caused_by(cause))?;
     if manifest.schema > SCHEMA || !manifest.features.is_empty() {
         let detail =
             format!("schema {} with features {:?}, expected {SCHEMA} with none", manifest.schema, manifest.features);
-        return Err(ImageError::new(ErrorKind::Unsupported, DOING, detail));
+        return Err(TinError::unsupported(DOING, detail));
     }
     Ok(manifest)
 }

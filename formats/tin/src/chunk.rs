@@ -3,11 +3,11 @@
 use zerocopy::little_endian::U32;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
-use super::id::{ChunkId, Id};
-use super::keys::KeyRing;
-use super::seal::SegmentKey;
-use crate::codec;
-use crate::error::{ImageError, Result};
+use crate::compression;
+use crate::error::{Result, TinError};
+use crate::id::{ChunkId, Id};
+use crate::keys::KeyRing;
+use crate::seal::SegmentKey;
 
 /// The length of a chunk's header, in bytes.
 pub const HEADER_BYTES: usize = 104;
@@ -77,9 +77,9 @@ impl ChunkHeader {
     pub fn parse(bytes: &[u8]) -> Result<ChunkHeader> {
         const DOING: &str = "read the header of a chunk";
         let Ok((header, _)) = ChunkHeader::read_from_prefix(bytes) else {
-            return Err(ImageError::truncated(DOING, format!("{} bytes are left of {HEADER_BYTES}", bytes.len())));
+            return Err(TinError::truncated(DOING, format!("{} bytes are left of {HEADER_BYTES}", bytes.len())));
         };
-        let corrupt = |detail: String| Err(ImageError::corrupt(DOING, detail));
+        let corrupt = |detail: String| Err(TinError::corrupt(DOING, detail));
         if header.magic != MAGIC {
             return corrupt(format!("it begins with {:02x?}, expected {MAGIC:02x?}", header.magic));
         }
@@ -158,7 +158,7 @@ impl Packed {
     /// Compresses `plain`, unless it does not shrink.
     pub fn new(kind: ChunkKind, id: ChunkId, plain: &[u8], level: Level) -> Packed {
         let mut buffer = Vec::with_capacity(plain.len() + TAG_BYTES);
-        let shrunk = level.is_some_and(|level| codec::append_zstd(plain, level, plain.len(), &mut buffer));
+        let shrunk = level.is_some_and(|level| compression::append(plain, level, &mut buffer));
         if !shrunk {
             buffer.extend_from_slice(plain);
         }
@@ -210,13 +210,13 @@ pub fn open(header: &ChunkHeader, key: &SegmentKey, bytes: &mut [u8], plain: &mu
     const DOING: &str = "open a chunk";
     if bytes.len() != header.chunk_bytes() || plain.len() != header.plain_bytes() {
         let detail = format!("{} bytes for {} plain ones", bytes.len(), plain.len());
-        return Err(ImageError::corrupt(DOING, format!("{detail}; its header says otherwise")));
+        return Err(TinError::corrupt(DOING, format!("{detail}; its header says otherwise")));
     }
     let packed = key.open(header.number.get(), header.associated(), &mut bytes[HEADER_BYTES..])?;
     match header.codec {
         CODEC_STORED => plain.copy_from_slice(packed),
-        _ => codec::decode_zstd(packed, plain)
-            .map_err(|cause| ImageError::corrupt(DOING, format!("chunk {}", header.id())).caused_by(cause))?,
+        _ => compression::decode(packed, plain)
+            .map_err(|cause| TinError::corrupt(DOING, format!("chunk {}", header.id())).caused_by(cause))?,
     }
     Ok(())
 }
@@ -228,8 +228,8 @@ pub fn id_of(ring: &KeyRing, plain: &[u8]) -> ChunkId {
 
 #[cfg(test)]
 mod tests {
-    use super::super::seal::Purpose;
     use super::*;
+    use crate::seal::Purpose;
 
     fn sealed(plain: &[u8], level: Level) -> (KeyRing, SegmentKey, Vec<u8>) {
         let ring = KeyRing::public(Id([1; 16])).unwrap();

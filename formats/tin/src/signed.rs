@@ -1,10 +1,10 @@
 //! Signed objects: everything in a repository but packs' chunks and key slots says who made it.
 
-use super::certificate::{Certificate, MAX_CERTIFICATE_BYTES, Role, SIGNATURE_BYTES, verified};
-use super::id::Id;
-use super::keys::KeyRing;
-use super::parts::Parts;
-use crate::error::{ImageError, Result};
+use crate::certificate::{Certificate, MAX_CERTIFICATE_BYTES, Role, SIGNATURE_BYTES, verified};
+use crate::error::{Result, TinError};
+use crate::id::Id;
+use crate::keys::KeyRing;
+use crate::parts::Parts;
 
 const MAGIC: [u8; 8] = *b"TINOBJ1\n";
 const VERSION: u16 = 1;
@@ -118,14 +118,14 @@ impl<'a> Unchecked<'a> {
     /// The first 32 bytes: kind, repository, length of the body in bytes.
     fn begin(parts: &mut Parts<'_>) -> Result<(ObjectKind, Id, usize)> {
         if parts.array()? != MAGIC {
-            return Err(ImageError::not_this_format(READ, "it does not begin with \"TINOBJ1\""));
+            return Err(TinError::not_this_format(READ, "it does not begin with \"TINOBJ1\""));
         }
         let (version, number) = (parts.u16()?, parts.u16()?);
         if version != VERSION {
-            return Err(ImageError::unsupported(READ, format!("its version is {version}, known is {VERSION}")));
+            return Err(TinError::unsupported(READ, format!("its version is {version}, known is {VERSION}")));
         }
         let kind = ObjectKind::from_number(number)
-            .ok_or_else(|| ImageError::corrupt(READ, format!("its kind is {number}, and there are 1 to 16")))?;
+            .ok_or_else(|| TinError::corrupt(READ, format!("its kind is {number}, and there are 1 to 16")))?;
         let length_bytes = parts.u32()? as usize;
         Ok((kind, Id(parts.array()?), length_bytes))
     }
@@ -138,7 +138,7 @@ impl<'a> Unchecked<'a> {
         if certificate_bytes > MAX_CERTIFICATE_BYTES {
             let detail =
                 format!("its certificate has {certificate_bytes} bytes, at most {MAX_CERTIFICATE_BYTES} are possible");
-            return Err(ImageError::corrupt(READ, detail));
+            return Err(TinError::corrupt(READ, detail));
         }
         let certificate = parts.slice(certificate_bytes)?;
         let signed = &bytes[..parts.position()];
@@ -152,10 +152,10 @@ impl KeyRing {
     /// Signs `body` as the object of this name, and gives the object's bytes.
     pub fn sign(&self, kind: ObjectKind, name: &str, body: &[u8]) -> Result<Vec<u8>> {
         if !kind.signed_by(self.role()) {
-            return Err(ImageError::wrong_key(SIGN, format!("a {} key cannot make a {kind:?}", self.role())));
+            return Err(TinError::wrong_key(SIGN, format!("a {} key cannot make a {kind:?}", self.role())));
         }
         let length = u32::try_from(body.len())
-            .map_err(|_| ImageError::limit_exceeded(SIGN, format!("{name} has {} bytes, more than fit", body.len())))?;
+            .map_err(|_| TinError::limit_exceeded(SIGN, format!("{name} has {} bytes, more than fit", body.len())))?;
         let certificate = self.certificate().as_bytes();
         let mut object = Vec::with_capacity(34 + body.len() + certificate.len() + SIGNATURE_BYTES);
         object.extend_from_slice(&MAGIC);
@@ -177,7 +177,7 @@ impl KeyRing {
     pub fn verify<'a>(&self, kind: ObjectKind, name: &str, bytes: &'a [u8]) -> Result<SignedObject<'a>> {
         const VERIFY: &str = "verify a signed object";
         let object = Unchecked::parse(bytes)?;
-        let wrong = |detail: String| Err(ImageError::corrupt(VERIFY, format!("{name}: {detail}")));
+        let wrong = |detail: String| Err(TinError::corrupt(VERIFY, format!("{name}: {detail}")));
         if object.kind != kind {
             return wrong(format!("it is a {:?}, where a {kind:?} was expected", object.kind));
         }

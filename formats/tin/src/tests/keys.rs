@@ -1,9 +1,9 @@
 //! Rings and certificates.
 
-use super::super::id::Id;
-use super::super::keys::{Certificate, KeyRing, Role};
 use super::{REPOSITORY, ROLES, admin, flipped, kind_of};
 use crate::error::ErrorKind;
+use crate::id::Id;
+use crate::keys::{Certificate, KeyRing, Role};
 
 #[test]
 fn a_role_has_what_it_may_use() {

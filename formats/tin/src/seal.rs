@@ -14,10 +14,10 @@ use hpke::{Deserializable, HpkeError, Kem, OpModeR, OpModeS, Serializable};
 use ring::aead::{AES_256_GCM, Aad, LessSafeKey, Nonce, UnboundKey};
 use zeroize::{Zeroize, Zeroizing};
 
-use super::id::{Id, random};
-use super::keys::{KeyRing, key_id};
-use super::parts::Parts;
-use crate::error::{ErrorKind, ImageError, Result};
+use crate::error::{Result, TinError};
+use crate::id::{Id, random};
+use crate::keys::{KeyRing, key_id};
+use crate::parts::Parts;
 
 /// How many bytes sealing adds: AES-256-GCM's tag.
 pub const TAG_BYTES: usize = 16;
@@ -69,11 +69,11 @@ impl SegmentRecord {
         let (id, count, reserved) = (Id(parts.array()?), usize::from(parts.u16()?), parts.u16()?);
         if count > MAX_RECIPIENTS {
             let detail = format!("segment {id} has {count} recipients, more than {MAX_RECIPIENTS}");
-            return Err(ImageError::limit_exceeded(READ, detail));
+            return Err(TinError::limit_exceeded(READ, detail));
         }
         if count == 0 || reserved != 0 {
             let detail = format!("segment {id} has {count} recipients, and {reserved:#x} where 0 was expected");
-            return Err(ImageError::corrupt(READ, detail));
+            return Err(TinError::corrupt(READ, detail));
         }
         let recipients = (0..count)
             .map(|_| Ok(Recipient { key_id: parts.array()?, encapsulated: parts.array()?, sealed: parts.array()? }))
@@ -110,14 +110,14 @@ impl SegmentKey {
     /// Encrypts `buffer` in place as the segment's part of this number, and appends the tag. A number is used once.
     pub fn seal(&self, number: u32, associated: &[u8], buffer: &mut Vec<u8>) -> Result<()> {
         seal_in_place(&self.key, nonce(number), associated, buffer)
-            .ok_or_else(|| ImageError::limit_exceeded("encrypt", format!("{} bytes are too many", buffer.len())))
+            .ok_or_else(|| TinError::limit_exceeded("encrypt", format!("{} bytes are too many", buffer.len())))
     }
 
     /// Decrypts a part in place, and gives its plain bytes; `buffer` ends with the tag.
     pub fn open<'a>(&self, number: u32, associated: &[u8], buffer: &'a mut [u8]) -> Result<&'a mut [u8]> {
         open_in_place(&self.key, nonce(number), associated, buffer).ok_or_else(|| {
             let detail = format!("part {number} of segment {} is not what was encrypted", self.id);
-            ImageError::corrupt("decrypt", detail)
+            TinError::corrupt("decrypt", detail)
         })
     }
 }
@@ -135,7 +135,7 @@ impl KeyRing {
     }
 
     /// The same, sealed to these host keys as well.
-    pub(super) fn new_segment_also_for(
+    pub(crate) fn new_segment_also_for(
         &self,
         purpose: Purpose,
         also: &[[u8; 32]],
@@ -148,7 +148,7 @@ impl KeyRing {
     /// where there is no encryption: elsewhere a seed that comes twice would undo it.
     pub fn derived_segment(&self, purpose: Purpose, seed: &[u8]) -> Result<(SegmentRecord, SegmentKey)> {
         if !self.is_public() {
-            return Err(ImageError::new(ErrorKind::InvalidOption, SEAL, "keys from a seed would undo the encryption"));
+            return Err(TinError::invalid_option(SEAL, "keys from a seed would undo the encryption"));
         }
         let material = [&[purpose as u8][..], &self.repository().0, seed].concat();
         let id = blake3::derive_key("tintype derived segment id 1", &material);
@@ -172,10 +172,10 @@ impl KeyRing {
         }
         let id = record.id;
         if named {
-            return Err(ImageError::corrupt(OPEN, format!("segment {id} names a key of ours, which does not open it")));
+            return Err(TinError::corrupt(OPEN, format!("segment {id} names a key of ours, which does not open it")));
         }
         let (name, role) = (self.certificate().name.escape_debug(), self.role());
-        Err(ImageError::wrong_key(OPEN, format!("segment {id} is not for the {role} key of \"{name}\"")))
+        Err(TinError::wrong_key(OPEN, format!("segment {id} is not for the {role} key of \"{name}\"")))
     }
 
     fn seal_segment(
@@ -212,18 +212,18 @@ impl KeyRing {
 fn seal_key(public: &[u8; 32], key: &[u8; 32], info: &[u8], ephemeral: &mut Ephemeral) -> Result<Recipient> {
     let (encapsulated, sealed) = seal_to(public, key, info, ephemeral)?;
     let length_bytes = sealed.len();
-    let sealed = sealed.try_into().map_err(|_| ImageError::corrupt(SEAL, format!("HPKE made {length_bytes} bytes")))?;
+    let sealed = sealed.try_into().map_err(|_| TinError::corrupt(SEAL, format!("HPKE made {length_bytes} bytes")))?;
     Ok(Recipient { key_id: key_id(public), encapsulated, sealed })
 }
 
 /// Seals a message by HPKE to a public key; `info` says what it is. Gives the encapsulated key, and the sealed bytes.
-pub(super) fn seal_to(
+pub(crate) fn seal_to(
     public: &[u8; 32],
     plain: &[u8],
     info: &[u8],
     ephemeral: &mut Ephemeral,
 ) -> Result<([u8; 32], Vec<u8>)> {
-    let failed = |cause: HpkeError| ImageError::corrupt(SEAL, format!("HPKE refused the recipient's key: {cause}"));
+    let failed = |cause: HpkeError| TinError::corrupt(SEAL, format!("HPKE refused the recipient's key: {cause}"));
     let recipient = <X25519HkdfSha256 as Kem>::PublicKey::from_bytes(public).map_err(failed)?;
     let (encapsulated, sealed) = hpke::single_shot_seal_with_rng::<AesGcm256, HkdfSha256, X25519HkdfSha256>(
         &OpModeS::Base,
@@ -246,7 +246,7 @@ fn open_key(private: &[u8; 32], recipient: &Recipient, info: &[u8]) -> Option<Ze
 }
 
 /// The reverse of [`seal_to`]; nothing if it was not sealed to this key, or as something else.
-pub(super) fn open_sealed(
+pub(crate) fn open_sealed(
     private: &[u8; 32],
     encapsulated: &[u8; 32],
     sealed: &[u8],
@@ -273,14 +273,14 @@ fn nonce(number: u32) -> [u8; 12] {
 
 /// AES-256-GCM, with the tag after the ciphertext. The key is expanded anew for each call, which takes far less than the
 /// bytes do: what `ring` makes of a key is not wiped, so that it should not stay.
-pub(super) fn seal_in_place(key: &[u8; 32], nonce: [u8; 12], associated: &[u8], buffer: &mut Vec<u8>) -> Option<()> {
+pub(crate) fn seal_in_place(key: &[u8; 32], nonce: [u8; 12], associated: &[u8], buffer: &mut Vec<u8>) -> Option<()> {
     let key = LessSafeKey::new(UnboundKey::new(&AES_256_GCM, key).ok()?);
     let nonce = Nonce::assume_unique_for_key(nonce);
     key.seal_in_place_append_tag(nonce, Aad::from(associated), buffer).ok()
 }
 
 /// The reverse of [`seal_in_place`]; nothing if the bytes are not what was encrypted.
-pub(super) fn open_in_place<'a>(
+pub(crate) fn open_in_place<'a>(
     key: &[u8; 32],
     nonce: [u8; 12],
     associated: &[u8],
@@ -292,11 +292,11 @@ pub(super) fn open_in_place<'a>(
 }
 
 /// What HPKE makes its ephemeral keys of: bytes drawn before, because its generators cannot fail.
-pub(super) struct Ephemeral(OutputReader);
+pub(crate) struct Ephemeral(OutputReader);
 
 impl Ephemeral {
     /// Of secret bytes from the operating system's randomness.
-    pub(super) fn random() -> Result<Self> {
+    pub(crate) fn random() -> Result<Self> {
         Ok(Self::new("tintype segment ephemeral 1", &*Zeroizing::new(random::<32>()?)))
     }
 

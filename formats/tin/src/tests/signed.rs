@@ -2,10 +2,10 @@
 
 use proptest::prelude::*;
 
-use super::super::keys::{KeyRing, Role};
-use super::super::signed::{ObjectKind, SignedObject};
 use super::{REPOSITORY, ROLES, admin, flipped, kind_of};
 use crate::error::ErrorKind;
+use crate::keys::{KeyRing, Role};
+use crate::signed::{ObjectKind, SignedObject};
 
 const NAME: &str = "snapshots/000102030405060708090a0b0c0d0e0f";
 
@@ -44,7 +44,7 @@ fn another_name_kind_or_repository_is_refused() {
     assert_eq!(refused(&admin, ObjectKind::Verdict, "epochs/00000002/verdict"), ErrorKind::Corrupt);
     assert_eq!(refused(&admin, ObjectKind::Condemned, "epochs/00000001/verdict"), ErrorKind::Corrupt);
     assert_eq!(refused(&super::admin(), ObjectKind::Verdict, "epochs/00000001/verdict"), ErrorKind::Corrupt);
-    let elsewhere = KeyRing::generate(super::super::id::Id([8; 16]), "anna").unwrap();
+    let elsewhere = KeyRing::generate(crate::id::Id([8; 16]), "anna").unwrap();
     assert_eq!(refused(&elsewhere, ObjectKind::Verdict, "epochs/00000001/verdict"), ErrorKind::Corrupt);
 }
 

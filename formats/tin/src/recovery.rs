@@ -8,8 +8,8 @@ use std::fmt;
 
 use zeroize::Zeroizing;
 
-use super::id::random;
 use crate::error::Result;
+use crate::id::random;
 
 /// The letters of a recovery key. The index of a letter is its value.
 const LETTERS: &[u8; 32] = b"abcdefghijkmnpqrstuvwxyz23456789";

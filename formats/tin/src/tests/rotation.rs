@@ -1,18 +1,17 @@
 //! Rotations: who gets which keys, and what is sealed to them.
 
-use super::super::id::Id;
-use super::super::keys::{KeyRing, Role};
-use super::super::seal::Purpose;
-use super::super::slot::{Cost, open_slot, seal_slot};
 use super::{ROLES, admin, flipped, kind_of};
 use crate::error::ErrorKind;
-use crate::secrets::Secret;
+use crate::id::Id;
+use crate::keys::{KeyRing, Role};
+use crate::seal::Purpose;
+use crate::slot::{Cost, SlotSecret, open_slot, seal_slot};
 
 /// The same ring again, as a slot gives it.
 fn copy(ring: &KeyRing) -> KeyRing {
-    let secret = Secret::passphrase(b"p".to_vec());
+    let secret = Some(SlotSecret::Password(b"p"));
     let cost = Cost { memory_kib: 8, passes: 1, lanes: 1 };
-    open_slot(&seal_slot(ring, Some(&secret), "", cost).unwrap(), Some(&secret)).unwrap()
+    open_slot(&seal_slot(ring, secret, "", cost).unwrap(), secret).unwrap()
 }
 
 #[test]

@@ -1,11 +1,10 @@
 //! The test vectors of the specification, §14, and a slot that another program wrote by it.
 
-use super::super::id::{Id, unhex_into};
-use super::super::keys::{KeyRing, Role, key_id};
-use super::super::seal::Purpose;
-use super::super::signed::ObjectKind;
-use super::super::slot::open_slot;
-use crate::secrets::Secret;
+use crate::id::{Id, unhex_into};
+use crate::keys::{KeyRing, Role, key_id};
+use crate::seal::Purpose;
+use crate::signed::ObjectKind;
+use crate::slot::{SlotSecret, open_slot};
 
 const SPECIFICATION: &str = include_str!("../../../../src/repository/FORMAT.md");
 
@@ -58,7 +57,7 @@ fn a_slot_of_another_program_opens() {
     let digits = include_str!("slot.hex").trim_end();
     let mut slot = vec![0; digits.len() / 2];
     assert!(unhex_into(digits, &mut slot));
-    let ring = open_slot(&slot, Some(&Secret::passphrase(b"passphrase".to_vec()))).unwrap();
+    let ring = open_slot(&slot, Some(SlotSecret::Password(b"passphrase"))).unwrap();
     assert_eq!((ring.role(), ring.certificate().name.as_str()), (Role::Write, "host"));
     assert_eq!(ring.chunk_id(b"abc"), public().chunk_id(b"abc"));
     let (record, _) = ring.new_segment(Purpose::Data).unwrap();

@@ -3,13 +3,13 @@
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
-use super::certificate::{Certificate, Role};
-use super::id::random;
-use super::keys::{ExchangeKey, KeyRing, MAX_KEYS, check_keys, key_id};
-use super::parts::Parts;
-use super::seal::{Ephemeral, open_sealed, seal_to};
-use super::slot::Pair;
-use crate::error::{ErrorKind, ImageError, Result};
+use crate::certificate::{Certificate, Role};
+use crate::error::{Result, TinError};
+use crate::id::random;
+use crate::keys::{ExchangeKey, KeyRing, MAX_KEYS, check_keys, key_id};
+use crate::parts::Parts;
+use crate::seal::{Ephemeral, open_sealed, seal_to};
+use crate::slot::Pair;
 
 /// Most holders of a rotation, so that it stays a small object.
 const MAX_HOLDERS: usize = 1024;
@@ -33,15 +33,15 @@ impl KeyRing {
     pub fn rotation(&self, number: u32, holders: &[Certificate]) -> Result<Vec<u8>> {
         if self.is_public() {
             let detail = "a repository without encryption has no keys but the public ones";
-            return Err(ImageError::new(ErrorKind::InvalidOption, MAKE, detail));
+            return Err(TinError::invalid_option(MAKE, detail));
         }
         if self.data.len() >= MAX_KEYS || self.map.len() >= MAX_KEYS {
             let detail = format!("there were {MAX_KEYS} keys already, and no more are possible");
-            return Err(ImageError::limit_exceeded(MAKE, detail));
+            return Err(TinError::limit_exceeded(MAKE, detail));
         }
         if holders.len() > MAX_HOLDERS {
             let detail = format!("there are {} holders, at most {MAX_HOLDERS} are possible", holders.len());
-            return Err(ImageError::limit_exceeded(MAKE, detail));
+            return Err(TinError::limit_exceeded(MAKE, detail));
         }
         let data = ExchangeKey::of_private(Zeroizing::new(random()?))?;
         let map = ExchangeKey::of_private(Zeroizing::new(random()?))?;
@@ -70,7 +70,7 @@ impl KeyRing {
             let (id, encapsulated, length_bytes) = (parts.array::<16>()?, parts.array::<32>()?, parts.u32()? as usize);
             if length_bytes > MAX_SEALED_BYTES {
                 let detail = format!("a part of it has {length_bytes} bytes, at most {MAX_SEALED_BYTES} are read");
-                return Err(ImageError::limit_exceeded(READ, detail));
+                return Err(TinError::limit_exceeded(READ, detail));
             }
             let sealed = parts.slice(length_bytes)?;
             if id == own_id {
@@ -82,7 +82,7 @@ impl KeyRing {
     }
 
     fn take(&mut self, number: u32, encapsulated: &[u8; 32], sealed: &[u8]) -> Result<bool> {
-        let wrong = |detail: &str| ImageError::corrupt(READ, format!("number {number}: {detail}"));
+        let wrong = |detail: &str| TinError::corrupt(READ, format!("number {number}: {detail}"));
         let info = self.rotation_info(number, self.certificate());
         let Some(private) = &self.host.private else { return Err(wrong("the ring has no private host key")) };
         let plain = open_sealed(private, encapsulated, sealed, &info)
@@ -124,6 +124,6 @@ fn content_for(role: Role, data: &ExchangeKey, map: &ExchangeKey) -> Result<Zero
     // The buffer never grows, so that no copy of it stays behind.
     let mut plain = Zeroizing::new(Vec::with_capacity(MAX_SEALED_BYTES));
     serde_json::to_writer(&mut *plain, &content)
-        .map_err(|_| ImageError::corrupt(MAKE, "the keys cannot be written as JSON"))?;
+        .map_err(|_| TinError::corrupt(MAKE, "the keys cannot be written as JSON"))?;
     Ok(plain)
 }

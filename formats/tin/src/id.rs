@@ -7,7 +7,7 @@ use ring::rand::{SecureRandom, SystemRandom};
 use serde::de::{self, Deserialize, Deserializer, Visitor};
 use serde::{Serialize, Serializer};
 
-use crate::error::{ErrorKind, ImageError, Result};
+use crate::error::{ErrorKind, Result, TinError};
 
 /// Makes a type of so many bytes that is hexadecimal in text and JSON.
 macro_rules! identifier {
@@ -34,13 +34,13 @@ macro_rules! identifier {
         }
 
         impl FromStr for $name {
-            type Err = ImageError;
+            type Err = TinError;
 
             fn from_str(text: &str) -> Result<Self> {
                 unhex(text).map($name).ok_or_else(|| {
                     let expected = 2 * $bytes;
                     let detail = format!("\"{}\" is not {expected} lower-case hexadecimal digits", text.escape_debug());
-                    ImageError::corrupt("read an id", detail)
+                    TinError::corrupt("read an id", detail)
                 })
             }
         }
@@ -77,16 +77,16 @@ impl Id {
 }
 
 /// Takes bytes from the operating system's randomness.
-pub(super) fn random<const N: usize>() -> Result<[u8; N]> {
+pub(crate) fn random<const N: usize>() -> Result<[u8; N]> {
     let mut bytes = [0; N];
     SystemRandom::new().fill(&mut bytes).map_err(|_| {
-        ImageError::new(ErrorKind::Io, "draw random bytes", "the operating system's generator gives none")
+        TinError::new(ErrorKind::NoRandomness, "draw random bytes", "the operating system's generator gives none")
     })?;
     Ok(bytes)
 }
 
 /// Fills `bytes` from lower-case hexadecimal digits; false if `text` is anything but exactly these.
-pub(super) fn unhex_into(text: &str, bytes: &mut [u8]) -> bool {
+pub(crate) fn unhex_into(text: &str, bytes: &mut [u8]) -> bool {
     let digit = |letter: u8| match letter {
         b'0'..=b'9' => Some(letter - b'0'),
         b'a'..=b'f' => Some(letter - b'a' + 10),
@@ -109,7 +109,7 @@ fn unhex<const N: usize>(text: &str) -> Option<[u8; N]> {
 }
 
 /// Reads a string of lower-case hexadecimal digits without a copy of it.
-pub(super) struct HexVisitor<const N: usize>;
+pub(crate) struct HexVisitor<const N: usize>;
 
 impl<const N: usize> Visitor<'_> for HexVisitor<N> {
     type Value = [u8; N];

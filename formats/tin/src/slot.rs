@@ -5,14 +5,13 @@ use serde::de::{Deserialize, Deserializer};
 use serde::{Serialize, Serializer};
 use zeroize::Zeroizing;
 
-use super::certificate::{Certificate, MAX_CERTIFICATE_BYTES, Role};
-use super::id::{HexVisitor, Id, random, unhex_into};
-use super::keys::{ExchangeKey, Key, KeyRing, RingParts};
-use super::parts::Parts;
-use super::recovery::RecoveryKey;
-use super::seal::{TAG_BYTES, open_in_place, seal_in_place};
-use crate::error::{ErrorKind, ImageError, Result};
-use crate::secrets::Secret;
+use crate::certificate::{Certificate, MAX_CERTIFICATE_BYTES, Role};
+use crate::error::{Result, TinError};
+use crate::id::{HexVisitor, Id, random, unhex_into};
+use crate::keys::{ExchangeKey, Key, KeyRing, RingParts};
+use crate::parts::Parts;
+use crate::recovery::RecoveryKey;
+use crate::seal::{TAG_BYTES, open_in_place, seal_in_place};
 
 const MAGIC: [u8; 8] = *b"TINKEY1\n";
 const VERSION: u16 = 1;
@@ -58,7 +57,7 @@ impl Cost {
                 "it asks for {memory_kib} KiB, {passes} passes and {lanes} lanes; at most {MAX_MEMORY_KIB}, {MAX_PASSES} \
                  and {MAX_LANES} are done, and {MAX_WORK_KIB} KiB in all passes together"
             );
-            return Err(ImageError::limit_exceeded(READ, detail));
+            return Err(TinError::limit_exceeded(READ, detail));
         }
         Ok(())
     }
@@ -83,6 +82,15 @@ impl SlotKind {
             SlotKind::Public => None,
         }
     }
+}
+
+/// A secret that makes or opens a slot.
+#[derive(Clone, Copy)]
+pub enum SlotSecret<'a> {
+    /// A passphrase as it was typed, or the content of a key file. The letters of a recovery key open that key's slot, too.
+    Password(&'a [u8]),
+    /// A recovery key.
+    RecoveryKey(&'a RecoveryKey),
 }
 
 /// What a slot says of itself to those who have no key. Nothing vouches for it before the slot is opened.
@@ -119,11 +127,11 @@ impl<'a> Slot<'a> {
     fn parse(bytes: &'a [u8]) -> Result<Self> {
         let mut parts = Parts::new(READ, bytes);
         if parts.array()? != MAGIC {
-            return Err(ImageError::not_this_format(READ, "it does not begin with \"TINKEY1\""));
+            return Err(TinError::not_this_format(READ, "it does not begin with \"TINKEY1\""));
         }
         let (version, kind) = (parts.u16()?, parts.u8()?);
         if version != VERSION {
-            return Err(ImageError::unsupported(READ, format!("its version is {version}, known is {VERSION}")));
+            return Err(TinError::unsupported(READ, format!("its version is {version}, known is {VERSION}")));
         }
         let role = Role::from_byte(parts.u8()?, READ)?;
         let cost = Cost { memory_kib: parts.u32()?, passes: parts.u32()?, lanes: parts.u32()? };
@@ -131,10 +139,10 @@ impl<'a> Slot<'a> {
         let kind = match kind {
             1 => SlotKind::Argon2id(cost),
             2 if cost == (Cost { memory_kib: 0, passes: 0, lanes: 0 }) => SlotKind::Public,
-            2 => return Err(ImageError::corrupt(READ, "a public slot states costs of Argon2id")),
+            2 => return Err(TinError::corrupt(READ, "a public slot states costs of Argon2id")),
             3 => SlotKind::Recovery(cost),
             other => {
-                return Err(ImageError::unsupported(READ, format!("its key is made in way {other}, known are 1 to 3")));
+                return Err(TinError::unsupported(READ, format!("its key is made in way {other}, known are 1 to 3")));
             }
         };
         let repository = Id(parts.array()?);
@@ -143,7 +151,7 @@ impl<'a> Slot<'a> {
         let length_bytes = parts.u32()? as usize;
         if length_bytes > MAX_SEALED_BYTES {
             let detail = format!("its ciphertext has {length_bytes} bytes, at most {MAX_SEALED_BYTES} are read");
-            return Err(ImageError::limit_exceeded(READ, detail));
+            return Err(TinError::limit_exceeded(READ, detail));
         }
         let associated = &bytes[..parts.position()];
         let sealed = parts.slice(length_bytes)?;
@@ -153,10 +161,10 @@ impl<'a> Slot<'a> {
 }
 
 /// Puts a ring into a new slot. A ring of a repository without encryption takes no secret, every other one needs one.
-pub fn seal_slot(ring: &KeyRing, secret: Option<&Secret>, label: &str, cost: Cost) -> Result<Vec<u8>> {
+pub fn seal_slot(ring: &KeyRing, secret: Option<SlotSecret<'_>>, label: &str, cost: Cost) -> Result<Vec<u8>> {
     let kind = match (secret, ring.is_public()) {
-        (Some(secret), false) if secret.makes_recovery_slots() => SlotKind::Recovery(cost),
-        (Some(secret), false) if !secret.bytes().is_empty() => SlotKind::Argon2id(cost),
+        (Some(SlotSecret::RecoveryKey(_)), false) => SlotKind::Recovery(cost),
+        (Some(SlotSecret::Password(bytes)), false) if !bytes.is_empty() => SlotKind::Argon2id(cost),
         (None, true) => SlotKind::Public,
         (Some(_), false) => return Err(refused("the passphrase or key file is empty")),
         (Some(_), true) => return Err(refused("a repository without encryption takes no passphrase")),
@@ -177,21 +185,18 @@ pub fn seal_slot(ring: &KeyRing, secret: Option<&Secret>, label: &str, cost: Cos
     Ok(slot)
 }
 
-/// Opens a slot. [`ErrorKind::WrongKey`] if `secret` is not what it was made with, or is missing.
+/// Opens a slot. Fails with [`ErrorKind::WrongKey`](crate::ErrorKind::WrongKey) if `secret` is not what it was made with, or is missing.
 ///
 /// A public slot is refused if there is a secret: whoever has one expects encryption, and a store that was tampered with must not
 /// take it from him.
-pub fn open_slot(bytes: &[u8], secret: Option<&Secret>) -> Result<KeyRing> {
+pub fn open_slot(bytes: &[u8], secret: Option<SlotSecret<'_>>) -> Result<KeyRing> {
     let Slot { info, salt, nonce, associated, sealed } = Slot::parse(bytes)?;
     match (info.kind, secret) {
         (SlotKind::Argon2id(_) | SlotKind::Recovery(_), None) => {
-            return Err(ImageError::wrong_key(OPEN, "it needs a passphrase or key file, and none was given"));
+            return Err(TinError::wrong_key(OPEN, "it needs a passphrase or key file, and none was given"));
         }
         (SlotKind::Public, Some(_)) => {
-            return Err(ImageError::wrong_key(
-                OPEN,
-                "a passphrase or key file was given, but the slot is not encrypted",
-            ));
+            return Err(TinError::wrong_key(OPEN, "a passphrase or key file was given, but the slot is not encrypted"));
         }
         _ => {}
     }
@@ -200,7 +205,7 @@ pub fn open_slot(bytes: &[u8], secret: Option<&Secret>) -> Result<KeyRing> {
     let Some(json) = open_in_place(&key, nonce, associated, &mut plain) else {
         return Err(match info.kind {
             SlotKind::Argon2id(_) | SlotKind::Recovery(_) => wrong_secret(),
-            SlotKind::Public => ImageError::corrupt(OPEN, "its content is not what was written"),
+            SlotKind::Public => TinError::corrupt(OPEN, "its content is not what was written"),
         });
     };
     let ring = ring_of(&info, json)?;
@@ -209,7 +214,7 @@ pub fn open_slot(bytes: &[u8], secret: Option<&Secret>) -> Result<KeyRing> {
     }
     let public = KeyRing::public(info.repository)?;
     if !ring.is_same(&public) {
-        return Err(ImageError::corrupt(OPEN, "a public slot holds other keys than the public ones"));
+        return Err(TinError::corrupt(OPEN, "a public slot holds other keys than the public ones"));
     }
     Ok(public)
 }
@@ -233,7 +238,7 @@ fn header(kind: SlotKind, ring: &KeyRing, salt: &[u8; 32], nonce: &[u8; 12]) -> 
     header
 }
 
-fn slot_key(kind: SlotKind, secret: Option<&Secret>, repository: Id, salt: &[u8; 32]) -> Result<Key> {
+fn slot_key(kind: SlotKind, secret: Option<SlotSecret<'_>>, repository: Id, salt: &[u8; 32]) -> Result<Key> {
     let Some(cost) = kind.cost() else {
         let material = [&repository.0[..], salt].concat();
         return Ok(Zeroizing::new(blake3::derive_key("tintype no encryption 1", &material)));
@@ -243,28 +248,31 @@ fn slot_key(kind: SlotKind, secret: Option<&Secret>, repository: Id, salt: &[u8;
 }
 
 /// The bytes that the key of a slot of this kind is made from; `None` if the secret cannot open such a slot.
-fn bytes_for(secret: &Secret, kind: SlotKind) -> Option<Zeroizing<Vec<u8>>> {
-    match kind {
-        SlotKind::Argon2id(_) => (!secret.makes_recovery_slots()).then(|| secret.bytes().clone()),
-        SlotKind::Recovery(_) => RecoveryKey::read(secret.bytes()).map(|key| Zeroizing::new(key.letters().to_vec())),
-        SlotKind::Public => None,
+fn bytes_for(secret: SlotSecret<'_>, kind: SlotKind) -> Option<Zeroizing<Vec<u8>>> {
+    match (kind, secret) {
+        (SlotKind::Argon2id(_), SlotSecret::Password(bytes)) => Some(Zeroizing::new(bytes.to_vec())),
+        (SlotKind::Recovery(_), SlotSecret::Password(bytes)) => {
+            RecoveryKey::read(bytes).map(|key| Zeroizing::new(key.letters().to_vec()))
+        }
+        (SlotKind::Recovery(_), SlotSecret::RecoveryKey(key)) => Some(Zeroizing::new(key.letters().to_vec())),
+        (SlotKind::Argon2id(_), SlotSecret::RecoveryKey(_)) | (SlotKind::Public, _) => None,
     }
 }
 
-fn wrong_secret() -> ImageError {
-    ImageError::wrong_key(OPEN, "the passphrase or key file is not the one of this slot, or the slot is damaged")
+fn wrong_secret() -> TinError {
+    TinError::wrong_key(OPEN, "the passphrase or key file is not the one of this slot, or the slot is damaged")
 }
 
 fn argon2id(secret: &[u8], salt: &[u8; 32], cost: Cost) -> Result<Key> {
     const DERIVE: &str = "derive a key with Argon2id";
     cost.check()?;
-    let wrong = |cause: argon2::Error| ImageError::corrupt(DERIVE, format!("{cost:?}: {cause}"));
+    let wrong = |cause: argon2::Error| TinError::corrupt(DERIVE, format!("{cost:?}: {cause}"));
     let params = Params::new(cost.memory_kib, cost.passes, cost.lanes, Some(32)).map_err(wrong)?;
     let blocks = params.block_count();
     // Wiped afterwards, which the crate's own memory is not: the last blocks of it are all that the key is made of.
     let mut memory = Zeroizing::new(Vec::new());
     if memory.try_reserve_exact(blocks).is_err() {
-        return Err(ImageError::limit_exceeded(DERIVE, format!("there is no memory for {} KiB", cost.memory_kib)));
+        return Err(TinError::limit_exceeded(DERIVE, format!("there is no memory for {} KiB", cost.memory_kib)));
     }
     memory.resize(blocks, Block::new());
     let mut key = Zeroizing::new([0; 32]);
@@ -274,7 +282,7 @@ fn argon2id(secret: &[u8], salt: &[u8; 32], cost: Cost) -> Result<Key> {
 }
 
 /// Secret bytes that are hexadecimal in JSON, wiped when dropped.
-pub(super) struct Hex(pub(super) Key);
+pub(crate) struct Hex(pub(crate) Key);
 
 impl Serialize for Hex {
     fn serialize<S: Serializer>(&self, serializer: S) -> std::result::Result<S::Ok, S::Error> {
@@ -291,7 +299,7 @@ impl<'de> Deserialize<'de> for Hex {
 
 /// A public key and perhaps its private one, in JSON.
 #[derive(serde::Serialize, serde::Deserialize)]
-pub(super) struct Pair {
+pub(crate) struct Pair {
     public: Hex,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     private: Option<Hex>,
@@ -354,7 +362,7 @@ fn content_of(ring: &KeyRing) -> Result<Zeroizing<Vec<u8>>> {
 fn ring_of(info: &SlotInfo, json: &[u8]) -> Result<KeyRing> {
     // Without serde's words: they may quote what is secret.
     let content: Content = serde_json::from_slice(json).map_err(|cause| {
-        ImageError::corrupt(
+        TinError::corrupt(
             OPEN,
             format!("what it holds is no key ring (line {}, column {})", cause.line(), cause.column()),
         )
@@ -365,7 +373,7 @@ fn ring_of(info: &SlotInfo, json: &[u8]) -> Result<KeyRing> {
             "it is of role {}, what it holds of role {}, and its certificate of role {}",
             info.role, content.role, certificate.role
         );
-        return Err(ImageError::corrupt(OPEN, detail));
+        return Err(TinError::corrupt(OPEN, detail));
     }
     let keys = |pairs: Vec<Pair>| pairs.into_iter().map(ExchangeKey::from).collect();
     KeyRing::assemble(RingParts {
@@ -384,7 +392,7 @@ fn ring_of(info: &SlotInfo, json: &[u8]) -> Result<KeyRing> {
 fn certificate_of(digits: &str) -> Result<Certificate> {
     let mut bytes = vec![0; (digits.len() / 2).min(MAX_CERTIFICATE_BYTES)];
     if !unhex_into(digits, &mut bytes) {
-        return Err(ImageError::corrupt(OPEN, "its certificate is not in hexadecimal digits"));
+        return Err(TinError::corrupt(OPEN, "its certificate is not in hexadecimal digits"));
     }
     Certificate::parse(&bytes)
 }
@@ -400,6 +408,6 @@ fn hex(bytes: &[u8]) -> String {
     digits
 }
 
-fn refused(detail: &str) -> ImageError {
-    ImageError::new(ErrorKind::InvalidOption, MAKE, detail)
+fn refused(detail: &str) -> TinError {
+    TinError::invalid_option(MAKE, detail)
 }
