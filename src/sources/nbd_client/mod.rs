@@ -9,6 +9,7 @@
 //! write that was answered and is not flushed is never forgotten (see `pool`).
 
 mod address;
+mod answer;
 mod connection;
 mod handshake;
 #[cfg(test)]
@@ -232,7 +233,7 @@ const LEAST_ANSWER_BYTES: u64 = 64 << 10;
 
 /// What a server says of a range, as ends of runs and whether they are holes. However small its pieces are, there are few runs,
 /// and they reach far enough.
-fn joined(pieces: &[connection::StatusRun], begin: u64, end: u64) -> Vec<(u64, bool)> {
+fn joined(pieces: &[answer::StatusRun], begin: u64, end: u64) -> Vec<(u64, bool)> {
     let mut runs: Vec<(u64, bool)> = Vec::new();
     let mut add = |to: u64, hole: bool| match runs.last_mut() {
         Some(last) if last.1 == hole => last.0 = to,

@@ -11,7 +11,8 @@ use std::sync::atomic::{AtomicBool, AtomicUsize};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
-use super::connection::{Connection, Failed, StatusRun};
+use super::answer::StatusRun;
+use super::connection::{Connection, Failed};
 use super::handshake::Export;
 use super::wire::Request;
 use crate::nbd_protocol;
