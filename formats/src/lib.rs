@@ -31,6 +31,7 @@ pub mod format;
 pub mod gce;
 pub mod guess;
 mod gzip_file;
+pub mod hex;
 pub mod host_file;
 pub mod layer;
 pub mod limits;

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use clap::Args as ClapArgs;
 use jiff::Timestamp;
 use serde::Serialize;
+use tintype_formats::hex::to_hex;
 use tintype_formats::tin::id::Id;
 use tintype_formats::tin::keys::Certificate;
 use tintype_formats::tin::manifest::{DiskRecord, Manifest};
@@ -159,7 +160,7 @@ fn row<'a>(snapshot: &'a Snapshot, boots: &Boots) -> Row<'a> {
         time: &manifest.time,
         host: &manifest.host,
         signer: &snapshot.origin.name,
-        signing_key: snapshot.origin.signing.iter().map(|byte| format!("{byte:02x}")).collect(),
+        signing_key: to_hex(&snapshot.origin.signing),
         consistency: &manifest.consistency,
         incomplete: snapshot.is_incomplete(),
         parent: manifest.parent,

@@ -1,6 +1,5 @@
 //! The digest of a disk's content: SHA-256 in guest order, BLAKE3 on all workers.
 
-use std::fmt::Write as _;
 use std::sync::{Mutex, PoisonError};
 
 use super::NamedDisk;
@@ -11,6 +10,7 @@ use crate::error::Result;
 use crate::progress::Progress;
 use blake3::hazmat::{ChainingValue, HasherExt, Mode, merge_subtrees_non_root, merge_subtrees_root};
 use sha2::{Digest as _, Sha256};
+use tintype_formats::hex::to_hex;
 
 /// How a disk is hashed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -43,10 +43,7 @@ pub struct Digest {
 impl Digest {
     /// In hexadecimal.
     pub fn to_hex(&self) -> String {
-        self.bytes.iter().fold(String::new(), |mut text, byte| {
-            let _ = write!(text, "{byte:02x}");
-            text
-        })
+        to_hex(&self.bytes)
     }
 }
 

@@ -6,9 +6,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use sha2::{Digest, Sha256};
 
-use super::manifest::{Algorithm, to_hex};
+use super::manifest::Algorithm;
 use crate::error::Result;
 use crate::file_parts::FileParts;
+use crate::hex::to_hex;
 use crate::host_file::{HostFile, HostFileMut};
 use crate::sink::{SingleFile, TargetFiles};
 
