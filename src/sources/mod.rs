@@ -35,7 +35,7 @@ pub use extended::Extended;
 pub use folder_gate::{FolderGate, ReferencePolicy};
 pub use identity::{aliases, is_same_file, looks_remote, of_metadata as identity_of};
 pub use in_use::{User, Watch, writers_at};
-pub use nbd_client::{NbdAddress, NbdFile, NbdOptions, is_nbd};
+pub use nbd_client::{NbdAddress, NbdFile, NbdOptions, is_nbd, nbd_uri_part};
 pub use open::{
     OpenOptions, OpenedDisk, OpenedImage, entry_of_folder, failed_to_follow, format_named, guess_note,
     is_device_or_export, open_disk, open_host_file, open_image, open_raw,

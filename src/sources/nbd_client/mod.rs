@@ -30,7 +30,7 @@ use std::time::{Duration, Instant};
 
 use tintype_formats::host_file::{FileIdentity, HostExtent, HostFile, HostFileMut};
 
-pub use self::address::{NbdAddress, is_nbd};
+pub use self::address::{NbdAddress, is_nbd, nbd_uri_part};
 use self::connection::Connection;
 use self::handshake::{Wanted, negotiate};
 use self::pool::{Connector, Pool};
