@@ -17,11 +17,12 @@ mod cursor;
 #[cfg(test)]
 mod tests;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::host_file::HostFile;
+use crate::lru::Lru;
 use cursor::{Checkpoint, Cursor};
 pub use cursor::{MAGIC, inflate_head};
 
@@ -51,15 +52,9 @@ struct State {
     cursors: Vec<Cursor>,
     checkpoints: BTreeMap<u64, Arc<Checkpoint>>,
     spacing_bytes: u64,
-    chunks: HashMap<u64, Kept>,
-    clock: u64,
+    chunks: Lru<u64, Arc<[u8]>>,
     /// The length of the file inside, once somebody was at its end.
     len_bytes: Option<u64>,
-}
-
-struct Kept {
-    bytes: Arc<[u8]>,
-    used: u64,
 }
 
 impl GzipFile {
@@ -70,8 +65,7 @@ impl GzipFile {
             cursors: Vec::new(),
             checkpoints: BTreeMap::new(),
             spacing_bytes: FIRST_SPACING_BYTES,
-            chunks: HashMap::new(),
-            clock: 0,
+            chunks: Lru::new(MAX_CHUNKS),
             len_bytes: None,
         };
         Ok(GzipFile { file, file_bytes, state: Mutex::new(state) })
@@ -94,7 +88,7 @@ impl GzipFile {
     /// A chunk, by its number; the last one is shorter, and past the end there are none.
     fn chunk(&self, number: u64) -> io::Result<Arc<[u8]>> {
         let mut state = self.lock();
-        if let Some(bytes) = state.kept(number) {
+        if let Some(bytes) = state.chunks.get(number) {
             return Ok(bytes);
         }
         if state.len_bytes.is_some_and(|len_bytes| len_bytes.div_ceil(CHUNK_BYTES) <= number) {
@@ -105,15 +99,15 @@ impl GzipFile {
             let current = cursor.next_chunk();
             cursor.inflate_chunk(self.file.as_ref(), self.file_bytes)?;
             state.passed(&cursor);
-            if number - current < MAX_CHUNKS {
-                state.keep(current, cursor.chunk_bytes());
+            if number - current < MAX_CHUNKS && !cursor.chunk_bytes().is_empty() {
+                state.chunks.insert(current, cursor.chunk_bytes().into(), 1);
             }
             if current == number || cursor.is_at_end() {
                 break;
             }
         }
         state.put_back(cursor);
-        state.kept(number).ok_or_else(|| io::ErrorKind::UnexpectedEof.into())
+        state.chunks.get(number).ok_or_else(|| io::ErrorKind::UnexpectedEof.into())
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -148,25 +142,6 @@ impl HostFile for GzipFile {
 }
 
 impl State {
-    fn kept(&mut self, number: u64) -> Option<Arc<[u8]>> {
-        self.clock += 1;
-        let kept = self.chunks.get_mut(&number)?;
-        kept.used = self.clock;
-        Some(Arc::clone(&kept.bytes))
-    }
-
-    fn keep(&mut self, number: u64, bytes: &[u8]) {
-        if bytes.is_empty() {
-            return;
-        }
-        if self.chunks.len() as u64 >= MAX_CHUNKS
-            && let Some(oldest) = self.chunks.iter().min_by_key(|(_, kept)| kept.used).map(|(number, _)| *number)
-        {
-            self.chunks.remove(&oldest);
-        }
-        self.chunks.insert(number, Kept { bytes: bytes.into(), used: self.clock });
-    }
-
     /// Takes the cursor, or copies the checkpoint, that has the shortest way to a chunk.
     fn cursor_before(&mut self, number: u64) -> Cursor {
         let nearest = self.cursors.iter().enumerate().filter(|(_, cursor)| cursor.next_chunk() <= number);
