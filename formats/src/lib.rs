@@ -36,6 +36,7 @@ pub mod host_file;
 pub mod layer;
 pub mod limits;
 pub mod local_file;
+pub mod locks;
 mod lru;
 mod ova;
 pub mod parallels;

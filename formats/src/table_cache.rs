@@ -3,11 +3,12 @@
 //! Tables of large images are larger than memory and most lookups go near the one before; so entries are fetched by the
 //! page, and the page that was used least recently makes room.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use crate::error::{ImageError, Result};
 use crate::host_file::HostFile;
 use crate::limits::TABLE_CACHE_BYTES;
+use crate::locks::Unpoisoned as _;
 use crate::lru::Lru;
 
 /// The size of a page, in bytes: 4,096 entries of 8 bytes, 256 MiB of a guest with 64 KiB clusters.
@@ -50,7 +51,7 @@ impl TableCache {
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Lru<u64, Arc<[u8]>>> {
-        self.pages.lock().unwrap_or_else(PoisonError::into_inner)
+        self.pages.lock().unpoisoned()
     }
 }
 

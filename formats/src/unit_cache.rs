@@ -5,9 +5,10 @@
 //! Whoever comes second waits for the first instead of decoding it again.
 
 use std::hash::Hash;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use crate::error::Result;
+use crate::locks::Unpoisoned as _;
 use crate::lru::Lru;
 
 /// Memory that the decoded units of one image may take, in bytes, unless one unit alone is larger: enough for a unit of
@@ -54,11 +55,11 @@ impl<K: Copy + Eq + Hash> UnitCache<K> {
             return decode(target);
         }
         let unit = self.slot(number, length_bytes);
-        let mut unit = lock(&unit);
+        let mut unit = unit.lock().unpoisoned();
         let bytes = match unit.as_ref() {
             Some(bytes) => Arc::clone(bytes),
             None => {
-                let _one_at_a_time = (length_bytes > LARGE_UNIT_BYTES).then(|| lock(&self.large));
+                let _one_at_a_time = (length_bytes > LARGE_UNIT_BYTES).then(|| self.large.lock().unpoisoned());
                 let mut bytes = vec![0; length_bytes as usize];
                 decode(&mut bytes)?;
                 Arc::clone(unit.insert(Arc::new(bytes)))
@@ -72,17 +73,13 @@ impl<K: Copy + Eq + Hash> UnitCache<K> {
 
     /// Returns the place for a unit, which is made if there is none.
     fn slot(&self, number: K, length_bytes: u64) -> Slot {
-        let mut slots = lock(&self.slots);
+        let mut slots = self.slots.lock().unpoisoned();
         slots.get(number).unwrap_or_else(|| {
             let slot = Slot::default();
             slots.insert(number, Arc::clone(&slot), length_bytes);
             slot
         })
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]

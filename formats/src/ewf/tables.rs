@@ -1,7 +1,7 @@
 //! Tables: where chunks are. Each is loaded when it is needed, and the few that were used last are kept.
 
 use std::ops::Range;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use zerocopy::FromBytes;
 use zerocopy::little_endian::U32;
@@ -10,6 +10,7 @@ use super::checksum::read_checked;
 use super::on_disk::*;
 use crate::error::{ImageError, Result};
 use crate::host_file::OpenFile;
+use crate::locks::Unpoisoned as _;
 use crate::lru::Lru;
 
 const READ_TABLE: &str = "read EWF table";
@@ -191,12 +192,12 @@ impl Default for KeptTables {
 impl KeptTables {
     /// The table, loaded if it is not there.
     pub fn get(&self, number: usize, load: impl FnOnce() -> Result<Table>) -> Result<Arc<Table>> {
-        if let Some(table) = self.0.lock().unwrap_or_else(PoisonError::into_inner).get(number) {
+        if let Some(table) = self.0.lock().unpoisoned().get(number) {
             return Ok(table);
         }
         let table = Arc::new(load()?);
         let weight = (table.entries.len() as u64).max(LEAST_WEIGHT);
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(number, Arc::clone(&table), weight);
+        self.0.lock().unpoisoned().insert(number, Arc::clone(&table), weight);
         Ok(table)
     }
 }

@@ -19,9 +19,10 @@ mod tests;
 
 use std::collections::BTreeMap;
 use std::io;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use crate::host_file::HostFile;
+use crate::locks::Unpoisoned as _;
 use crate::lru::Lru;
 use cursor::{Checkpoint, Cursor};
 pub use cursor::{MAGIC, inflate_head};
@@ -111,7 +112,7 @@ impl GzipFile {
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock().unpoisoned()
     }
 }
 

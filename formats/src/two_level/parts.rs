@@ -1,11 +1,12 @@
 //! A bounded cache of parts of L2 tables, which are looked through for repeated places when they are read.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use super::{Cluster, READ_L2, Shape, repeated};
 use crate::error::{ImageError, Result};
 use crate::host_file::HostFile;
 use crate::limits::TABLE_CACHE_BYTES;
+use crate::locks::Unpoisoned as _;
 use crate::lru::Lru;
 
 /// The entries of a part; a table of fewer is one part.
@@ -88,6 +89,6 @@ impl PartCache {
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Lru<PartKey, Arc<Part>>> {
-        self.parts.lock().unwrap_or_else(PoisonError::into_inner)
+        self.parts.lock().unpoisoned()
     }
 }

@@ -1,6 +1,6 @@
 //! The extents: going through their headers once, and finding clusters in them.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use zerocopy::{FromBytes, FromZeros, IntoBytes};
 
@@ -8,6 +8,7 @@ use super::header::Archive;
 use super::on_disk::*;
 use crate::error::{ErrorKind, ImageError, Result};
 use crate::host_file::HostFile;
+use crate::locks::Unpoisoned as _;
 use crate::lru::Lru;
 
 const READ: &str = "read VMA extent header";
@@ -185,14 +186,14 @@ impl Default for ExtentCache {
 impl ExtentCache {
     /// The extent at `offset`, whose header was checked before.
     pub fn get(&self, file: &dyn HostFile, offset: u64) -> Result<Arc<ExtentMap>> {
-        if let Some(map) = self.0.lock().unwrap_or_else(PoisonError::into_inner).get(offset) {
+        if let Some(map) = self.0.lock().unpoisoned().get(offset) {
             return Ok(map);
         }
         let mut header = ExtentHeader::new_zeroed();
         file.read_exact_at(offset, header.as_mut_bytes())
             .map_err(|cause| ImageError::io(READ, cause).at_host(offset))?;
         let map = Arc::new(ExtentMap::new(offset, &header));
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(offset, Arc::clone(&map), 1);
+        self.0.lock().unpoisoned().insert(offset, Arc::clone(&map), 1);
         Ok(map)
     }
 }

@@ -9,7 +9,7 @@
 //! tables that were looked at together name no more grains than the file has room for. Errors about one grain come when
 //! that grain is asked for.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use byteorder::{ByteOrder, LittleEndian};
 
@@ -19,6 +19,7 @@ use super::on_disk::*;
 use crate::error::{ImageError, Result};
 use crate::host_file::HostFile;
 use crate::limits::TABLE_CACHE_BYTES;
+use crate::locks::Unpoisoned as _;
 use crate::lru::Lru;
 
 const READ_DIRECTORY: &str = "read grain directory";
@@ -188,7 +189,7 @@ impl GrainMap {
 
     /// Adds what a table names, once; fails if there is more than the file has room for.
     fn count_named(&self, number: u64, tables: usize, stored: u64) -> Result<()> {
-        let mut named = self.named.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut named = self.named.lock().unpoisoned();
         named.loaded.resize(tables.div_ceil(64), 0);
         if let Some(word) = named.loaded.get_mut((number / 64) as usize)
             && *word & (1 << (number % 64)) == 0
@@ -243,12 +244,12 @@ impl Default for TableCache {
 
 impl TableCache {
     fn get(&self, key: (usize, u64)) -> Option<Arc<[Grain]>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).get(key)
+        self.0.lock().unpoisoned().get(key)
     }
 
     fn insert(&self, key: (usize, u64), grains: Arc<[Grain]>) {
         let weight = grains.len() as u64;
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(key, grains, weight);
+        self.0.lock().unpoisoned().insert(key, grains, weight);
     }
 }
 

@@ -3,6 +3,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
+use tintype_formats::locks::Unpoisoned as _;
 use tintype_formats::sink::IdentitySeed;
 use tintype_formats::tin::manifest::{DiskRecord, RootRecord, SourceRecord};
 use tintype_formats::tin::map::Shape;
@@ -165,6 +166,6 @@ impl Job<'_> {
 
 fn finish<S: ChunkSink + 'static>(writer: DiskWriter<S>, outcome: &Outcome) -> Result<StoredDisk> {
     Box::new(writer).finish(&IdentitySeed([0; 32]))?;
-    let stored = outcome.lock().unwrap_or_else(std::sync::PoisonError::into_inner).take();
+    let stored = outcome.lock().unpoisoned().take();
     Ok(stored.unwrap_or(StoredDisk { root: None, statistics: Statistics::default() }))
 }

@@ -6,8 +6,10 @@
 
 use std::collections::BTreeMap;
 use std::io::{self, IoSlice};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
+
+use tintype_formats::locks::Unpoisoned as _;
 
 use super::answer::{Answer, Progress, StatusRun};
 use super::handshake::Export;
@@ -158,7 +160,7 @@ impl Connection {
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock().unpoisoned()
     }
 
     /// Sends a request and reads its answer.
@@ -204,7 +206,7 @@ impl Connection {
     }
 
     fn send(&self, request: &Request, cookie: u64, payload: &[u8]) -> io::Result<()> {
-        let _turn = self.sending.lock().unwrap_or_else(PoisonError::into_inner);
+        let _turn = self.sending.lock().unpoisoned();
         self.channel.write_all(&mut [IoSlice::new(&request.encode(cookie)), IoSlice::new(payload)])
     }
 
@@ -237,7 +239,7 @@ impl Connection {
                 }
                 _ => {
                     state.set_idle(cookie, true);
-                    state = wake.wait(state).unwrap_or_else(PoisonError::into_inner);
+                    state = wake.wait(state).unpoisoned();
                     state.set_idle(cookie, false);
                 }
             }

@@ -25,10 +25,11 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering::Relaxed;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use tintype_formats::host_file::{FileIdentity, HostExtent, HostFile, HostFileMut};
+use tintype_formats::locks::Unpoisoned as _;
 
 pub use self::address::{NbdAddress, is_nbd, nbd_uri_part};
 use self::connection::Connection;
@@ -134,7 +135,7 @@ impl NbdFile {
     }
 
     fn known(&self) -> MutexGuard<'_, Known> {
-        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+        self.known.lock().unpoisoned()
     }
 
     fn check_range(&self, offset: u64, length_bytes: u64) -> io::Result<()> {
@@ -303,7 +304,7 @@ impl HostFileMut for NbdFile {
         let written = match self.is_whole(host_offset, length_bytes) {
             true => self.write_blocks(host_offset, bytes),
             false => {
-                let _alone = self.edges.lock().unwrap_or_else(PoisonError::into_inner);
+                let _alone = self.edges.lock().unpoisoned();
                 let (begin, end) = self.around(host_offset, length_bytes);
                 let mut blocks = vec![0; (end - begin) as usize];
                 self.read_blocks(begin, &mut blocks)?;
