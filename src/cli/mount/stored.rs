@@ -98,7 +98,8 @@ fn description(snapshot: &Snapshot, record: &DiskRecord) -> Map<String, Value> {
 
 /// When a snapshot was begun, as far as it says.
 fn time_of(manifest: &Manifest) -> SystemTime {
-    time::parse(&manifest.time).map_or(SystemTime::UNIX_EPOCH, SystemTime::from)
+    let time = time::parse(&manifest.time).and_then(|time| SystemTime::try_from(time).ok());
+    time.unwrap_or(SystemTime::UNIX_EPOCH)
 }
 
 /// The snapshots of a repository, listed when somebody looks.
