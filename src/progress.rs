@@ -1,8 +1,9 @@
 //! Progress and cancellation of long jobs: the job updates counters, and a front end reads them.
 
 use std::sync::Mutex;
-use std::sync::PoisonError;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+
+use tintype_formats::locks::Unpoisoned as _;
 
 use crate::error::{Error, Result};
 
@@ -33,17 +34,17 @@ impl Progress {
 
     /// Sets the current phase: "converting", "syncing", "verifying".
     pub fn enter(&self, phase: &'static str) {
-        self.now.lock().unwrap_or_else(PoisonError::into_inner).phase = phase;
+        self.now.lock().unpoisoned().phase = phase;
     }
 
     /// Sets the disk that the next phases are about, where there are several.
     pub fn enter_disk(&self, name: &str) {
-        self.now.lock().unwrap_or_else(PoisonError::into_inner).disk = Some(name.to_owned());
+        self.now.lock().unpoisoned().disk = Some(name.to_owned());
     }
 
     /// Returns the current phase.
     pub fn now(&self) -> Now {
-        self.now.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.now.lock().unpoisoned().clone()
     }
 
     /// Counts anew: so many guest bytes are to be passed.
@@ -79,11 +80,11 @@ impl Progress {
 
     /// Leaves a word for the user that is no failure.
     pub fn note(&self, text: impl Into<String>) {
-        self.notes.lock().unwrap_or_else(PoisonError::into_inner).push(text.into());
+        self.notes.lock().unpoisoned().push(text.into());
     }
 
     /// Takes the words left so far.
     pub fn take_notes(&self) -> Vec<String> {
-        std::mem::take(&mut self.notes.lock().unwrap_or_else(PoisonError::into_inner))
+        std::mem::take(&mut self.notes.lock().unpoisoned())
     }
 }

@@ -4,7 +4,7 @@
 mod uses;
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use uses::{Uses, circles, rust_files, uses_below};
 
@@ -136,6 +136,38 @@ fn commands_are_used_by_the_command_line_alone() {
             assert_eq!(Some(&used), own.as_ref(), "{}: uses the command {used}", file.display());
         }
     }
+}
+
+/// The folders with Rust files of ours.
+const CODE: &[&str] = &["src", "formats", "tests", "benches"];
+
+/// Returns every Rust file of ours, but none that a build made.
+fn our_files() -> impl Iterator<Item = PathBuf> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let files = CODE.iter().flat_map(|folder| rust_files(&root.join(folder)));
+    files.filter(|file| !file.components().any(|part| part.as_os_str() == "target"))
+}
+
+#[test]
+fn no_file_is_long() {
+    for file in our_files() {
+        let lines = fs::read_to_string(&file).expect("a source file").lines().count();
+        assert!(lines <= 450, "{}: {lines} lines are more than 450: split it by idea", file.display());
+    }
+}
+
+/// A module with a folder is the folder's `mod.rs`: what belongs together moves together.
+#[test]
+fn modules_with_a_folder_are_its_mod_rs() {
+    for file in our_files() {
+        let folder = file.with_extension("");
+        let fine = !folder.is_dir() || fs::read_dir(&folder).expect("a folder").all(|entry| !is_rust(&entry));
+        assert!(fine, "{}: move it to {}", file.display(), folder.join("mod.rs").display());
+    }
+}
+
+fn is_rust(entry: &std::io::Result<fs::DirEntry>) -> bool {
+    entry.as_ref().is_ok_and(|entry| entry.path().extension().is_some_and(|extension| extension == "rs"))
 }
 
 #[test]

@@ -7,11 +7,12 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 use std::process::{Command, Stdio};
-use std::sync::{Mutex, PoisonError};
+use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use common::{Run, Sandbox, have, have_root};
 use rustix::process::{Pid, Signal, kill_process};
+use tintype_formats::locks::Unpoisoned as _;
 
 const TOOLS: [&str; 4] = ["qemu-system-x86_64", "syslinux", "grub-mkstandalone", "sgdisk"];
 
@@ -109,7 +110,7 @@ fn all_boot(sandbox: &Sandbox, sources: &[&str], firmwares: Firmwares, begin: &s
         waiting.extend(firmwares(place).iter().map(|firmware| (*source, *firmware)));
     }
     let (waiting, lines) = (Mutex::new(waiting), Mutex::new(BTreeSet::new()));
-    let next = || waiting.lock().unwrap_or_else(PoisonError::into_inner).pop();
+    let next = || waiting.lock().unpoisoned().pop();
     let boot = || {
         while let Some((source, firmware)) = next() {
             let line = line_of(sandbox, source, firmware, begin);

@@ -1,10 +1,11 @@
 //! What clients can do to the NBD server, and to each other: nothing beyond their own connection.
 
 mod common;
+#[path = "common/served.rs"]
+mod served;
 
-use std::io::{self, Read, Write};
+use std::io::{self, Write};
 use std::os::unix::net::UnixStream;
-use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -14,74 +15,11 @@ use common::nbd::{
 };
 use common::{Sandbox, have};
 use proptest::prelude::*;
-use tempfile::TempDir;
+use served::{DISK_BYTES, Served, assert_ends, serve};
 use tintype::serve::nbd::{Access, Export, Exports, Limits, Listener, Server, Settings, TlsFiles, TlsSettings};
-use tintype::sources::{NbdAddress, NbdFile, NbdOptions, Overlay, WritableDisk};
+use tintype::sources::{NbdAddress, NbdFile, NbdOptions, WritableDisk};
 use tintype_formats::testing::{ModelDisk, Random, read_all};
 use tintype_formats::{BlockSource, HostFile};
-
-const DISK_BYTES: u64 = 4 << 20;
-
-/// A server of one disk, "a", and where it is.
-struct Served {
-    server: Server,
-    path: PathBuf,
-    content: Vec<u8>,
-    _folder: TempDir,
-}
-
-fn serve(writable: bool, settings: Settings) -> Served {
-    let folder = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
-    let disk: Arc<dyn BlockSource> = Arc::new(ModelDisk::random(5, DISK_BYTES, 20, 20));
-    let content = read_all(&disk).unwrap();
-    let access = match writable {
-        false => Access::ReadOnly(disk),
-        true => Access::Writable(Arc::new(Overlay::temporary(folder.path(), disk).unwrap())),
-    };
-    let path = folder.path().join("s");
-    let listener = Listener::unix(&path).unwrap();
-    let server = Server::start(vec![listener], Exports::only(Export::new("a", "", access)), settings).unwrap();
-    Served { server, path, content, _folder: folder }
-}
-
-impl Served {
-    /// A client that has heard the greeting.
-    fn connect(&self) -> UnixStream {
-        let mut stream = UnixStream::connect(&self.path).unwrap();
-        stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
-        stream.set_write_timeout(Some(Duration::from_secs(1))).unwrap();
-        let mut greeting = [0; 18];
-        stream.read_exact(&mut greeting).unwrap();
-        assert_eq!(greeting[..16], *b"NBDMAGICIHAVEOPT");
-        stream
-    }
-
-    /// A client that has chosen the disk, in the oldest way: replies are simple.
-    fn client(&self) -> UnixStream {
-        let mut stream = self.connect();
-        stream.write_all(&[&3u32.to_be_bytes()[..], &option(1, b"a")].concat()).unwrap();
-        let mut chosen = [0; 10];
-        stream.read_exact(&mut chosen).unwrap();
-        assert_eq!(chosen[..8], DISK_BYTES.to_be_bytes());
-        stream
-    }
-
-    fn wait_for_connections(&self, expected: usize) {
-        let began = Instant::now();
-        while self.server.counters().connections != expected {
-            assert!(began.elapsed() < Duration::from_secs(10), "{:?}", self.server.counters());
-            std::thread::sleep(Duration::from_millis(5));
-        }
-    }
-}
-
-/// Reads until the server hangs up.
-fn assert_ends(mut stream: UnixStream) {
-    match io::copy(&mut stream, &mut io::sink()) {
-        Ok(_) => {}
-        Err(cause) => assert_eq!(cause.kind(), io::ErrorKind::ConnectionReset),
-    }
-}
 
 #[test]
 fn who_breaks_the_rules_ends_alone() {
@@ -169,35 +107,6 @@ fn who_never_reads_waits_alone() {
     served.server.stop().unwrap();
     assert!(began.elapsed() < Duration::from_secs(1), "the end takes {:?}", began.elapsed());
     assert_ends(good);
-}
-
-#[test]
-fn there_are_limits_for_clients_that_do_nothing() {
-    let limits = Limits {
-        connections: 1,
-        handshake: Duration::from_millis(200),
-        idle: Some(Duration::from_millis(300)),
-        ..Limits::default()
-    };
-    let served = serve(false, Settings { limits, ..Settings::default() });
-    let silent = served.connect();
-    let mut slow = served.connect();
-    let idle = served.client();
-    let mut fourth = UnixStream::connect(&served.path).unwrap();
-    assert_eq!(fourth.read(&mut [0; 18]).unwrap(), 0, "more clients than allowed");
-    slow.write_all(&1u32.to_be_bytes()).unwrap();
-    let began = Instant::now();
-    // A byte at a time does not make the time longer.
-    let trickle = std::iter::repeat_with(|| {
-        std::thread::sleep(Duration::from_millis(50));
-        slow.write_all(b"I")
-    });
-    let count = trickle.take(40).take_while(Result::is_ok).count();
-    assert!(count < 20, "{count} bytes");
-    assert_ends(silent);
-    assert_ends(idle);
-    assert!(began.elapsed() < Duration::from_secs(5));
-    served.wait_for_connections(0);
 }
 
 #[test]
@@ -407,90 +316,4 @@ fn no_stream_of_bytes_does_any_harm() {
     served.wait_for_connections(0);
     assert_eq!(read_at(&mut served.client(), 0, 512).len(), 512);
     served.server.stop().unwrap();
-}
-
-/// Clients that never finish their handshake take no place of those that do.
-#[test]
-fn handshakes_that_stop_keep_nobody_out() {
-    if !have("openssl") {
-        return;
-    }
-    let sandbox = Sandbox::new();
-    make_certificates(&sandbox);
-    let files = TlsFiles {
-        certificate: sandbox.path("tls/server-cert.pem"),
-        key: sandbox.path("tls/server-key.pem"),
-        client_authority: Some(sandbox.path("tls/ca-cert.pem")),
-    };
-    let settings = Settings { tls: Some(TlsSettings::load(&files).unwrap()), ..Settings::default() };
-    let disk = ModelDisk::random(5, DISK_BYTES, 20, 20);
-    let content = read_all(&disk).unwrap();
-    let exports = Exports::only(Export::new("a", "", Access::ReadOnly(Arc::new(disk))));
-    let listener = Listener::tcp("127.0.0.1:0".parse().unwrap()).unwrap();
-    let server = Server::start(vec![listener], exports, settings).unwrap();
-    let tintype::serve::nbd::Address::Tcp(at) = server.addresses()[0].clone() else { panic!("a TCP address") };
-    let stopped: Vec<_> = (0..400)
-        .map(|_| {
-            let mut stream = std::net::TcpStream::connect(at).unwrap();
-            // One that was sent away already cannot hear it.
-            let _ = stream.write_all(&[&3u32.to_be_bytes()[..], &option(5, b"")].concat());
-            stream
-        })
-        .collect();
-    let address = NbdAddress::parse(&format!("nbds://127.0.0.1:{}/a?tls-hostname=localhost", at.port())).unwrap();
-    let options = NbdOptions { tls_folder: Some(sandbox.path("tls")), ..NbdOptions::default() };
-    for _ in 0..5 {
-        let file = NbdFile::open(&address, &options).unwrap();
-        let mut read = [0; 4096];
-        file.read_exact_at(0, &mut read).unwrap();
-        assert_eq!(read, content[..4096]);
-    }
-    assert!(server.counters().connections <= 256 + 20, "{:?}", server.counters());
-    drop(stopped);
-}
-
-#[test]
-fn idle_clients_make_room_and_busy_ones_do_not() {
-    let serve_64 = |yields_after| {
-        let limits = Limits { connections: 64, yields_after, ..Limits::default() };
-        let served = serve(false, Settings { limits, ..Settings::default() });
-        let clients: Vec<_> = (0..64).map(|_| served.client()).collect();
-        (served, clients)
-    };
-    let (served, _clients) = serve_64(Duration::MAX);
-    let mut late = UnixStream::connect(&served.path).unwrap();
-    assert_eq!(late.read(&mut [0; 18]).unwrap(), 0, "nobody was idle for long enough");
-    let (served, mut clients) = serve_64(Duration::from_millis(1));
-    std::thread::sleep(Duration::from_millis(50));
-    read_at(&mut clients[0], 0, 512);
-    let mut new = served.client();
-    assert_eq!(read_at(&mut new, 0, 4096), served.content[..4096]);
-    // The one that was idle for the longest has gone.
-    assert_eq!(read_at(&mut clients[0], 0, 512), served.content[..512]);
-    served.wait_for_connections(64);
-}
-
-/// A byte now and then makes the time for a request no longer.
-#[test]
-fn a_request_has_a_deadline_whatever_drips_in() {
-    let limits = Limits { request: Some(Duration::from_millis(300)), ..Limits::default() };
-    let served = serve(true, Settings { limits, ..Settings::default() });
-    let write = [request(WRITE, 0, 0, 40_000), vec![7; 40_000]].concat();
-    for message in [&write[..], &request(READ, 0, 0, 512)[..27]] {
-        let mut client = served.client();
-        let began = Instant::now();
-        let bytes = message.iter().cycle().take(200);
-        let sent = bytes.take_while(|byte| {
-            std::thread::sleep(Duration::from_millis(30));
-            client.write_all(&[**byte]).is_ok()
-        });
-        // The last 28 bytes are a header; then what is written comes as slowly.
-        let count = sent.count();
-        assert!(count < 150, "{count} bytes in {:?}", began.elapsed());
-        assert_ends(client);
-    }
-    // A client that was silent between two requests is none of those.
-    let mut client = served.client();
-    std::thread::sleep(Duration::from_millis(700));
-    read_at(&mut client, 0, 512);
 }

@@ -33,11 +33,14 @@ pub mod format;
 pub mod gce;
 pub mod guess;
 mod gzip_file;
+pub mod hex;
 pub mod host_file;
 pub mod layer;
 pub mod limits;
 #[cfg(unix)]
 pub mod local;
+pub mod locks;
+mod lru;
 mod ova;
 pub mod parallels;
 mod pieces;

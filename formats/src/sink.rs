@@ -82,13 +82,13 @@ pub fn invalid_option(name: &str, found: &str, expected: &str) -> ImageError {
 pub fn parse_size(text: &str) -> Option<u64> {
     let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
     let (number, unit) = text.split_at(digits);
-    let shift = match unit.to_ascii_lowercase().trim_end_matches("ib") {
+    let shift = match unit.to_ascii_lowercase().as_str() {
         "" | "b" => 0,
-        "k" => 10,
-        "m" => 20,
-        "g" => 30,
-        "t" => 40,
-        "p" => 50,
+        "k" | "kib" => 10,
+        "m" | "mib" => 20,
+        "g" | "gib" => 30,
+        "t" | "tib" => 40,
+        "p" | "pib" => 50,
         _ => return None,
     };
     number.parse::<u64>().ok()?.checked_mul(1 << shift)
@@ -391,8 +391,9 @@ mod tests {
         assert_eq!(parse_size("512"), Some(512));
         assert_eq!(parse_size("64k"), Some(65536));
         assert_eq!(parse_size("4GiB"), Some(4 << 30));
+        assert_eq!(parse_size("100b"), Some(100));
         assert_eq!(parse_size("16T"), Some(16 << 40));
-        for bad in ["", "k", "-1", "1.5M", "64q", "99999999999999999999", "17179869184G"] {
+        for bad in ["", "k", "-1", "1.5M", "64q", "64kibib", "64ib", "64bib", "99999999999999999999", "17179869184G"] {
             assert_eq!(parse_size(bad), None, "{bad}");
         }
     }

@@ -3,40 +3,30 @@
 //! Tables of large images are larger than memory and most lookups go near the one before; so entries are fetched by the
 //! page, and the page that was used least recently makes room.
 
-use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use crate::error::{ImageError, Result};
 use crate::host_file::HostFile;
 use crate::limits::TABLE_CACHE_BYTES;
+use crate::locks::Unpoisoned as _;
+use crate::lru::Lru;
 
 /// The size of a page, in bytes: 4,096 entries of 8 bytes, 256 MiB of a guest with 64 KiB clusters.
 pub const PAGE_BYTES: u64 = 32 << 10;
 
-const MAX_PAGES: usize = TABLE_CACHE_BYTES / PAGE_BYTES as usize;
+const MAX_PAGES: u64 = TABLE_CACHE_BYTES as u64 / PAGE_BYTES;
 
 /// Cached pages of one host file. Pages lie at multiples of [`PAGE_BYTES`]; the one at the file's end is shorter.
 pub struct TableCache {
     file: Arc<dyn HostFile>,
     file_len_bytes: u64,
-    pages: Mutex<Pages>,
-}
-
-#[derive(Default)]
-struct Pages {
-    by_number: HashMap<u64, Page>,
-    clock: u64,
-}
-
-struct Page {
-    bytes: Arc<[u8]>,
-    used: u64,
+    pages: Mutex<Lru<u64, Arc<[u8]>>>,
 }
 
 impl TableCache {
     /// A cache over `file`, which does not change while it is open.
     pub fn new(file: Arc<dyn HostFile>, file_len_bytes: u64) -> Self {
-        TableCache { file, file_len_bytes, pages: Mutex::default() }
+        TableCache { file, file_len_bytes, pages: Mutex::new(Lru::new(MAX_PAGES)) }
     }
 
     /// Returns the page that holds `host_offset`, and where in it that is.
@@ -56,30 +46,12 @@ impl TableCache {
         let mut bytes = vec![0; PAGE_BYTES.min(self.file_len_bytes - start) as usize];
         self.file.read_exact_at(start, &mut bytes).map_err(|cause| ImageError::io(doing, cause).at_host(start))?;
         let bytes: Arc<[u8]> = bytes.into();
-        self.lock().insert(number, Arc::clone(&bytes));
+        self.lock().insert(number, Arc::clone(&bytes), 1);
         Ok((bytes, within))
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, Pages> {
-        self.pages.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl Pages {
-    fn get(&mut self, number: u64) -> Option<Arc<[u8]>> {
-        self.clock += 1;
-        let page = self.by_number.get_mut(&number)?;
-        page.used = self.clock;
-        Some(Arc::clone(&page.bytes))
-    }
-
-    fn insert(&mut self, number: u64, bytes: Arc<[u8]>) {
-        if self.by_number.len() >= MAX_PAGES
-            && let Some(oldest) = self.by_number.iter().min_by_key(|(_, page)| page.used).map(|(number, _)| *number)
-        {
-            self.by_number.remove(&oldest);
-        }
-        self.by_number.insert(number, Page { bytes, used: self.clock });
+    fn lock(&self) -> std::sync::MutexGuard<'_, Lru<u64, Arc<[u8]>>> {
+        self.pages.lock().unpoisoned()
     }
 }
 
@@ -90,16 +62,16 @@ mod tests {
 
     #[test]
     fn a_page_is_read_once_while_it_is_kept_and_the_oldest_goes() {
-        let len = PAGE_BYTES * (MAX_PAGES as u64 + 1) + 100;
+        let len = PAGE_BYTES * (MAX_PAGES + 1) + 100;
         let file = Arc::new(CountingFile::new(MemoryFile::with_len(len)));
         let cache = TableCache::new(file.clone(), len);
-        for page in 0..=MAX_PAGES as u64 {
+        for page in 0..=MAX_PAGES {
             cache.page_at("read", page * PAGE_BYTES + 8).unwrap();
             cache.page_at("read", 9).unwrap();
         }
-        assert_eq!(file.reads(), MAX_PAGES as u64 + 1);
+        assert_eq!(file.reads(), MAX_PAGES + 1);
         cache.page_at("read", PAGE_BYTES).unwrap();
-        assert_eq!(file.reads(), MAX_PAGES as u64 + 2);
+        assert_eq!(file.reads(), MAX_PAGES + 2);
     }
 
     #[test]

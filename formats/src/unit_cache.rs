@@ -4,11 +4,12 @@
 //! Chunks do not begin where readers' buffers do: two neighbouring reads, often by two threads at once, need the same one.
 //! Whoever comes second waits for the first instead of decoding it again.
 
-use std::collections::HashMap;
 use std::hash::Hash;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use crate::error::Result;
+use crate::locks::Unpoisoned as _;
+use crate::lru::Lru;
 
 /// Memory that the decoded units of one image may take, in bytes, unless one unit alone is larger: enough for a unit of
 /// 1 MiB for each of sixteen threads.
@@ -19,22 +20,12 @@ const LARGE_UNIT_BYTES: u64 = 4 << 20;
 
 /// Decoded units by their number; of several disks, by the disk's number and theirs.
 pub struct UnitCache<K = u64> {
-    slots: Mutex<Slots<K>>,
+    slots: Mutex<Lru<K, Slot>>,
     large: Mutex<()>,
 }
 
-struct Slots<K> {
-    by_number: HashMap<K, Slot>,
-    max_bytes: u64,
-    total_bytes: u64,
-    clock: u64,
-}
-
-struct Slot {
-    unit: Arc<Mutex<Option<Arc<Vec<u8>>>>>,
-    length_bytes: u64,
-    used: u64,
-}
+/// The place of a unit, empty until it is decoded.
+type Slot = Arc<Mutex<Option<Arc<Vec<u8>>>>>;
 
 impl<K: Copy + Eq + Hash> Default for UnitCache<K> {
     fn default() -> Self {
@@ -45,8 +36,7 @@ impl<K: Copy + Eq + Hash> Default for UnitCache<K> {
 impl<K: Copy + Eq + Hash> UnitCache<K> {
     /// A cache that takes so much memory, unless one unit alone is larger.
     pub fn of_bytes(max_bytes: u64) -> Self {
-        let slots = Slots { by_number: HashMap::new(), max_bytes, total_bytes: 0, clock: 0 };
-        UnitCache { slots: Mutex::new(slots), large: Mutex::default() }
+        UnitCache { slots: Mutex::new(Lru::new(max_bytes)), large: Mutex::default() }
     }
 
     /// Copies what lies `skip_bytes` into unit `number` to `target`.
@@ -64,12 +54,12 @@ impl<K: Copy + Eq + Hash> UnitCache<K> {
         if skip_bytes == 0 && target.len() as u64 == length_bytes {
             return decode(target);
         }
-        let unit = lock(&self.slots).slot(number, length_bytes);
-        let mut unit = lock(&unit);
+        let unit = self.slot(number, length_bytes);
+        let mut unit = unit.lock().unpoisoned();
         let bytes = match unit.as_ref() {
             Some(bytes) => Arc::clone(bytes),
             None => {
-                let _one_at_a_time = (length_bytes > LARGE_UNIT_BYTES).then(|| lock(&self.large));
+                let _one_at_a_time = (length_bytes > LARGE_UNIT_BYTES).then(|| self.large.lock().unpoisoned());
                 let mut bytes = vec![0; length_bytes as usize];
                 decode(&mut bytes)?;
                 Arc::clone(unit.insert(Arc::new(bytes)))
@@ -80,31 +70,16 @@ impl<K: Copy + Eq + Hash> UnitCache<K> {
         target.iter_mut().zip(wanted).for_each(|(to, from)| *to = *from);
         Ok(())
     }
-}
 
-impl<K: Copy + Eq + Hash> Slots<K> {
-    /// The place for a unit; the ones that were used least recently make room for it.
-    fn slot(&mut self, number: K, length_bytes: u64) -> Arc<Mutex<Option<Arc<Vec<u8>>>>> {
-        self.clock += 1;
-        if let Some(slot) = self.by_number.get_mut(&number) {
-            slot.used = self.clock;
-            return Arc::clone(&slot.unit);
-        }
-        while self.total_bytes + length_bytes > self.max_bytes
-            && let Some(oldest) = self.by_number.iter().min_by_key(|(_, slot)| slot.used).map(|(number, _)| *number)
-            && let Some(removed) = self.by_number.remove(&oldest)
-        {
-            self.total_bytes -= removed.length_bytes;
-        }
-        let unit = Arc::default();
-        self.total_bytes += length_bytes;
-        self.by_number.insert(number, Slot { unit: Arc::clone(&unit), length_bytes, used: self.clock });
-        unit
+    /// Returns the place for a unit, which is made if there is none.
+    fn slot(&self, number: K, length_bytes: u64) -> Slot {
+        let mut slots = self.slots.lock().unpoisoned();
+        slots.get(number).unwrap_or_else(|| {
+            let slot = Slot::default();
+            slots.insert(number, Arc::clone(&slot), length_bytes);
+            slot
+        })
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]
@@ -152,10 +127,12 @@ mod tests {
         assert_eq!(decoded.load(Relaxed), 17);
         read(0, 1 << 20);
         read(99, CACHE_BYTES + 1);
-        assert_eq!((decoded.load(Relaxed), lock(&cache.slots).by_number.len()), (19, 1));
+        assert_eq!(decoded.load(Relaxed), 19);
+        read(1, 1 << 20);
+        assert_eq!(decoded.load(Relaxed), 20, "the large one is kept alone");
         let fail = |_: &mut [u8]| Err(ImageError::corrupt("decode", "no"));
         assert!(cache.read(5, 100, 1, &mut [0; 4], fail).is_err());
         read(5, 100);
-        assert_eq!(decoded.load(Relaxed), 20);
+        assert_eq!(decoded.load(Relaxed), 21);
     }
 }

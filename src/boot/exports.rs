@@ -1,9 +1,10 @@
 //! The disks of a machine, served to it and to nobody else.
 
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use tintype_formats::BlockSource;
+use tintype_formats::locks::Unpoisoned as _;
 
 use super::overlay::Overlay;
 use super::private_folder::PrivateFolder;
@@ -42,7 +43,7 @@ impl Exports {
         let kept = Arc::clone(&complaints);
         let observe = move |event| {
             if let Event::DiskFailed { message, .. } = event {
-                let mut kept = kept.lock().unwrap_or_else(PoisonError::into_inner);
+                let mut kept = kept.lock().unpoisoned();
                 if kept.len() < MAX_COMPLAINTS && !kept.contains(&message) {
                     kept.push(message);
                 }
@@ -73,7 +74,7 @@ impl Exports {
 
     /// What could not be read.
     pub fn take_complaints(&self) -> Vec<String> {
-        std::mem::take(&mut self.complaints.lock().unwrap_or_else(PoisonError::into_inner))
+        std::mem::take(&mut self.complaints.lock().unpoisoned())
     }
 }
 

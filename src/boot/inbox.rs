@@ -5,8 +5,10 @@
 
 use std::collections::VecDeque;
 use std::sync::mpsc::RecvTimeoutError;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
+
+use tintype_formats::locks::Unpoisoned as _;
 
 use super::event::Event;
 
@@ -35,7 +37,7 @@ struct Shared {
 
 impl Shared {
     fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock().unpoisoned()
     }
 }
 
@@ -58,7 +60,7 @@ impl Sender {
         let mut state = self.0.lock();
         if let Event::Serial(bytes) | Event::FirmwareLog(bytes) = &event {
             let is_full = |state: &mut State| state.bytes >= MAX_BYTES && !state.is_closed;
-            state = self.0.taken.wait_while(state, is_full).unwrap_or_else(PoisonError::into_inner);
+            state = self.0.taken.wait_while(state, is_full).unpoisoned();
             state.bytes += bytes.len();
         }
         if state.is_closed {
@@ -110,7 +112,7 @@ impl Receiver {
             if left.is_zero() {
                 return Err(RecvTimeoutError::Timeout);
             }
-            state = self.0.heard.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
+            state = self.0.heard.wait_timeout(state, left).unpoisoned().0;
         }
     }
 }

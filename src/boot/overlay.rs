@@ -9,7 +9,7 @@ use tintype_formats::sink::{CreateOptions, IdentitySeed, ParentLink, SingleFile}
 use tintype_formats::{Geometry, qcow2};
 
 use crate::error::{Error, Kind, OnPath as _, Result};
-use crate::sources::{self, OpenOptions};
+use crate::sources::{self, OpenOptions, nbd_uri_part};
 use crate::targets::OutputFile;
 
 /// The disk below, as the overlay names it.
@@ -24,17 +24,12 @@ pub struct Parent {
 impl Parent {
     /// The export of this name at this socket.
     pub fn export(name: &str, socket: &Path) -> Parent {
-        let socket = escaped(&socket.to_string_lossy());
-        Parent { name: format!("nbd+unix:///{}?socket={socket}", escaped(name)), format: "raw".to_owned() }
+        let socket = nbd_uri_part(socket.to_string_lossy().as_bytes());
+        Parent {
+            name: format!("nbd+unix:///{}?socket={socket}", nbd_uri_part(name.as_bytes())),
+            format: "raw".to_owned(),
+        }
     }
-}
-
-/// Text as a part of a URI.
-fn escaped(text: &str) -> String {
-    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"/-._~".contains(&byte);
-    text.bytes()
-        .map(|byte| if is_plain(byte) { char::from(byte).to_string() } else { format!("%{byte:02X}") })
-        .collect()
 }
 
 /// An overlay that a machine can be started on.

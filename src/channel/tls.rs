@@ -5,12 +5,13 @@
 use std::fmt::Display;
 use std::io::{self, IoSlice, Read as _, Write as _};
 use std::path::Path;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
 use rustls::Connection;
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use tintype_formats::locks::Unpoisoned as _;
 
 use super::{Socket, is_over, is_timeout};
 use crate::error::{Error, Kind, OnPath as _, Result};
@@ -51,11 +52,11 @@ impl TlsChannel {
             TlsChannel { socket, session: session.into(), incoming: incoming.into(), outgoing: Mutex::default() };
         loop {
             channel.send_pending()?;
-            if !lock(&channel.session).is_handshaking() {
+            if !channel.session.lock().unpoisoned().is_handshaking() {
                 return Ok(channel);
             }
             before_waiting()?;
-            match channel.take_in(&mut lock(&channel.incoming)) {
+            match channel.take_in(&mut channel.incoming.lock().unpoisoned()) {
                 Err(cause) if !is_timeout(&cause) => {
                     // The alert that says why, if it is still listened to.
                     let _ = channel.send_pending();
@@ -73,9 +74,9 @@ impl TlsChannel {
 
     /// Reads what there is, at least a byte; 0 at the end. Fails after the deadline, even if parts of a record keep coming.
     pub fn read(&self, buffer: &mut [u8], deadline: Option<Instant>) -> io::Result<usize> {
-        let mut incoming = lock(&self.incoming);
+        let mut incoming = self.incoming.lock().unpoisoned();
         loop {
-            let read = lock(&self.session).reader().read(buffer);
+            let read = self.session.lock().unpoisoned().reader().read(buffer);
             match read {
                 Err(cause) if cause.kind() == io::ErrorKind::WouldBlock && !is_over(deadline) => {
                     self.take_in(&mut incoming)?;
@@ -93,7 +94,7 @@ impl TlsChannel {
             incoming.end = self.socket.read(&mut incoming.bytes)?;
         }
         let mut left = incoming.bytes.get(incoming.begin..incoming.end).unwrap_or_default();
-        let mut session = lock(&self.session);
+        let mut session = self.session.lock().unpoisoned();
         incoming.begin += session.read_tls(&mut left)?;
         let state = session.process_new_packets().map_err(|cause| io::Error::new(io::ErrorKind::InvalidData, cause))?;
         match incoming.end == 0 && state.plaintext_bytes_to_read() == 0 {
@@ -104,12 +105,12 @@ impl TlsChannel {
 
     /// Writes all parts, one after the other.
     pub fn write_all(&self, parts: &[IoSlice<'_>]) -> io::Result<()> {
-        let mut outgoing = lock(&self.outgoing);
+        let mut outgoing = self.outgoing.lock().unpoisoned();
         for piece in parts.iter().flat_map(|part| part.chunks(PIECE_BYTES)) {
             if outgoing.len() + piece.len() > PIECE_BYTES {
                 self.send(&mut outgoing)?;
             }
-            let mut session = lock(&self.session);
+            let mut session = self.session.lock().unpoisoned();
             session.writer().write_all(piece)?;
             take_out(&mut session, &mut outgoing)?;
         }
@@ -117,8 +118,8 @@ impl TlsChannel {
     }
 
     fn send_pending(&self) -> io::Result<()> {
-        let mut outgoing = lock(&self.outgoing);
-        take_out(&mut lock(&self.session), &mut outgoing)?;
+        let mut outgoing = self.outgoing.lock().unpoisoned();
+        take_out(&mut self.session.lock().unpoisoned(), &mut outgoing)?;
         self.send(&mut outgoing)
     }
 
@@ -130,7 +131,7 @@ impl TlsChannel {
 
     /// Says that nothing more comes.
     pub fn say_goodbye(&self) {
-        lock(&self.session).send_close_notify();
+        self.session.lock().unpoisoned().send_close_notify();
         // Who has gone already need not hear it.
         let _ = self.send_pending();
     }
@@ -141,11 +142,6 @@ fn take_out(session: &mut Connection, outgoing: &mut Vec<u8>) -> io::Result<()> 
         session.write_tls(outgoing)?;
     }
     Ok(())
-}
-
-/// Locks what stays whole whatever its holder does: a session that failed says so itself.
-fn lock<T>(what: &Mutex<T>) -> MutexGuard<'_, T> {
-    what.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// The certificates in a file, at least one.

@@ -6,12 +6,13 @@
 
 use std::fs::File;
 use std::io::{self, IsTerminal as _, Read as _, Write as _};
-use std::sync::{Mutex, PoisonError};
+use std::sync::Mutex;
 
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
 use rustix::termios::{LocalModes, OptionalActions, Termios, tcgetattr, tcsetattr};
 use signal_hook::consts::{SIGCONT, SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGTSTP};
+use tintype_formats::locks::Unpoisoned as _;
 use zeroize::Zeroizing;
 
 use crate::error::{Error, Kind, Result};
@@ -52,7 +53,7 @@ impl Terminal {
     /// Asks, without showing what is typed. Signals that end a program give [`Kind::Cancelled`].
     pub fn ask(&self, prompt: &str) -> Result<Answer> {
         static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
-        let _one = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
+        let _one = ONE_AT_A_TIME.lock().unpoisoned();
         let doing = |cause| Error::io("ask for a password", cause);
         let before = tcgetattr(&self.0).map_err(|errno| doing(errno.into()))?;
         let mut signals = CaughtSignals::catch(&SIGNALS).map_err(doing)?;

@@ -1,8 +1,9 @@
 //! Compares the guest content of two disks.
 
 use std::ops::Range;
-use std::sync::{Mutex, PoisonError};
+use std::sync::Mutex;
 
+use tintype_formats::locks::Unpoisoned as _;
 use tintype_formats::{BlockSource, ImageError};
 
 use super::NamedDisk;
@@ -56,12 +57,12 @@ pub fn compare(a: NamedDisk<'_>, b: NamedDisk<'_>, workers: usize, progress: &Pr
     pipeline.run(&mut plan, &[], &|loaded| {
         if let Some(bytes) = loaded.bytes {
             let differing = differing_ranges(bytes, shorter.disk, loaded.unit.guest_offset).on_path(shorter.path)?;
-            found.lock().unwrap_or_else(PoisonError::into_inner).add(differing);
+            found.lock().unpoisoned().add(differing);
         }
         progress.reach(loaded.unit.passed_bytes);
         Ok::<_, Stop>(())
     })?;
-    let mut found = found.into_inner().unwrap_or_else(PoisonError::into_inner);
+    let mut found = found.into_inner().unpoisoned();
     found.differing = joined(found.differing);
     Ok(found)
 }

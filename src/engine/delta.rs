@@ -2,10 +2,11 @@
 //! from the repository.
 
 use std::ops::Range;
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
-use std::sync::{Mutex, PoisonError};
 
 use tintype_formats::is_zero;
+use tintype_formats::locks::Unpoisoned as _;
 use tintype_formats::{BlockSource as _, HostFileMut};
 use tintype_tin::keys::KeyRing;
 use tintype_tin::map::Entry;
@@ -114,12 +115,12 @@ impl Job<'_> {
                     let outcome: Result<()> = work();
                     if let Err(cause) = outcome {
                         failed.store(true, Relaxed);
-                        failure.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(cause);
+                        failure.lock().unpoisoned().get_or_insert(cause);
                     }
                 });
             }
         });
-        failure.into_inner().unwrap_or_else(PoisonError::into_inner).map_or(Ok(()), Err)
+        failure.into_inner().unpoisoned().map_or(Ok(()), Err)
     }
 
     /// Compares one chunk, or the part of it that is wanted, and writes it if it differs.

@@ -1,7 +1,6 @@
 //! The digest of a disk's content: SHA-256 in guest order, BLAKE3 on all workers.
 
-use std::fmt::Write as _;
-use std::sync::{Mutex, PoisonError};
+use std::sync::Mutex;
 
 use super::NamedDisk;
 use super::ordered_window::OrderedWindow;
@@ -11,6 +10,8 @@ use crate::error::Result;
 use crate::progress::Progress;
 use blake3::hazmat::{ChainingValue, HasherExt, Mode, merge_subtrees_non_root, merge_subtrees_root};
 use sha2::{Digest as _, Sha256};
+use tintype_formats::hex::to_hex;
+use tintype_formats::locks::Unpoisoned as _;
 
 /// How a disk is hashed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -43,10 +44,7 @@ pub struct Digest {
 impl Digest {
     /// In hexadecimal.
     pub fn to_hex(&self) -> String {
-        self.bytes.iter().fold(String::new(), |mut text, byte| {
-            let _ = write!(text, "{byte:02x}");
-            text
-        })
+        to_hex(&self.bytes)
     }
 }
 
@@ -138,7 +136,7 @@ impl DiskHasher {
     }
 
     fn add_in_order(&self, loaded: &LoadedUnit<'_>, prepared: Prepared) {
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut state = self.state.lock().unpoisoned();
         match (&mut *state, prepared) {
             (State::Sha256(hasher), _) => for_each_piece(loaded, |piece| hasher.update(piece)),
             (State::Blake3(subtrees), Prepared::Subtree(value)) => {
@@ -152,7 +150,7 @@ impl DiskHasher {
 
     /// The digest of all that was added.
     pub fn finish(self) -> Digest {
-        let bytes = match self.state.into_inner().unwrap_or_else(PoisonError::into_inner) {
+        let bytes = match self.state.into_inner().unpoisoned() {
             State::Sha256(hasher) => hasher.finalize().into(),
             State::Blake3(subtrees) => root(subtrees).into(),
             State::Blake3Whole(hash) => hash.into(),

@@ -1,6 +1,8 @@
 //! Lets workers through one at a time, in the order of their units.
 
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Condvar, Mutex, MutexGuard};
+
+use tintype_formats::locks::Unpoisoned as _;
 
 /// A gate that opens for unit 0, then 1, then 2, whichever arrives first.
 ///
@@ -26,7 +28,7 @@ impl OrderedWindow {
     pub fn pass<T>(&self, index: u64, work: impl FnOnce() -> T) -> Result<T, Closed> {
         let mut state = self.lock();
         while state.next != index && !state.closed {
-            state = self.moved.wait(state).unwrap_or_else(PoisonError::into_inner);
+            state = self.moved.wait(state).unpoisoned();
         }
         if state.closed {
             return Err(Closed);
@@ -45,7 +47,7 @@ impl OrderedWindow {
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock().unpoisoned()
     }
 }
 

@@ -2,8 +2,9 @@
 
 use std::ops::Range;
 use std::path::Path;
-use std::sync::{Mutex, PoisonError};
+use std::sync::Mutex;
 
+use tintype_formats::locks::Unpoisoned as _;
 use tintype_formats::{BlockSource, HostFile};
 
 use super::ordered_window::{Closed, OrderedWindow};
@@ -101,13 +102,13 @@ impl Pipeline<'_> {
                     let closing = CloseUnlessDone(windows);
                     match self.work(batch_bytes, &feed, &outcome, consume) {
                         Ok(()) => std::mem::forget(closing),
-                        Err(Stop::Failed(failure)) => _ = lock(&outcome).failure.get_or_insert(failure),
+                        Err(Stop::Failed(failure)) => _ = outcome.lock().unpoisoned().failure.get_or_insert(failure),
                         Err(Stop::Closed) => {}
                     }
                 });
             }
         });
-        outcome.into_inner().unwrap_or_else(PoisonError::into_inner).failure.map_or(Ok(()), Err)
+        outcome.into_inner().unpoisoned().failure.map_or(Ok(()), Err)
     }
 
     /// Takes the next units, unless a worker failed. A failure is told before the next worker has its turn: each of them would
@@ -118,12 +119,12 @@ impl Pipeline<'_> {
         outcome: &Mutex<Outcome>,
         buffer: &mut [u8],
     ) -> Result<Vec<Unit>, Stop> {
-        let mut feed = lock(feed);
-        if lock(outcome).failure.is_some() {
+        let mut feed = feed.lock().unpoisoned();
+        if outcome.lock().unpoisoned().failure.is_some() {
             return Err(Stop::Closed);
         }
         feed.next(buffer).on_path(self.source_path).map_err(|cause| {
-            lock(outcome).failure.get_or_insert(cause);
+            outcome.lock().unpoisoned().failure.get_or_insert(cause);
             Stop::Closed
         })
     }
@@ -217,8 +218,4 @@ pub fn joined(mut ranges: Vec<Range<u64>>) -> Vec<Range<u64>> {
         }
     }
     joined
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -1,7 +1,9 @@
 //! Keeps the rate of reading below a bound.
 
-use std::sync::{Mutex, PoisonError};
+use std::sync::Mutex;
 use std::time::{Duration, Instant};
+
+use tintype_formats::locks::Unpoisoned as _;
 
 use crate::error::Result;
 use crate::progress::Progress;
@@ -27,7 +29,7 @@ impl RateLimit {
         let cost = Duration::from_secs_f64(bytes as f64 / self.bytes_per_s as f64);
         let now = Instant::now();
         let wait_until = {
-            let mut used_up_at = self.used_up_at.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut used_up_at = self.used_up_at.lock().unpoisoned();
             let begin = (*used_up_at).max(now);
             *used_up_at = begin + cost;
             *used_up_at

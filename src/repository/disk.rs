@@ -1,10 +1,11 @@
 //! Disks of snapshots, read in place.
 
 use std::io;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use tintype_formats::error::{ImageError, Result as ImageResult};
 use tintype_formats::extent::{DiskExtent, DiskKind};
+use tintype_formats::locks::Unpoisoned as _;
 use tintype_formats::tin::read::{ChunkReader, MappedDisk, PackSource};
 use tintype_formats::{BlockSource, Geometry, StorageOrder, StoredPiece};
 use tintype_tin::id::{ChunkId, Id};
@@ -42,7 +43,7 @@ impl PackSource for RepositoryPacks {
     }
 
     fn find_again(&self, id: &ChunkId, stale: &Location) -> ImageResult<Vec<Location>> {
-        let mut index = self.index.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut index = self.index.lock().unpoisoned();
         for attempt in 0..3 {
             // What is loaded may be older than a prune that moved the chunk: then it is loaded again. Segments may be lost, or be
             // deleted by whoever merges them just now: then packs' tables are asked.

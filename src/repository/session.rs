@@ -1,9 +1,10 @@
 //! A writer's session: finds chunks that are stored already, stores the others, and commits (FORMAT.md §11, W1 to W6).
 
 use std::collections::HashSet;
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, RwLock};
 
 use tintype_formats::error::{ImageError, Result as ImageResult};
+use tintype_formats::locks::Unpoisoned as _;
 use tintype_formats::tin::pack_stream::{FinishedPack, PackStream, PackTarget, Place};
 use tintype_formats::tin::write::{ChunkSink, Reserved};
 use tintype_tin::chunk::{ChunkHeader, ChunkKind, Packed};
@@ -191,7 +192,7 @@ impl ChunkSink for WriteSession {
         if let Some(location) = self.target.fresh.get(id) {
             return Ok(Some(location));
         }
-        let found = self.target.index.read().unwrap_or_else(PoisonError::into_inner).find(id).map_err(to_image)?;
+        let found = self.target.index.read().unpoisoned().find(id).map_err(to_image)?;
         let ring = self.repository.ring();
         let good =
             found.iter().find(|found| self.target.counts(&found.location, &self.usable) && found.is_trusted_by(ring));
@@ -215,14 +216,13 @@ impl ChunkSink for WriteSession {
 impl SessionTarget {
     /// Whether a pack is usable: one that was there, or one of this session that an early index segment names.
     fn counts(&self, location: &Location, usable: &HashSet<Id>) -> bool {
-        usable.contains(&location.pack)
-            || self.own.lock().unwrap_or_else(PoisonError::into_inner).contains(&location.pack)
+        usable.contains(&location.pack) || self.own.lock().unpoisoned().contains(&location.pack)
     }
 
     /// Remembers a pack that is in the store, for the index segment.
     fn note_pack(&self, row: PackRow, chunks: &[(u32, ChunkHeader)]) -> Result<()> {
-        self.own.lock().unwrap_or_else(PoisonError::into_inner).insert(row.id);
-        let mut segment = self.segment.lock().unwrap_or_else(PoisonError::into_inner);
+        self.own.lock().unpoisoned().insert(row.id);
+        let mut segment = self.segment.lock().unpoisoned();
         segment.add_pack(row, chunks);
         let full = segment.len() >= SEGMENT_CHUNKS;
         drop(segment);
@@ -231,13 +231,13 @@ impl SessionTarget {
 
     /// W5: writes the index segment of what was put so far, and is durable.
     fn write_segment(&self) -> Result<()> {
-        let segment = std::mem::take(&mut *self.segment.lock().unwrap_or_else(PoisonError::into_inner));
+        let segment = std::mem::take(&mut *self.segment.lock().unpoisoned());
         if segment.is_empty() {
             return Ok(());
         }
         let ids: Vec<ChunkId> = segment.ids().collect();
         let (id, body) = self.repository.put_index(segment)?;
-        let mut index = self.index.write().unwrap_or_else(PoisonError::into_inner);
+        let mut index = self.index.write().unpoisoned();
         self.repository.cache().add(&self.repository.trusted_scope(), &mut index, id, &body)?;
         self.fresh.remove_all(ids.into_iter());
         Ok(())

@@ -31,7 +31,7 @@ pub fn parse(text: &str) -> Option<Timestamp> {
 
 /// A point in time for people: in local time, to the second, with the name of the zone.
 pub fn local(at: Timestamp) -> String {
-    at.to_zoned(TimeZone::system()).strftime("%Y-%m-%d %H:%M:%S %Z").to_string()
+    at.to_zoned_datetime(TimeZone::system()).strftime("%Y-%m-%d %H:%M:%S %Z").to_string()
 }
 
 /// The same of what a manifest says; its own text if that is no time.
@@ -69,7 +69,7 @@ pub fn calendar_length(text: &str) -> Result<Option<Span>, String> {
 /// The point in time that is so long ago: "30d", "2 weeks", "12h".
 pub fn ago(text: &str) -> Option<Timestamp> {
     let span = calendar_length(text).ok()??;
-    Some(clock().to_zoned(TimeZone::UTC).checked_sub(span).ok()?.timestamp())
+    Some(clock().to_zoned_datetime(TimeZone::UTC).checked_sub(span).ok()?.timestamp())
 }
 
 #[cfg(test)]

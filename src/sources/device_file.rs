@@ -9,11 +9,12 @@ use std::io;
 use std::num::NonZeroU64;
 use std::os::fd::AsRawFd as _;
 use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
-use std::sync::{Mutex, PoisonError};
+use std::sync::Mutex;
 
 use rustix::fs::{Advice, OFlags, SeekFrom};
 use rustix::io::Errno;
 use tintype_formats::HostFile;
+use tintype_formats::locks::Unpoisoned as _;
 
 use super::aligned::{AlignedBuffer, is_aligned};
 
@@ -95,13 +96,13 @@ impl DeviceFile {
             position += part.len() as u64;
             rest = after;
         }
-        self.bounces.lock().unwrap_or_else(PoisonError::into_inner).push(bounce);
+        self.bounces.lock().unpoisoned().push(bounce);
         Ok(())
     }
 
     /// As many buffers come to be as there are readers at once.
     fn take_bounce(&self) -> AlignedBuffer {
-        let kept = self.bounces.lock().unwrap_or_else(PoisonError::into_inner).pop();
+        let kept = self.bounces.lock().unpoisoned().pop();
         kept.unwrap_or_else(|| AlignedBuffer::zeroed(BOUNCE_BYTES))
     }
 

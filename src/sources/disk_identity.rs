@@ -6,6 +6,7 @@
 use std::path::Path;
 
 use tintype_formats::BlockSource;
+use tintype_formats::hex::to_hex;
 use tintype_tin::disk_identity::DiskIdentity;
 
 use super::block_device::BlockDevice;
@@ -64,8 +65,7 @@ fn partition_name(table: &PartitionTable, begin: u64) -> Option<String> {
 /// Writes a GUID as people do: the first three groups are little-endian on the disk.
 fn guid_text(guid: &[u8; 16]) -> String {
     let [a, b, c, d, e, f, g, h, rest @ ..] = *guid;
-    let hex = |bytes: &[u8]| bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
-    let groups = [hex(&[d, c, b, a]), hex(&[f, e]), hex(&[h, g]), hex(&rest[..2]), hex(&rest[2..])];
+    let groups = [&[d, c, b, a][..], &[f, e], &[h, g], &rest[..2], &rest[2..]].map(to_hex);
     groups.join("-")
 }
 

@@ -34,7 +34,7 @@ pub use extended::Extended;
 pub use identity::{aliases, is_same_file, looks_remote};
 pub use in_use::{User, Watch, writers_at};
 pub use local::ReferencePolicy;
-pub use nbd_client::{NbdAddress, NbdFile, NbdOptions, is_nbd};
+pub use nbd_client::{NbdAddress, NbdFile, NbdOptions, is_nbd, nbd_uri_part};
 pub use open::{
     OpenOptions, OpenedDisk, OpenedImage, failed_to_follow, format_named, guess_note, is_device_or_export, open_disk,
     open_host_file, open_image, open_raw,

@@ -3,9 +3,10 @@
 use std::fs::File;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use tempfile::{NamedTempFile, TempPath};
+use tintype_formats::locks::Unpoisoned as _;
 
 use super::access::Access;
 use super::output_file::OutputFile;
@@ -84,7 +85,7 @@ impl ImageFile {
     }
 
     fn lock(&self) -> MutexGuard<'_, Option<TempPath>> {
-        self.temporary.lock().unwrap_or_else(PoisonError::into_inner)
+        self.temporary.lock().unpoisoned()
     }
 }
 

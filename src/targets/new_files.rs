@@ -2,9 +2,10 @@
 
 use std::fs::File;
 use std::path::Path;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use tintype_formats::local::LocalFile;
+use tintype_formats::locks::Unpoisoned as _;
 use tintype_formats::reference_gate::{FileReference, NoReferences, ReferenceGate, Referenced};
 use tintype_formats::secrets::Secrets;
 use tintype_formats::{ErrorKind, HostFileMut, ImageError, OpenFile};
@@ -77,7 +78,7 @@ impl NewFiles {
     }
 
     fn lock(&self) -> MutexGuard<'_, Vec<(String, ImageFile)>> {
-        self.beside.lock().unwrap_or_else(PoisonError::into_inner)
+        self.beside.lock().unpoisoned()
     }
 }
 

@@ -3,10 +3,11 @@
 use std::fs::File;
 use std::io::{self, IsTerminal as _, Write};
 use std::os::fd::AsFd;
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
-use std::sync::{Mutex, PoisonError};
 
 use tintype_formats::host_file::{HostFile, HostFileMut};
+use tintype_formats::locks::Unpoisoned as _;
 
 use crate::error::{Error, Kind, Result};
 use crate::system::{self, durable};
@@ -52,7 +53,7 @@ impl StandardOutput {
     }
 
     fn with<T>(&self, work: impl FnOnce(&mut State) -> io::Result<T>) -> io::Result<T> {
-        work(&mut self.state.lock().unwrap_or_else(PoisonError::into_inner))
+        work(&mut self.state.lock().unpoisoned())
     }
 }
 

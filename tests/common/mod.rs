@@ -197,3 +197,18 @@ pub fn names_in(folder: &Path) -> Vec<String> {
     names.sort();
     names
 }
+
+/// A disk with data at both ends, and on both sides of 4 GiB and 32 GiB where it reaches so far.
+pub fn disk_of(sandbox: &Sandbox, size: u64) -> PathBuf {
+    const GIB: u64 = 1 << 30;
+    let path = sandbox.raw_disk("source.raw", size, if size < 1 << 20 { 0 } else { 20 });
+    let file = File::options().write(true).open(&path).unwrap();
+    for place in [0, 4 * GIB, 32 * GIB, size] {
+        for offset in [place.saturating_sub(512), place] {
+            if offset + 512 <= size {
+                file.write_all_at(&[offset as u8 | 1; 512], offset).unwrap();
+            }
+        }
+    }
+    path
+}

@@ -129,3 +129,15 @@ pub fn make_certificates(sandbox: &Sandbox) {
     std::fs::create_dir(sandbox.path("anonymous")).expect("a folder");
     std::fs::copy(sandbox.path("tls/ca-cert.pem"), sandbox.path("anonymous/ca-cert.pem")).expect("a copy");
 }
+
+/// A client of the only export, with simple replies or structured ones.
+pub fn client(sandbox: &Sandbox, structured: bool) -> UnixStream {
+    let mut stream = UnixStream::connect(sandbox.path("s")).expect("connect");
+    stream.set_read_timeout(Some(Duration::from_secs(20))).expect("a limit");
+    stream.set_write_timeout(Some(Duration::from_secs(20))).expect("a limit");
+    let structured = if structured { option(8, b"") } else { Vec::new() };
+    stream.write_all(&[&3u32.to_be_bytes()[..], &structured, &option(1, b"")].concat()).expect("options");
+    let mut answer = vec![0; 18 + if structured.is_empty() { 0 } else { 20 } + 10];
+    stream.read_exact(&mut answer).expect("a greeting and a disk");
+    stream
+}

@@ -1,7 +1,7 @@
 //! The directory and the tables: where each chunk of the disk is.
 
 use std::collections::HashMap;
-use std::sync::{Mutex, PoisonError};
+use std::sync::Mutex;
 
 use byteorder::{BigEndian, ByteOrder};
 
@@ -9,6 +9,7 @@ use super::header::Layout;
 use super::on_disk::*;
 use crate::error::{ErrorKind, ImageError, Result};
 use crate::host_file::OpenFile;
+use crate::locks::Unpoisoned as _;
 use crate::table_cache::TableCache;
 
 const READ_DIRECTORY: &str = "read ASIF directory";
@@ -91,14 +92,14 @@ impl Tables {
 
     /// Looks for two entries of a table that name the same chunk: a small file would stand for a huge disk.
     fn check_table(&self, table: u64, start: u64) -> Result<()> {
-        let known = self.checked.lock().unwrap_or_else(PoisonError::into_inner).get(&table).cloned();
+        let known = self.checked.lock().unpoisoned().get(&table).cloned();
         let found = match known {
             Some(found) => found,
             None => {
                 let mut chunks = self.chunks_of(start)?;
                 chunks.sort_unstable();
                 let found = twice(&chunks).map(|number| format!("two entries name chunk {number:#x}"));
-                self.checked.lock().unwrap_or_else(PoisonError::into_inner).insert(table, found.clone());
+                self.checked.lock().unpoisoned().insert(table, found.clone());
                 found
             }
         };

@@ -3,10 +3,11 @@
 use md5::{Digest, Md5};
 use sha1::Sha1;
 
-use super::hashes::{Hashes, hex, stored_hashes};
+use super::hashes::{Hashes, stored_hashes};
 use super::read::EwfLayer;
 use crate::check::CheckReport;
 use crate::error::{ErrorKind, Result};
+use crate::hex::to_hex;
 
 /// Looks for damage in the segments that are open; decodes all of them.
 pub(super) fn check(layer: &EwfLayer, report: &mut CheckReport) -> Result<()> {
@@ -94,7 +95,7 @@ fn read_chunks(layer: &EwfLayer, chunks: u64, report: &mut CheckReport) -> Resul
 
 fn compare(report: &mut CheckReport, name: &str, expected: Option<&[u8]>, found: &[u8]) {
     if let Some(expected) = expected.filter(|expected| *expected != found) {
-        let text = format!("the {name} of the disk is {}, the image says {}", hex(found), hex(expected));
+        let text = format!("the {name} of the disk is {}, the image says {}", to_hex(found), to_hex(expected));
         report.corruption(None, text);
     }
 }

@@ -4,6 +4,7 @@ use super::checksum::read_checked;
 use super::on_disk::*;
 use super::segment::Segment;
 use crate::error::Result;
+use crate::hex::to_hex;
 use crate::layer::Detail;
 
 /// The digests that an image has of its disk.
@@ -17,14 +18,9 @@ pub(super) struct Hashes {
 
 impl Hashes {
     pub fn details(&self) -> impl Iterator<Item = (&'static str, Detail)> {
-        let md5 = self.md5.map(|digest| ("md5", hex(&digest).into()));
-        md5.into_iter().chain(self.sha1.map(|digest| ("sha1", hex(&digest).into())))
+        let md5 = self.md5.map(|digest| ("md5", to_hex(&digest).into()));
+        md5.into_iter().chain(self.sha1.map(|digest| ("sha1", to_hex(&digest).into())))
     }
-}
-
-/// Shows a digest.
-pub(super) fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// Digests in the `hash` and `digest` sections of a segment, if it has any.

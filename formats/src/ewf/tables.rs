@@ -1,7 +1,7 @@
 //! Tables: where chunks are. Each is loaded when it is needed, and the few that were used last are kept.
 
 use std::ops::Range;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use zerocopy::FromBytes;
 use zerocopy::little_endian::U32;
@@ -10,15 +10,19 @@ use super::checksum::read_checked;
 use super::on_disk::*;
 use crate::error::{ImageError, Result};
 use crate::host_file::OpenFile;
+use crate::locks::Unpoisoned as _;
+use crate::lru::Lru;
 
 const READ_TABLE: &str = "read EWF table";
 
 /// Most entries of a table; takes 16 MiB of memory. EnCase writes at most 65,534.
 const MAX_TABLE_ENTRIES: u32 = 1 << 22;
 
-/// Entries of tables that are kept in memory, of all tables together (unless one alone has more), and how many tables.
-const MAX_KEPT_ENTRIES: usize = 1 << 20;
-const MAX_KEPT_TABLES: usize = 64;
+/// Entries of tables that are kept in memory, of all tables together (unless one alone has more).
+const MAX_KEPT_ENTRIES: u64 = 1 << 20;
+
+/// A table of fewer entries counts as one of this many, so that no more than 64 tables are kept.
+const LEAST_WEIGHT: u64 = MAX_KEPT_ENTRIES / 64;
 
 /// A table with its copy.
 pub(super) struct TablePlace {
@@ -177,33 +181,24 @@ impl Table {
 }
 
 /// The tables that were used last, by their number.
-#[derive(Default)]
-pub(super) struct KeptTables(Mutex<Vec<(usize, Arc<Table>)>>);
+pub(super) struct KeptTables(Mutex<Lru<usize, Arc<Table>>>);
+
+impl Default for KeptTables {
+    fn default() -> Self {
+        KeptTables(Mutex::new(Lru::new(MAX_KEPT_ENTRIES)))
+    }
+}
 
 impl KeptTables {
     /// The table, loaded if it is not there.
     pub fn get(&self, number: usize, load: impl FnOnce() -> Result<Table>) -> Result<Arc<Table>> {
-        if let Some(table) = self.take(number) {
+        if let Some(table) = self.0.lock().unpoisoned().get(number) {
             return Ok(table);
         }
         let table = Arc::new(load()?);
-        let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        kept.push((number, Arc::clone(&table)));
-        let entries = |kept: &[(usize, Arc<Table>)]| kept.iter().map(|(_, table)| table.entries.len()).sum::<usize>();
-        while kept.len() > 1 && (kept.len() > MAX_KEPT_TABLES || entries(&kept) > MAX_KEPT_ENTRIES) {
-            kept.remove(0);
-        }
+        let weight = (table.entries.len() as u64).max(LEAST_WEIGHT);
+        self.0.lock().unpoisoned().insert(number, Arc::clone(&table), weight);
         Ok(table)
-    }
-
-    /// Finds a table, and puts it behind the others.
-    fn take(&self, number: usize) -> Option<Arc<Table>> {
-        let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let found = kept.iter().position(|(one, _)| *one == number)?;
-        let entry = kept.remove(found);
-        let table = Arc::clone(&entry.1);
-        kept.push(entry);
-        Some(table)
     }
 }
 

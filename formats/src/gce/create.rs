@@ -1,6 +1,6 @@
 //! Creating: a true stream. Every part of the disk is compressed by itself, on all workers, and holes by a table.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use crc32fast::Hasher;
 
@@ -8,6 +8,7 @@ use crate::HostFileMut;
 use crate::codec::deflate_part;
 use crate::error::{ErrorKind, ImageError, Result};
 use crate::format::{Measure, TouchedBytes};
+use crate::locks::Unpoisoned as _;
 use crate::sink::{
     Compression, CreateOptions, GuestUnit, IdentitySeed, ImageWriter, RunKind, TargetFiles, UnitContent, UnitWriter,
     WriterLayout,
@@ -165,7 +166,7 @@ impl Writer {
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock().unpoisoned()
     }
 
     /// Zeros of any length: whole blocks, and at the end of the disk a part of one.

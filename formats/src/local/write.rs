@@ -3,13 +3,14 @@
 use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use super::format_of_name;
 use super::unix::{NewFile, random, rename_to_new};
 use crate::error::{ImageError, Result};
 use crate::format::Format;
 use crate::host_file::HostFileMut;
+use crate::locks::Unpoisoned as _;
 use crate::sink::{
     CreateOptions, GuestUnit, IdentitySeed, ImageWriter, InTurn, RunKind, TargetFiles, UnitContent, UnitRun,
 };
@@ -110,7 +111,7 @@ impl NewFiles {
 
     /// Gives the files their names, the image's own last.
     fn commit(self) -> io::Result<()> {
-        let names = self.names.lock().unwrap_or_else(PoisonError::into_inner);
+        let names = self.names.lock().unpoisoned();
         for (from, to) in names.iter().rev() {
             rename_to_new(from, to)?;
         }
@@ -120,7 +121,7 @@ impl NewFiles {
 
 impl Drop for NewFiles {
     fn drop(&mut self) {
-        for (temporary, _) in self.names.lock().unwrap_or_else(PoisonError::into_inner).iter() {
+        for (temporary, _) in self.names.lock().unpoisoned().iter() {
             // After a commit there is none of them.
             let _ = fs::remove_file(temporary);
         }
@@ -139,7 +140,7 @@ impl TargetFiles for NewFiles {
     fn create(&self, name: &str) -> Result<Arc<dyn HostFileMut>> {
         let new = new_file(&self.folder, name).map_err(|cause| ImageError::io("make another file of the image", cause));
         let (file, temporary) = new?;
-        let mut names = self.names.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut names = self.names.lock().unpoisoned();
         names.push((temporary, self.folder.join(name)));
         Ok(file)
     }

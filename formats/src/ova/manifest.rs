@@ -6,6 +6,7 @@ use sha1::Sha1;
 use sha2::{Digest, Sha256, Sha512};
 
 use crate::error::{ImageError, Result};
+use crate::hex::to_hex;
 use crate::host_file::HostFile;
 
 /// Longest manifest that is read: a line of some 200 bytes for each of a few thousand files.
@@ -88,11 +89,6 @@ fn digest_file<D: Digest>(file: &dyn HostFile) -> io::Result<String> {
         done += part.len() as u64;
     }
     Ok(to_hex(&hasher.finalize()))
-}
-
-/// In lower-case hexadecimal.
-pub fn to_hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// Reads a manifest.

@@ -2,14 +2,16 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use sha2::{Digest, Sha256};
 
-use super::manifest::{Algorithm, to_hex};
+use super::manifest::Algorithm;
 use crate::error::Result;
 use crate::file_parts::FileParts;
+use crate::hex::to_hex;
 use crate::host_file::{HostFile, HostFileMut};
+use crate::locks::Unpoisoned as _;
 use crate::sink::{SingleFile, TargetFiles};
 
 /// A member of an archive that is being written, from `begin` of the archive's file on.
@@ -55,7 +57,7 @@ impl MemberFile {
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock().unpoisoned()
     }
 
     /// Notes a range that is in the file now; `bytes` are what it holds, if they are at hand.

@@ -1,7 +1,10 @@
 //! Where the files of a package are: in an archive, or beside the descriptor, through the gate.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::sync::Arc;
+
+use percent_encoding::percent_decode_str;
 
 use super::descriptor::PackageFile;
 use crate::error::{ErrorKind, ImageError, Result};
@@ -203,23 +206,9 @@ fn plain_name(name: &str) -> &str {
     name.strip_prefix("./").unwrap_or(name)
 }
 
+/// Returns the name that a URL means; `None` if it is not UTF-8. A `%` without two digits stays.
 fn percent_decoded(href: &str) -> Option<String> {
-    let mut bytes = Vec::with_capacity(href.len());
-    let mut rest = href.as_bytes();
-    while let [first, tail @ ..] = rest {
-        let code = (*first == b'%').then(|| std::str::from_utf8(tail.get(..2)?).ok()).flatten();
-        match code.and_then(|digits| u8::from_str_radix(digits, 16).ok()) {
-            Some(byte) => {
-                bytes.push(byte);
-                rest = &tail[2..];
-            }
-            None => {
-                bytes.push(*first);
-                rest = tail;
-            }
-        }
-    }
-    String::from_utf8(bytes).ok()
+    percent_decode_str(href).decode_utf8().ok().map(Cow::into_owned)
 }
 
 #[cfg(test)]

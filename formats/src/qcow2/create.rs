@@ -1,7 +1,7 @@
 //! Creating images: the options, the three steps, and how large it becomes.
 
 use std::io;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use super::finish::{Backing, HeaderSettings, TablePlaces, TailClusters, header_cluster, place_tables};
 use super::info::qemu_driver_of_format;
@@ -12,6 +12,7 @@ use crate::HostFileMut;
 use crate::error::{ImageError, Result};
 use crate::format::{Measure, OptionHelp, TouchedBytes};
 use crate::limits::MAX_DISK_BYTES;
+use crate::locks::Unpoisoned as _;
 use crate::sink::{
     Compression, CreateOptions, GuestUnit, IdentitySeed, ImageWriter, TargetFiles, UnitContent, UnitWriter,
     WriterLayout, invalid_option,
@@ -174,7 +175,7 @@ impl UnitWriter for Qcow2Writer {
 
     fn place(&self, encoded: &mut EncodedUnit<'_>) -> Result<()> {
         let first_cluster = encoded.unit.guest_offset / self.settings.header.shape.cluster_bytes();
-        let mut allocator = self.allocator.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut allocator = self.allocator.lock().unpoisoned();
         encoded.places = allocator.place(first_cluster, &encoded.plan.pieces)?;
         Ok(())
     }
@@ -192,7 +193,7 @@ impl UnitWriter for Qcow2Writer {
 
     fn finish(self, _: &IdentitySeed) -> Result<()> {
         let Qcow2Writer { file, settings, allocator } = self;
-        let (tables, places) = place_tables(allocator.into_inner().unwrap_or_else(PoisonError::into_inner))?;
+        let (tables, places) = place_tables(allocator.into_inner().unpoisoned())?;
         write_tables(file.as_ref(), &places, settings.plan.holds_old_data)?;
         if !settings.plan.holds_old_data {
             let set = file.set_len_bytes(tables.end);

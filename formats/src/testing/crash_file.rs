@@ -1,10 +1,11 @@
 //! A file on a disk whose power is cut: what was not synced may be lost, torn, or written in another order.
 
 use std::io;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard};
 
 use super::{MemoryFile, Random};
 use crate::host_file::{HostExtent, HostFile, HostFileMut};
+use crate::locks::Unpoisoned as _;
 
 const SECTOR_BYTES: usize = 512;
 
@@ -92,7 +93,7 @@ impl CrashFile {
     }
 
     fn lock(&self) -> MutexGuard<'_, DiskState> {
-        self.disk.lock().unwrap_or_else(PoisonError::into_inner)
+        self.disk.lock().unpoisoned()
     }
 }
 

@@ -2,9 +2,10 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::{RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use crate::host_file::{HostExtent, HostFile, HostFileMut};
+use crate::locks::Unpoisoned as _;
 
 const PAGE_BYTES: u64 = 4096;
 
@@ -55,11 +56,11 @@ impl MemoryFile {
     }
 
     fn read(&self) -> RwLockReadGuard<'_, Content> {
-        self.0.read().unwrap_or_else(PoisonError::into_inner)
+        self.0.read().unpoisoned()
     }
 
     fn write(&self) -> RwLockWriteGuard<'_, Content> {
-        self.0.write().unwrap_or_else(PoisonError::into_inner)
+        self.0.write().unpoisoned()
     }
 }
 

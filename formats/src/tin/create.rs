@@ -5,7 +5,7 @@
 //! hundred gigabytes of disk to fill one, and what would wait for it had to be kept in memory.
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use tintype_tin::chunk::{ChunkKind, HEADER_BYTES, Level, Packed};
 use tintype_tin::disk_identity::DiskIdentity;
@@ -22,6 +22,7 @@ use super::write::{Base, ChunkSink, DiskWriter, EncodedUnit, Reserved};
 use crate::error::{ErrorKind, ImageError, Result};
 use crate::format::{Measure, TouchedBytes};
 use crate::limits::MAX_DISK_BYTES;
+use crate::locks::Unpoisoned as _;
 use crate::sink::{
     Compression, CreateOptions, GuestUnit, IdentitySeed, ImageWriter, TargetFiles, UnitTarget as _, UnitWriter,
     WriterLayout, invalid_option,
@@ -302,5 +303,5 @@ impl PackTarget for FileTarget {
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+    mutex.lock().unpoisoned()
 }

@@ -1,7 +1,7 @@
 //! Opening `.tin` files: keys, packs and manifest.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock};
 
 use tintype_tin::chunk::ChunkHeader;
 use tintype_tin::id::{ChunkId, Id};
@@ -17,6 +17,7 @@ use super::read::{ChunkReader, MappedDisk, PackSource};
 use crate::error::{ErrorKind, ImageError, Result};
 use crate::host_file::{HostFile, OpenFile};
 use crate::limits::MAX_DISK_BYTES;
+use crate::locks::Unpoisoned as _;
 use crate::secrets::Secret;
 
 const OPEN: &str = "open a .tin file";
@@ -74,7 +75,7 @@ impl TinPacks {
     }
 
     fn tables(&self) -> &[TableEntry] {
-        let _one_at_a_time = self.making.lock().unwrap_or_else(PoisonError::into_inner);
+        let _one_at_a_time = self.making.lock().unpoisoned();
         self.tables.get_or_init(|| {
             let mut entries: Vec<TableEntry> = Vec::new();
             for (number, place) in (0..).zip(&self.places) {

@@ -3,7 +3,7 @@
 //! A place is reserved in guest order, under a lock and with a few instructions; chunks are sealed and put there in any order.
 //! Whoever completes a pack hands it on, so that others go on filling the next one.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use tintype_tin::chunk::{ChunkHeader, ChunkKind, Packed};
 use tintype_tin::id::Id;
@@ -13,6 +13,7 @@ use tintype_tin::pack::{self, PackBuilder};
 use tintype_tin::seal::{SegmentKey, SegmentRecord};
 
 use crate::error::Result;
+use crate::locks::Unpoisoned as _;
 
 /// A complete pack.
 pub struct FinishedPack {
@@ -145,5 +146,5 @@ impl<T: PackTarget> PackStream<T> {
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+    mutex.lock().unpoisoned()
 }

@@ -2,7 +2,7 @@
 
 use std::cell::RefCell;
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use tintype_tin::chunk::{self, ChunkHeader, ChunkKind};
 use tintype_tin::id::{ChunkId, Id};
@@ -12,6 +12,7 @@ use tintype_tin::pack::{self, HEADER_PREFIX_BYTES, PackHeader};
 use tintype_tin::seal::{Purpose, SegmentKey};
 
 use crate::error::{ErrorKind, ImageError, Result};
+use crate::locks::Unpoisoned as _;
 use crate::unit_cache::UnitCache;
 
 /// Pages of one map that are kept; one describes 256 MiB of a disk in pieces of 256 KiB, and takes about 60 KiB.
@@ -234,7 +235,7 @@ fn insert_bounded<T>(kept: &mut HashMap<Id, Arc<T>>, id: Id, value: &Arc<T>) {
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+    mutex.lock().unpoisoned()
 }
 
 /// A disk that is described by a map.

@@ -1,7 +1,7 @@
 //! Stores a disk as chunks and a map: only what is not stored already.
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use tintype_tin::chunk::{ChunkKind, Level, Packed};
 use tintype_tin::id::ChunkId;
@@ -13,6 +13,7 @@ use super::pack_stream::Place;
 use super::read::MappedDisk;
 use crate::error::Result;
 use crate::is_zero;
+use crate::locks::Unpoisoned as _;
 use crate::sink::{GuestUnit, RunKind, Turn, UnitContent, UnitTarget, WriterLayout};
 
 /// Zstandard level of map pages: they are small, and half of their bytes are hashes.
@@ -279,7 +280,7 @@ impl<S: ChunkSink> DiskWriter<S> {
 
     /// Gives the unit its place in a pack, and in the map.
     pub(super) fn place(&self, encoded: &mut EncodedUnit) -> Result<()> {
-        let pieces = encoded.0.get_mut().unwrap_or_else(PoisonError::into_inner);
+        let pieces = encoded.0.get_mut().unpoisoned();
         pieces.iter_mut().try_for_each(|piece| self.place_piece(piece))
     }
 
@@ -328,5 +329,5 @@ fn has_data(unit: &GuestUnit<'_>, begin: u64, length_bytes: u64) -> bool {
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+    mutex.lock().unpoisoned()
 }

@@ -1,17 +1,18 @@
 //! A bounded cache of parts of L2 tables, which are looked through for repeated places when they are read.
 
-use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use super::{Cluster, READ_L2, Shape, repeated};
 use crate::error::{ImageError, Result};
 use crate::host_file::HostFile;
 use crate::limits::TABLE_CACHE_BYTES;
+use crate::locks::Unpoisoned as _;
+use crate::lru::Lru;
 
 /// The entries of a part; a table of fewer is one part.
 const PART_ENTRIES: u64 = 4096;
 
-const MAX_PARTS: usize = TABLE_CACHE_BYTES / (PART_ENTRIES as usize * 8);
+const MAX_PARTS: u64 = TABLE_CACHE_BYTES as u64 / (PART_ENTRIES * 8);
 
 /// A table, and the first entry of a part of it. Damaged tables may overlap: one place can be in two of them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -69,18 +70,12 @@ impl Part {
 /// Parts; the one that was used least recently makes room.
 pub(super) struct PartCache {
     file: Arc<dyn HostFile>,
-    parts: Mutex<Parts>,
-}
-
-#[derive(Default)]
-struct Parts {
-    by_key: HashMap<PartKey, (Arc<Part>, u64)>,
-    clock: u64,
+    parts: Mutex<Lru<PartKey, Arc<Part>>>,
 }
 
 impl PartCache {
     pub fn new(file: Arc<dyn HostFile>) -> Self {
-        PartCache { file, parts: Mutex::default() }
+        PartCache { file, parts: Mutex::new(Lru::new(MAX_PARTS)) }
     }
 
     /// A part of a table that is in the file.
@@ -89,29 +84,11 @@ impl PartCache {
             return Ok(part);
         }
         let part = Arc::new(Part::read(self.file.as_ref(), shape, key)?);
-        self.lock().insert(key, Arc::clone(&part));
+        self.lock().insert(key, Arc::clone(&part), 1);
         Ok(part)
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, Parts> {
-        self.parts.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl Parts {
-    fn get(&mut self, key: PartKey) -> Option<Arc<Part>> {
-        self.clock += 1;
-        let (part, used) = self.by_key.get_mut(&key)?;
-        *used = self.clock;
-        Some(Arc::clone(part))
-    }
-
-    fn insert(&mut self, key: PartKey, part: Arc<Part>) {
-        if self.by_key.len() >= MAX_PARTS
-            && let Some(oldest) = self.by_key.iter().min_by_key(|(_, (_, used))| *used).map(|(key, _)| *key)
-        {
-            self.by_key.remove(&oldest);
-        }
-        self.by_key.insert(key, (part, self.clock));
+    fn lock(&self) -> std::sync::MutexGuard<'_, Lru<PartKey, Arc<Part>>> {
+        self.parts.lock().unpoisoned()
     }
 }

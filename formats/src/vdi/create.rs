@@ -8,7 +8,7 @@
 //! A free block has no zeros in the map, so that all of the map is written, in pages: one that has blocks as soon as it
 //! can get no more of them, the others at the end. The rest of a block that is partly data is a hole of the new file.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use byteorder::{ByteOrder, LittleEndian};
 use zerocopy::IntoBytes;
@@ -18,6 +18,7 @@ use super::on_disk::*;
 use crate::HostFileMut;
 use crate::error::{ErrorKind, ImageError, Result};
 use crate::format::{Measure, TouchedBytes};
+use crate::locks::Unpoisoned as _;
 use crate::pieces::Pieces;
 use crate::sink::{CreateOptions, GuestUnit, IdentitySeed, ImageWriter, TargetFiles, UnitWriter, WriterLayout};
 
@@ -205,7 +206,7 @@ impl UnitWriter for VdiWriter {
 
 impl VdiWriter {
     fn lock(&self) -> MutexGuard<'_, Map> {
-        self.map.lock().unwrap_or_else(PoisonError::into_inner)
+        self.map.lock().unpoisoned()
     }
 
     fn sync(&self) -> Result<()> {

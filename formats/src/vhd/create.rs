@@ -11,7 +11,7 @@
 //! block is zeros, so that readers that look at bitmaps and those that do not see the same. What makes the file valid, the
 //! footer and its copy, is written when everything else has reached the disk.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use byteorder::{BigEndian, ByteOrder};
 use zerocopy::big_endian::{U16, U32, U64};
@@ -22,6 +22,7 @@ use super::tables::bitmap_bytes;
 use crate::HostFileMut;
 use crate::error::{ErrorKind, ImageError, Result};
 use crate::format::{Measure, TouchedBytes};
+use crate::locks::Unpoisoned as _;
 use crate::pieces::Pieces;
 use crate::sink::{
     CreateOptions, GuestUnit, IdentitySeed, ImageWriter, TargetFiles, UnitWriter, WriterLayout, invalid_option,
@@ -247,7 +248,7 @@ impl UnitWriter for VhdWriter {
 
 impl VhdWriter {
     fn lock(&self) -> MutexGuard<'_, Allocator> {
-        self.allocator.lock().unwrap_or_else(PoisonError::into_inner)
+        self.allocator.lock().unpoisoned()
     }
 
     fn write_at(&self, host_offset: u64, bytes: &[u8]) -> Result<()> {

@@ -9,7 +9,7 @@
 //! fresh file reads as zeros, so that neither the log, nor absent BAT entries, nor the rest of a block is written.
 
 use std::ops::Range;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use byteorder::{ByteOrder, LittleEndian};
 use zerocopy::little_endian::{U16, U32, U64};
@@ -20,6 +20,7 @@ use super::tables::BatLayout;
 use crate::HostFileMut;
 use crate::error::{ErrorKind, ImageError, Result};
 use crate::format::{Measure, TouchedBytes};
+use crate::locks::Unpoisoned as _;
 use crate::pieces::Pieces;
 use crate::sink::{
     CreateOptions, GuestUnit, IdentitySeed, ImageWriter, TargetFiles, UnitWriter, WriterLayout, invalid_option,
@@ -267,7 +268,7 @@ impl UnitWriter for VhdxWriter {
 
 impl VhdxWriter {
     fn lock(&self) -> MutexGuard<'_, Allocator> {
-        self.allocator.lock().unwrap_or_else(PoisonError::into_inner)
+        self.allocator.lock().unpoisoned()
     }
 
     fn write_at(&self, host_offset: u64, bytes: &[u8]) -> Result<()> {

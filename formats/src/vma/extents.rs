@@ -1,7 +1,6 @@
 //! The extents: going through their headers once, and finding clusters in them.
 
-use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use zerocopy::{FromBytes, FromZeros, IntoBytes};
 
@@ -9,6 +8,8 @@ use super::header::Archive;
 use super::on_disk::*;
 use crate::error::{ErrorKind, ImageError, Result};
 use crate::host_file::HostFile;
+use crate::locks::Unpoisoned as _;
+use crate::lru::Lru;
 
 const READ: &str = "read VMA extent header";
 
@@ -20,7 +21,7 @@ const MAX_RUNS: usize = 8 << 20;
 const WINDOW_BYTES: usize = 4096;
 
 /// How many extent headers a layer keeps, of some 700 bytes each.
-const MAX_CACHED_EXTENTS: usize = 1024;
+const MAX_CACHED_EXTENTS: u64 = 1024;
 
 /// Clusters of one device that follow each other in an extent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -174,24 +175,25 @@ pub(super) struct ExtentMap {
 }
 
 /// The extents that were used last.
-#[derive(Default)]
-pub(super) struct ExtentCache(Mutex<HashMap<u64, Arc<ExtentMap>>>);
+pub(super) struct ExtentCache(Mutex<Lru<u64, Arc<ExtentMap>>>);
+
+impl Default for ExtentCache {
+    fn default() -> Self {
+        ExtentCache(Mutex::new(Lru::new(MAX_CACHED_EXTENTS)))
+    }
+}
 
 impl ExtentCache {
     /// The extent at `offset`, whose header was checked before.
     pub fn get(&self, file: &dyn HostFile, offset: u64) -> Result<Arc<ExtentMap>> {
-        if let Some(map) = self.0.lock().unwrap_or_else(PoisonError::into_inner).get(&offset) {
-            return Ok(Arc::clone(map));
+        if let Some(map) = self.0.lock().unpoisoned().get(offset) {
+            return Ok(map);
         }
         let mut header = ExtentHeader::new_zeroed();
         file.read_exact_at(offset, header.as_mut_bytes())
             .map_err(|cause| ImageError::io(READ, cause).at_host(offset))?;
         let map = Arc::new(ExtentMap::new(offset, &header));
-        let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if kept.len() >= MAX_CACHED_EXTENTS {
-            kept.clear();
-        }
-        kept.insert(offset, Arc::clone(&map));
+        self.0.lock().unpoisoned().insert(offset, Arc::clone(&map), 1);
         Ok(map)
     }
 }

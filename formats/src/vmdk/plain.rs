@@ -10,7 +10,7 @@
 //! begin, as VMware's programs expect; those without grains are not written, a fresh file reads as zeros. What makes the
 //! image valid, the header or the descriptor, is written when everything else has reached the disk.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use zerocopy::IntoBytes;
 use zerocopy::little_endian::{U16, U32, U64};
@@ -22,6 +22,7 @@ use crate::HostFileMut;
 use crate::error::{ImageError, Result};
 use crate::format::Measure;
 use crate::limits::MAX_REFERENCE_NAME_BYTES;
+use crate::locks::Unpoisoned as _;
 use crate::pieces::Pieces;
 use crate::sink::{GuestUnit, IdentitySeed, ImageWriter, TargetFiles, UnitWriter, WriterLayout, invalid_option};
 
@@ -230,7 +231,7 @@ impl Grains {
 
 impl ExtentFile {
     fn lock(&self) -> MutexGuard<'_, Grains> {
-        self.grains.lock().unwrap_or_else(PoisonError::into_inner)
+        self.grains.lock().unpoisoned()
     }
 
     fn write_at(&self, host_offset: u64, bytes: &[u8]) -> Result<()> {

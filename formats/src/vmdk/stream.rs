@@ -10,7 +10,7 @@
 //! written when everything before it has reached the disk.
 
 use std::ops::Range;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use zerocopy::IntoBytes;
 use zerocopy::little_endian::{U16, U32, U64};
@@ -22,6 +22,7 @@ use crate::HostFileMut;
 use crate::codec;
 use crate::error::{ErrorKind, ImageError, Result};
 use crate::format::Measure;
+use crate::locks::Unpoisoned as _;
 use crate::sink::{GuestUnit, IdentitySeed, ImageWriter, RunKind, TargetFiles, UnitContent, UnitWriter, WriterLayout};
 
 /// Where the grains begin, in sectors.
@@ -211,7 +212,7 @@ impl UnitWriter for StreamWriter {
     }
 
     fn place(&self, packed: &mut Packed) -> Result<()> {
-        let mut allocator = self.allocator.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut allocator = self.allocator.lock().unpoisoned();
         packed.grains.iter().try_for_each(|grain| allocator.place_grain(grain, &mut packed.writes))
     }
 
@@ -223,7 +224,7 @@ impl UnitWriter for StreamWriter {
     }
 
     fn finish(self, _: &IdentitySeed) -> Result<()> {
-        let mut allocator = self.allocator.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut allocator = self.allocator.lock().unpoisoned();
         let mut writes = Vec::new();
         allocator.place_table(&mut writes)?;
         for write in &writes {

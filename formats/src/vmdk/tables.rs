@@ -9,8 +9,7 @@
 //! tables that were looked at together name no more grains than the file has room for. Errors about one grain come when
 //! that grain is asked for.
 
-use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use byteorder::{ByteOrder, LittleEndian};
 
@@ -20,6 +19,8 @@ use super::on_disk::*;
 use crate::error::{ImageError, Result};
 use crate::host_file::HostFile;
 use crate::limits::TABLE_CACHE_BYTES;
+use crate::locks::Unpoisoned as _;
+use crate::lru::Lru;
 
 const READ_DIRECTORY: &str = "read grain directory";
 const READ_TABLE: &str = "read grain table";
@@ -43,22 +44,8 @@ enum Places {
     Scanned(ScannedGrains),
 }
 
-/// The grain tables of all extents of an image that were used last.
-#[derive(Default)]
-pub(super) struct TableCache(Mutex<CachedTables>);
-
-#[derive(Default)]
-struct CachedTables {
-    /// By the extent's number and the table's.
-    tables: HashMap<(usize, u64), CachedTable>,
-    entries: usize,
-    clock: u64,
-}
-
-struct CachedTable {
-    grains: Arc<[Grain]>,
-    used: u64,
-}
+/// The grain tables of all extents of an image that were used last, by the extent's number and the table's.
+pub(super) struct TableCache(Mutex<Lru<(usize, u64), Arc<[Grain]>>>);
 
 /// What the tables that were loaded so far name.
 #[derive(Default)]
@@ -202,7 +189,7 @@ impl GrainMap {
 
     /// Adds what a table names, once; fails if there is more than the file has room for.
     fn count_named(&self, number: u64, tables: usize, stored: u64) -> Result<()> {
-        let mut named = self.named.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut named = self.named.lock().unpoisoned();
         named.loaded.resize(tables.div_ceil(64), 0);
         if let Some(word) = named.loaded.get_mut((number / 64) as usize)
             && *word & (1 << (number % 64)) == 0
@@ -248,36 +235,21 @@ impl GrainMap {
     }
 }
 
-impl TableCache {
-    fn get(&self, key: (usize, u64)) -> Option<Arc<[Grain]>> {
-        let mut cached = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        cached.clock += 1;
-        let clock = cached.clock;
-        let table = cached.tables.get_mut(&key)?;
-        table.used = clock;
-        Some(Arc::clone(&table.grains))
-    }
-
-    fn insert(&self, key: (usize, u64), grains: Arc<[Grain]>) {
+impl Default for TableCache {
+    fn default() -> Self {
         const MAX_ENTRIES: usize = TABLE_CACHE_BYTES / size_of::<Grain>();
-        let mut cached = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        while cached.entries + grains.len() > MAX_ENTRIES
-            && let Some(oldest) = cached.tables.iter().min_by_key(|(_, table)| table.used).map(|(key, _)| *key)
-        {
-            cached.remove(oldest);
-        }
-        cached.remove(key);
-        cached.entries += grains.len();
-        let used = cached.clock;
-        cached.tables.insert(key, CachedTable { grains, used });
+        TableCache(Mutex::new(Lru::new(MAX_ENTRIES as u64)))
     }
 }
 
-impl CachedTables {
-    fn remove(&mut self, key: (usize, u64)) {
-        if let Some(table) = self.tables.remove(&key) {
-            self.entries -= table.grains.len();
-        }
+impl TableCache {
+    fn get(&self, key: (usize, u64)) -> Option<Arc<[Grain]>> {
+        self.0.lock().unpoisoned().get(key)
+    }
+
+    fn insert(&self, key: (usize, u64), grains: Arc<[Grain]>) {
+        let weight = grains.len() as u64;
+        self.0.lock().unpoisoned().insert(key, grains, weight);
     }
 }
 

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use clap::Args as ClapArgs;
 use jiff::Timestamp;
 use serde::Serialize;
+use tintype_formats::hex::to_hex;
 use tintype_tin::id::Id;
 use tintype_tin::keys::Certificate;
 use tintype_tin::manifest::Manifest;
@@ -153,7 +154,7 @@ fn row<'a>(snapshot: &'a Snapshot, boots: &Boots) -> Row<'a> {
         time: &manifest.time,
         host: &manifest.host,
         signer: &snapshot.origin.name,
-        signing_key: snapshot.origin.signing.iter().map(|byte| format!("{byte:02x}")).collect(),
+        signing_key: to_hex(&snapshot.origin.signing),
         consistency: &manifest.consistency,
         incomplete: snapshot.is_incomplete(),
         parent: manifest.parent,

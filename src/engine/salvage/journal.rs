@@ -1,10 +1,11 @@
 //! Keeps the map of a run in a file, so that another run can go on from there.
 
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use tintype_formats::HostFileMut;
+use tintype_formats::locks::Unpoisoned as _;
 
 use super::area_map::AreaMap;
 use super::map_file::{self, About};
@@ -30,7 +31,7 @@ impl Journal {
 
     /// True if it is time to write the map; false for others from then on.
     pub fn is_due(&self) -> bool {
-        let mut written_at = self.written_at.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut written_at = self.written_at.lock().unpoisoned();
         let is_due = written_at.elapsed() >= INTERVAL;
         if is_due {
             *written_at = Instant::now();

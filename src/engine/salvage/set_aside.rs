@@ -2,9 +2,10 @@
 
 use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
+use tintype_formats::locks::Unpoisoned as _;
 use tintype_formats::{BlockSource, ImageError};
 
 use super::area_map::{AreaMap, MAX_AREAS, State};
@@ -84,7 +85,7 @@ impl SetAside {
 
     /// The map.
     pub fn map(&self) -> MutexGuard<'_, AreaMap> {
-        lock(&self.map)
+        self.map.lock().unpoisoned()
     }
 
     /// The block that tells whether the source is still there.
@@ -215,8 +216,4 @@ impl SetAside {
             _ => Ok(()),
         }
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -1,8 +1,9 @@
 //! Tells a source with bad sectors from one that is gone.
 
 use std::io;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard};
 
+use tintype_formats::locks::Unpoisoned as _;
 use tintype_formats::{BlockSource, ErrorKind, ImageError};
 
 use super::area_map::{AreaMap, State};
@@ -33,7 +34,7 @@ impl Witness {
     }
 
     fn lock(&self) -> MutexGuard<'_, Option<[u64; 2]>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock().unpoisoned()
     }
 
     /// Fails if the source of a read that failed is gone: lost, cut short, or unreadable where it was readable before.

@@ -114,6 +114,6 @@ fn gap(policy: &Policy, judged: &Judged, times: &Times, zone: &TimeZone) -> Opti
     let time = |(id, _): &(Id, Vec<Reason>)| times.0.get(id).map(|(time, _)| *time);
     let kept = rows.iter().filter(in_window).filter_map(time).min()?;
     let removed = rows.iter().filter(|(_, reasons)| reasons.is_empty()).filter_map(time).max()?;
-    let reach = within.before(&kept.to_zoned(zone.clone()))?;
+    let reach = within.before(&kept.to_zoned_datetime(zone.clone()))?;
     (removed < reach).then_some(Doubt::Gap { kept, removed })
 }

@@ -79,14 +79,14 @@ fn by(text: &str, zone: &TimeZone) -> Option<Timestamp> {
     }
     if text.len() == "2026-11-22".len() {
         let next: Date = text.parse::<Date>().ok()?.tomorrow().ok()?;
-        return before(next.to_zoned(zone.clone()).ok()?.timestamp());
+        return before(next.to_zoned_datetime(zone.clone()).ok()?.timestamp());
     }
     // With an offset or a Z it is no local time.
     if let Ok(time) = text.parse::<Timestamp>() {
         return Some(time);
     }
     let time: DateTime = text.parse().ok().filter(|_| text.contains(['T', 't']))?;
-    Some(time.to_zoned(zone.clone()).ok()?.timestamp())
+    Some(time.to_zoned_datetime(zone.clone()).ok()?.timestamp())
 }
 
 fn before(time: Timestamp) -> Option<Timestamp> {

@@ -1,8 +1,10 @@
 //! A store whose place may be away for a while: a disk that was unplugged, a server that restarts.
 
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
+
+use tintype_formats::locks::Unpoisoned as _;
 
 use super::{Listed, LocalStore, Store, StoreError};
 
@@ -39,7 +41,7 @@ impl PatientStore {
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock().unpoisoned()
     }
 
     fn current(&self) -> Arc<LocalStore> {

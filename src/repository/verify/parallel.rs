@@ -1,7 +1,9 @@
 //! Many things at once, within bounds.
 
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
-use std::sync::{Condvar, Mutex, PoisonError};
+use std::sync::{Condvar, Mutex};
+
+use tintype_formats::locks::Unpoisoned as _;
 
 use crate::error::Result;
 
@@ -21,14 +23,14 @@ pub fn in_parallel<T: Sync, R: Send>(
             if result.is_err() {
                 next.store(items.len(), Relaxed);
             }
-            results.lock().unwrap_or_else(PoisonError::into_inner).push((number, result));
+            results.lock().unpoisoned().push((number, result));
         }
     };
     match workers.min(items.len()) {
         0 | 1 => run(),
         workers => std::thread::scope(|scope| (0..workers).for_each(|_| _ = scope.spawn(run))),
     }
-    let mut results = results.into_inner().unwrap_or_else(PoisonError::into_inner);
+    let mut results = results.into_inner().unpoisoned();
     results.sort_unstable_by_key(|(number, _)| *number);
     results.into_iter().map(|(_, result)| result).collect()
 }
@@ -51,9 +53,9 @@ impl Room {
 
     /// Takes so many bytes; more than there is in all is given to one at a time.
     pub fn take(&self, bytes: u64) -> Taken<'_> {
-        let mut taken = self.taken_bytes.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut taken = self.taken_bytes.lock().unpoisoned();
         while *taken > 0 && taken.saturating_add(bytes) > self.total_bytes {
-            taken = self.freed.wait(taken).unwrap_or_else(PoisonError::into_inner);
+            taken = self.freed.wait(taken).unpoisoned();
         }
         *taken += bytes;
         Taken(self, bytes)
@@ -62,7 +64,7 @@ impl Room {
 
 impl Drop for Taken<'_> {
     fn drop(&mut self) {
-        *self.0.taken_bytes.lock().unwrap_or_else(PoisonError::into_inner) -= self.1;
+        *self.0.taken_bytes.lock().unpoisoned() -= self.1;
         self.0.freed.notify_all();
     }
 }

@@ -1,11 +1,12 @@
 //! Disks that are opened when somebody uses them, and the files that show them.
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::SystemTime;
 
 use serde::Serialize;
 use tintype_formats::extent::DiskKind;
+use tintype_formats::locks::Unpoisoned as _;
 use tintype_formats::{BlockSource, ImageError};
 
 use super::text::Text;
@@ -61,7 +62,7 @@ impl OpenDisks {
         }
         // Not under the lock: opening may wait for the store, while others have all they need.
         let disk = open()?;
-        let mut all = lock(&self.open);
+        let mut all = self.open.lock().unpoisoned();
         let surplus = all.iter().position(|(other, _)| *other == number).or((all.len() >= self.limit).then_some(0));
         let closed = surplus.map(|position| all.remove(position));
         all.push((number, disk.clone()));
@@ -73,22 +74,18 @@ impl OpenDisks {
 
     /// Closes those that nobody uses just now.
     pub fn clear(&self) {
-        let all = std::mem::take(&mut *lock(&self.open));
+        let all = std::mem::take(&mut *self.open.lock().unpoisoned());
         drop(all);
     }
 
     fn find(&self, number: u64) -> Option<OpenDisk> {
-        let mut all = lock(&self.open);
+        let mut all = self.open.lock().unpoisoned();
         let position = all.iter().rposition(|(other, _)| *other == number)?;
         let found = all.remove(position);
         let disk = found.1.clone();
         all.push(found);
         Some(disk)
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// A disk that is opened when somebody uses it.
@@ -171,12 +168,12 @@ impl LazyDisk {
 
     /// Returns true if the partition table was read already.
     pub(super) fn is_known(&self) -> bool {
-        lock(&self.parts).is_some()
+        self.parts.lock().unpoisoned().is_some()
     }
 
     /// Its partitions, and what there is to tell of it. A disk whose table cannot be read has none.
     pub(super) fn parts(&self) -> Arc<Parts> {
-        if let Some(parts) = &*lock(&self.parts) {
+        if let Some(parts) = &*self.parts.lock().unpoisoned() {
             return Arc::clone(parts);
         }
         let found = self.open().map(|disk| (disk.source.geometry(), partitions(disk.source.as_ref())));
@@ -204,7 +201,7 @@ impl LazyDisk {
         let info = Arc::new(Text { bytes, changed: self.entry.changed });
         let parts = Arc::new(Parts { partitions, info });
         if is_final {
-            *lock(&self.parts) = Some(Arc::clone(&parts));
+            *self.parts.lock().unpoisoned() = Some(Arc::clone(&parts));
         }
         parts
     }

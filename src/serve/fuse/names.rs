@@ -1,6 +1,6 @@
 //! File names for what people named otherwise.
 
-use std::fmt::Write as _;
+use percent_encoding::percent_encode_byte;
 
 /// The longest name of a file, in bytes, less what may be put behind it.
 const MAX_NAME_BYTES: usize = 200;
@@ -12,9 +12,7 @@ pub fn file_name(name: &str) -> String {
         let hides = index == 0 && letter == '.';
         if letter == '/' || letter == '%' || letter.is_control() || hides {
             let mut bytes = [0; 4];
-            letter.encode_utf8(&mut bytes).bytes().for_each(|byte| {
-                let _ = write!(safe, "%{byte:02X}");
-            });
+            safe.extend(letter.encode_utf8(&mut bytes).bytes().map(percent_encode_byte));
         } else {
             safe.push(letter);
         }

@@ -6,7 +6,7 @@
 use std::io::IoSlice;
 use std::sync::Mutex;
 
-use super::lock;
+use tintype_formats::locks::Unpoisoned as _;
 
 /// How large a piece is, in bytes.
 pub const PIECE_BYTES: usize = 256 << 10;
@@ -42,7 +42,7 @@ impl Budget {
     /// Takes pieces for so many bytes, if there are enough.
     pub fn take(&self, length: usize) -> Option<Share<'_>> {
         let wanted = length.div_ceil(PIECE_BYTES);
-        let mut state = lock(&self.0);
+        let mut state = self.0.lock().unpoisoned();
         let used_again = wanted.min(state.spare.len());
         state.left = state.left.checked_sub(wanted - used_again)?;
         let first = state.spare.len() - used_again;
@@ -72,13 +72,13 @@ impl Share<'_> {
 
 impl Drop for Share<'_> {
     fn drop(&mut self) {
-        let mut state = lock(&self.budget.0);
+        let mut state = self.budget.0.lock().unpoisoned();
         let kept = self.pieces.len().min(MAX_SPARE.saturating_sub(state.spare.len()));
         state.spare.extend(self.pieces.drain(..kept));
         drop(state);
         let gone = self.pieces.len();
         self.pieces.clear();
-        lock(&self.budget.0).left += gone;
+        self.budget.0.lock().unpoisoned().left += gone;
     }
 }
 
@@ -97,7 +97,7 @@ mod tests {
             assert!(budget.take(1).is_none());
             drop((large, small));
         }
-        assert!(lock(&budget.0).spare.len() <= MAX_SPARE);
+        assert!(budget.0.lock().unpoisoned().spare.len() <= MAX_SPARE);
         assert!(budget.take(101 * PIECE_BYTES).is_none());
         assert!(budget.take(100 * PIECE_BYTES).is_some());
     }

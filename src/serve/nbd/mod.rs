@@ -14,8 +14,6 @@
 //! An *export* is a disk by a name. A *cookie* is the client's number of a request, given back with each reply. A *chunk* is
 //! a part of a structured reply.
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
-
 mod block_status;
 mod budget;
 mod errno;
@@ -42,8 +40,3 @@ pub use listener::{Address, Listener};
 pub use server::{Remote, Server};
 pub use settings::{Counters, Event, Limits, Observer, Settings};
 pub use tls::{TlsFiles, TlsSettings};
-
-/// Locks what stays whole whatever its holder does: a request that panicked ended its own connection.
-fn lock<T>(what: &Mutex<T>) -> MutexGuard<'_, T> {
-    what.lock().unwrap_or_else(PoisonError::into_inner)
-}

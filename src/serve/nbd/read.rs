@@ -4,11 +4,11 @@ use std::fs::File;
 use std::io::{self, IoSlice};
 
 use tintype_formats::extent::{DiskKind, HostRange};
+use tintype_formats::locks::Unpoisoned as _;
 use tintype_formats::{BlockSource, ImageError};
 
 use super::budget::PIECE_BYTES;
 use super::errno::Refusal;
-use super::lock;
 use super::request::Request;
 use super::transmission::Transmission;
 use super::worker::{WORKER_BYTES, Worker};
@@ -99,7 +99,7 @@ impl Transmission<'_> {
 
     /// Reads a range that nothing can hold. Where the disk fails then, only the end of the connection can say so.
     fn read_while_sending(&self, request: &Request) -> io::Result<()> {
-        let mut reserve = lock(&self.reserve);
+        let mut reserve = self.reserve.lock().unpoisoned();
         self.reply_while_reading(request, reserve.bytes(), |at, part| {
             self.export.disk().read_at(at, part).map_err(|error| {
                 self.tell_failure(&Refusal::of(&error));

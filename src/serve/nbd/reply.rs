@@ -2,10 +2,10 @@
 
 use std::io::{self, IoSlice};
 
+use tintype_formats::locks::Unpoisoned as _;
 use zerocopy::IntoBytes;
 
 use super::errno::Refusal;
-use super::lock;
 use super::request::Request;
 use super::splice::Pipe;
 use super::transmission::Transmission;
@@ -38,7 +38,7 @@ fn simple(request: &Request, error: u32) -> SimpleReply {
 impl Transmission<'_> {
     /// Sends a message that consists of these parts.
     fn send(&self, parts: &mut [IoSlice<'_>]) -> io::Result<()> {
-        let _turn = lock(&self.replies);
+        let _turn = self.replies.lock().unpoisoned();
         self.channel.write_all(parts)
     }
 
@@ -93,7 +93,7 @@ impl Transmission<'_> {
         fill: impl Fn(u64, &mut [u8]) -> io::Result<()>,
     ) -> io::Result<()> {
         let header = self.whole_header(request);
-        let _turn = lock(&self.replies);
+        let _turn = self.replies.lock().unpoisoned();
         self.channel.write_all(&mut [IoSlice::new(&header)])?;
         let (mut at, end) = (request.offset, request.end());
         while at < end {
@@ -116,7 +116,7 @@ impl Transmission<'_> {
     pub fn reply_piped(&self, request: &Request, offset: u64, last: bool, pipe: &mut Pipe) -> io::Result<()> {
         let header = data_chunk(request, offset, last, pipe.filled_bytes());
         let socket = self.channel.plain().ok_or_else(|| io::Error::from(io::ErrorKind::Unsupported))?;
-        let _turn = lock(&self.replies);
+        let _turn = self.replies.lock().unpoisoned();
         socket.write_all_before_more(header.as_bytes())?;
         pipe.send(socket)
     }

@@ -3,18 +3,18 @@
 use std::net::IpAddr;
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, AtomicU64};
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::sync::{Arc, Condvar, Mutex};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::pipe::{PipeFlags, pipe_with};
+use tintype_formats::locks::Unpoisoned as _;
 
 use super::budget::Budget;
 use super::export::Exports;
 use super::handshake::{Failure, negotiate};
 use super::listener::{Address, Listener};
-use super::lock;
 use super::settings::{Counters, Event, Settings};
 use super::shared::{Shared, State};
 use super::transmission::Transmission;
@@ -106,7 +106,7 @@ impl Server {
             let all_gone = state.clients > 0 && state.open.is_empty();
             !(self.shared.is_stopping() || (ends_with_last && all_gone))
         };
-        drop(self.shared.changed.wait_while(lock(&self.shared.state), goes_on).unwrap_or_else(PoisonError::into_inner));
+        drop(self.shared.changed.wait_while(self.shared.state.lock().unpoisoned(), goes_on).unpoisoned());
     }
 
     /// Accepts nobody any more, finishes the requests in flight, cuts what takes too long, and flushes the disks.
@@ -149,12 +149,12 @@ fn spawn(name: &str, run: impl FnOnce() + Send + 'static) -> Result<JoinHandle<(
 /// Serves a connection until it ends.
 fn serve(shared: &Shared, socket: &Arc<Socket>, id: u64) -> Result<(), Failure> {
     let deadline = Instant::now() + shared.limits().handshake;
-    let set_known = || lock(&shared.state).open.set_known(id);
+    let set_known = || shared.state.lock().unpoisoned().open.set_known(id);
     let tls = shared.settings.tls.as_ref();
     let Some(negotiated) = negotiate(socket, &shared.exports, tls, (deadline, &set_known))? else {
         return Ok(());
     };
-    let mut state = lock(&shared.state);
+    let mut state = shared.state.lock().unpoisoned();
     let Some(activity) = state.open.begin_to_serve(id, shared.limits()) else {
         let is_told = state.open.was_sent_away(id);
         drop(state);
@@ -174,7 +174,7 @@ fn serve(shared: &Shared, socket: &Arc<Socket>, id: u64) -> Result<(), Failure> 
 
 /// Notes a new connection, unless there are too many.
 fn admit(shared: &Arc<Shared>, socket: &Arc<Socket>, address: Option<IpAddr>) -> Option<Place> {
-    let mut state = lock(&shared.state);
+    let mut state = shared.state.lock().unpoisoned();
     if shared.is_stopping() {
         return None;
     }
@@ -190,7 +190,7 @@ struct Place {
 
 impl Drop for Place {
     fn drop(&mut self) {
-        lock(&self.shared.state).open.remove(self.id);
+        self.shared.state.lock().unpoisoned().open.remove(self.id);
         self.shared.changed.notify_all();
     }
 }
@@ -226,7 +226,7 @@ fn begin(shared: &Arc<Shared>, socket: Socket, address: Option<IpAddr>) {
     };
     let run = move || {
         let served = serve(&place.shared, &socket, place.id);
-        if lock(&place.shared.state).open.was_sent_away(place.id) {
+        if place.shared.state.lock().unpoisoned().open.was_sent_away(place.id) {
             place.shared.tell(Event::MadeRoom);
         } else if let Err(failure) = served
             && !place.shared.is_stopping()

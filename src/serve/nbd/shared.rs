@@ -2,12 +2,13 @@
 
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Condvar, Mutex, PoisonError};
+use std::sync::{Condvar, Mutex};
 use std::time::Duration;
+
+use tintype_formats::locks::Unpoisoned as _;
 
 use super::budget::Budget;
 use super::export::Exports;
-use super::lock;
 use super::places::Places;
 use super::settings::{Counters, Event, Limits, Settings};
 use crate::channel::Socket;
@@ -61,7 +62,7 @@ impl Shared {
     }
 
     pub(super) fn counters(&self) -> Counters {
-        let state = lock(&self.state);
+        let state = self.state.lock().unpoisoned();
         Counters {
             connections: state.open.count(),
             clients: state.clients,
@@ -72,19 +73,20 @@ impl Shared {
 
     pub(super) fn begin_to_stop(&self) {
         // Under the lock, so that no one who has just looked goes to sleep.
-        let state = lock(&self.state);
+        let state = self.state.lock().unpoisoned();
         self.stopping.store(true, Ordering::Relaxed);
-        lock(&self.stop_signal).take();
+        self.stop_signal.lock().unpoisoned().take();
         drop(state);
         self.changed.notify_all();
     }
 
     pub(super) fn for_each_open(&self, act: fn(&Socket)) {
-        lock(&self.state).open.sockets().for_each(act);
+        self.state.lock().unpoisoned().open.sockets().for_each(act);
     }
 
     pub(super) fn wait_until_empty(&self, limit: Duration) -> bool {
-        let waiting = self.changed.wait_timeout_while(lock(&self.state), limit, |state| !state.open.is_empty());
-        waiting.unwrap_or_else(PoisonError::into_inner).0.open.is_empty()
+        let waiting =
+            self.changed.wait_timeout_while(self.state.lock().unpoisoned(), limit, |state| !state.open.is_empty());
+        waiting.unpoisoned().0.open.is_empty()
     }
 }

@@ -10,13 +10,13 @@ use std::thread::{self, Scope};
 use std::time::Instant;
 
 use tintype_formats::ImageError;
+use tintype_formats::locks::Unpoisoned as _;
 
 use super::budget::Share;
 use super::errno::Refusal;
 use super::export::Export;
 use super::handshake::{Failure, Negotiated};
 use super::intake::Intake;
-use super::lock;
 use super::places::Activity;
 use super::request::{Agreed, Command, Request};
 use super::settings::Event;
@@ -76,7 +76,7 @@ impl<'a> Transmission<'a> {
     /// Serves the client until it goes; says why, unless it said goodbye or hung up between requests.
     pub fn run(&self) -> Option<Failure> {
         thread::scope(|scope| self.work(scope));
-        lock(&self.failure).take()
+        self.failure.lock().unpoisoned().take()
     }
 
     fn work<'s>(&'s self, scope: &'s Scope<'s, '_>) {
@@ -115,7 +115,7 @@ impl<'a> Transmission<'a> {
     /// The next request, with what is to be written; `None` if there is none any more.
     fn take(&self, worker: &mut Worker) -> Option<(Request, Payload<'_>)> {
         self.waiting.fetch_add(1, Ordering::Relaxed);
-        let mut intake = lock(&self.intake);
+        let mut intake = self.intake.lock().unpoisoned();
         self.waiting.fetch_sub(1, Ordering::Relaxed);
         if intake.has_ended() {
             return None;
@@ -224,7 +224,7 @@ impl<'a> Transmission<'a> {
         match self.share_of(wanted) {
             Some(mut share) => act(share.parts_mut().next().unwrap_or_default()),
             None => {
-                let mut reserve = lock(&self.reserve);
+                let mut reserve = self.reserve.lock().unpoisoned();
                 let bytes = reserve.bytes();
                 let length = wanted.min(bytes.len());
                 act(bytes.get_mut(..length).unwrap_or_default())
@@ -258,7 +258,7 @@ impl<'a> Transmission<'a> {
     }
 
     fn fail(&self, failure: Failure) {
-        lock(&self.failure).get_or_insert(failure);
+        self.failure.lock().unpoisoned().get_or_insert(failure);
     }
 }
 

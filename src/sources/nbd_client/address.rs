@@ -1,9 +1,11 @@
 //! Addresses of NBD exports: `nbd://host:port/name`, `nbd+unix:///name?socket=PATH`, and `nbds` for TLS.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, percent_encode};
 use tintype_formats::host_file::FileIdentity;
 
 const SCHEMES: [(&str, bool, bool); 4] =
@@ -124,23 +126,21 @@ fn tcp_endpoint(authority: &str) -> Result<Endpoint, String> {
     if host.is_empty() { Err("the host is missing: nbd://HOST/NAME".to_owned()) } else { Ok(Endpoint::Tcp(host, port)) }
 }
 
+/// What a part of a URI need not escape: RFC 3986's unreserved characters, and `/`, which paths and queries may have.
+const ESCAPED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~').remove(b'/');
+
+/// Returns bytes as a part of a URI, where what means something else there is escaped.
+pub fn nbd_uri_part(part: &[u8]) -> String {
+    percent_encode(part, ESCAPED).to_string()
+}
+
 /// Puts bytes in the place of `%41` and the like.
 fn decoded(text: &str) -> Result<String, String> {
-    let wrong =
-        || format!("\"{}\" has a % that no two hexadecimal digits follow, or is not UTF-8", text.escape_debug());
-    let mut bytes = Vec::with_capacity(text.len());
-    let mut rest = text.as_bytes();
-    while let Some((first, after)) = rest.split_first() {
-        rest = after;
-        if *first != b'%' {
-            bytes.push(*first);
-            continue;
-        }
-        let digits = rest.get(..2).and_then(|digits| std::str::from_utf8(digits).ok()).ok_or_else(wrong)?;
-        bytes.push(u8::from_str_radix(digits, 16).map_err(|_| wrong())?);
-        rest = &rest[2..];
-    }
-    String::from_utf8(bytes).map_err(|_| wrong())
+    let has_digits = |rest: &str| rest.bytes().take(2).filter(u8::is_ascii_hexdigit).count() == 2;
+    let is_whole = text.split('%').skip(1).all(has_digits);
+    percent_decode_str(text).decode_utf8().ok().filter(|_| is_whole).map(Cow::into_owned).ok_or_else(|| {
+        format!("\"{}\" has a % that no two hexadecimal digits follow, or is not UTF-8", text.escape_debug())
+    })
 }
 
 #[cfg(test)]
@@ -172,6 +172,9 @@ mod tests {
             "nbd://host/x?socket=a",
             "nbd://host/%4",
             "nbd://host/%zz",
+            "nbd://host/%+1",
+            "nbd://host/%%41",
+            "nbd://host/%ff",
             "nbd://[::1/",
         ] {
             assert!(parse(wrong).is_err(), "{wrong}");

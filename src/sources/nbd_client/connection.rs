@@ -6,9 +6,12 @@
 
 use std::collections::BTreeMap;
 use std::io::{self, IoSlice};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
+use tintype_formats::locks::Unpoisoned as _;
+
+use super::answer::{Answer, Progress, StatusRun};
 use super::handshake::Export;
 use super::transport::read_exact;
 use super::wire::{self, Command, Fields, Reply, Request, broken};
@@ -27,9 +30,6 @@ const LEAST_BYTES: usize = 64 << 10;
 /// How many times as long a request may wait in all, while the server answers others.
 const MOST_PERIODS: u32 = 20;
 
-/// How many pieces the answer to a read may come in, besides one for every sector.
-const MAX_SPARE_CHUNKS: u32 = 16;
-
 /// Why a request has no result.
 #[derive(Debug)]
 pub enum Failed {
@@ -38,9 +38,6 @@ pub enum Failed {
     /// The connection is gone, and whether the server did what it was asked is unknown.
     Lost(String),
 }
-
-/// What a range is, as block status has it: its length in bytes, and flags.
-pub type StatusRun = (u32, u32);
 
 /// A connection to an export.
 pub struct Connection {
@@ -87,13 +84,6 @@ enum Reader {
     Somebody,
     /// The begin of an answer was read, and the request with this cookie is to read the rest.
     For(u64, Reply),
-}
-
-/// Where an answer goes.
-enum Answer<'a> {
-    Nothing,
-    Bytes(&'a mut [u8]),
-    Status(&'a mut Vec<StatusRun>),
 }
 
 impl Connection {
@@ -170,7 +160,7 @@ impl Connection {
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock().unpoisoned()
     }
 
     /// Sends a request and reads its answer.
@@ -179,14 +169,7 @@ impl Connection {
         if let Err(cause) = self.send(request, cookie, payload) {
             return Err(self.lose(&cause));
         }
-        let mut progress = Progress {
-            request: *request,
-            export: self.export,
-            answered: 0,
-            chunks: 0,
-            error: None,
-            pieces: Vec::new(),
-        };
+        let mut progress = Progress::new(*request, self.export);
         loop {
             let reply = self.next_reply(cookie, &wake)?;
             match self.take(reply, &mut progress, &mut answer) {
@@ -223,7 +206,7 @@ impl Connection {
     }
 
     fn send(&self, request: &Request, cookie: u64, payload: &[u8]) -> io::Result<()> {
-        let _turn = self.sending.lock().unwrap_or_else(PoisonError::into_inner);
+        let _turn = self.sending.lock().unpoisoned();
         self.channel.write_all(&mut [IoSlice::new(&request.encode(cookie)), IoSlice::new(payload)])
     }
 
@@ -256,7 +239,7 @@ impl Connection {
                 }
                 _ => {
                     state.set_idle(cookie, true);
-                    state = wake.wait(state).unwrap_or_else(PoisonError::into_inner);
+                    state = wake.wait(state).unpoisoned();
                     state.set_idle(cookie, false);
                 }
             }
@@ -427,7 +410,7 @@ impl Connection {
             }
             _ => Err(broken(format!(
                 "it answers {:?} with a chunk of kind {kind} and {length_bytes} bytes",
-                progress.request.command
+                progress.command()
             ))),
         }
     }
@@ -440,55 +423,5 @@ impl Drop for Connection {
             // Nobody answers, and nobody minds.
             let _ = self.channel.write_all(&mut [IoSlice::new(&goodbye.encode(0))]);
         }
-    }
-}
-
-/// How much of an answer has come.
-struct Progress {
-    request: Request,
-    export: Export,
-    answered: u64,
-    chunks: u32,
-    error: Option<(u32, String)>,
-    /// The ranges of the buffer that were filled.
-    pieces: Vec<(usize, usize)>,
-}
-
-impl Progress {
-    fn count_chunk(&mut self) -> io::Result<()> {
-        self.chunks += 1;
-        match self.chunks <= self.request.length_bytes.min(self.export.max_bytes) / 512 + MAX_SPARE_CHUNKS {
-            true => Ok(()),
-            false => Err(broken("it answers in too many pieces")),
-        }
-    }
-
-    /// The place of a piece in the buffer, which no other piece has.
-    fn piece(&mut self, offset: u64, length_bytes: u32) -> io::Result<std::ops::Range<usize>> {
-        let Request { offset: first, length_bytes: wanted, .. } = self.request;
-        let begin = offset.checked_sub(first).filter(|begin| *begin < u64::from(wanted));
-        let range = begin.and_then(|begin| Some(begin..begin.checked_add(length_bytes.into())?));
-        let range = range.filter(|range| !range.is_empty() && range.end <= u64::from(wanted));
-        let range = range.ok_or_else(|| {
-            broken(format!("it was asked for {wanted} bytes at {first} and answers with {length_bytes} at {offset}"))
-        })?;
-        self.answered += u64::from(length_bytes);
-        self.pieces.push((range.start as usize, range.end as usize));
-        Ok(range.start as usize..range.end as usize)
-    }
-
-    /// Checks that all was answered; gives the server's error, if it had one.
-    fn end(mut self, answer: &Answer<'_>) -> io::Result<Option<(u32, String)>> {
-        if self.error.is_some() {
-            return Ok(self.error);
-        }
-        self.pieces.sort_unstable();
-        let overlap = self.pieces.windows(2).any(|pair| matches!(pair, [(_, end), (begin, _)] if end > begin));
-        let complete = match answer {
-            Answer::Nothing => true,
-            Answer::Bytes(buffer) => !overlap && self.answered == buffer.len() as u64,
-            Answer::Status(runs) => !runs.is_empty(),
-        };
-        if complete { Ok(None) } else { Err(broken("its answer is not what was asked for, no less and no more")) }
     }
 }

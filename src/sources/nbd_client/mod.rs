@@ -9,6 +9,7 @@
 //! write that was answered and is not flushed is never forgotten (see `pool`).
 
 mod address;
+mod answer;
 mod connection;
 mod handshake;
 #[cfg(test)]
@@ -24,12 +25,13 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering::Relaxed;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use tintype_formats::host_file::{FileIdentity, HostExtent, HostFile, HostFileMut};
+use tintype_formats::locks::Unpoisoned as _;
 
-pub use self::address::{NbdAddress, is_nbd};
+pub use self::address::{NbdAddress, is_nbd, nbd_uri_part};
 use self::connection::Connection;
 use self::handshake::{Wanted, negotiate};
 use self::pool::{Connector, Pool};
@@ -133,7 +135,7 @@ impl NbdFile {
     }
 
     fn known(&self) -> MutexGuard<'_, Known> {
-        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+        self.known.lock().unpoisoned()
     }
 
     fn check_range(&self, offset: u64, length_bytes: u64) -> io::Result<()> {
@@ -232,7 +234,7 @@ const LEAST_ANSWER_BYTES: u64 = 64 << 10;
 
 /// What a server says of a range, as ends of runs and whether they are holes. However small its pieces are, there are few runs,
 /// and they reach far enough.
-fn joined(pieces: &[connection::StatusRun], begin: u64, end: u64) -> Vec<(u64, bool)> {
+fn joined(pieces: &[answer::StatusRun], begin: u64, end: u64) -> Vec<(u64, bool)> {
     let mut runs: Vec<(u64, bool)> = Vec::new();
     let mut add = |to: u64, hole: bool| match runs.last_mut() {
         Some(last) if last.1 == hole => last.0 = to,
@@ -302,7 +304,7 @@ impl HostFileMut for NbdFile {
         let written = match self.is_whole(host_offset, length_bytes) {
             true => self.write_blocks(host_offset, bytes),
             false => {
-                let _alone = self.edges.lock().unwrap_or_else(PoisonError::into_inner);
+                let _alone = self.edges.lock().unpoisoned();
                 let (begin, end) = self.around(host_offset, length_bytes);
                 let mut blocks = vec![0; (end - begin) as usize];
                 self.read_blocks(begin, &mut blocks)?;

@@ -8,10 +8,13 @@
 use std::io;
 use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 use std::sync::atomic::{AtomicBool, AtomicUsize};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, Weak};
 use std::time::{Duration, Instant};
 
-use super::connection::{Connection, Failed, StatusRun};
+use tintype_formats::locks::Unpoisoned as _;
+
+use super::answer::StatusRun;
+use super::connection::{Connection, Failed};
 use super::handshake::Export;
 use super::wire::Request;
 use crate::nbd_protocol;
@@ -73,7 +76,7 @@ impl Pool {
         let first = connector(Instant::now() + patience)?;
         let export = *first.export();
         let slots: Vec<_> = (0..CONNECTIONS).map(|_| Mutex::new(None)).collect();
-        *lock(&slots[0]) = Some(Arc::new(first));
+        *slots[0].lock().unpoisoned() = Some(Arc::new(first));
         let pool = Arc::new(Pool {
             connector,
             export,
@@ -121,9 +124,9 @@ impl Pool {
 
     /// Has the server make everything durable that was written before.
     pub fn flush(&self) -> io::Result<()> {
-        let _turn = lock(&self.flushing);
+        let _turn = self.flushing.lock().unpoisoned();
         for slot in &self.slots {
-            let connection = lock(slot).clone();
+            let connection = slot.lock().unpoisoned().clone();
             match connection.map(|connection| connection.flush()) {
                 None | Some(Ok(())) => {}
                 Some(Err(Failed::Lost(_))) => self.is_uncertain.store(true, Release),
@@ -172,13 +175,13 @@ impl Pool {
 
     /// Gives the server up, for all requests that wait for it.
     fn give_up(&self, why: &str) -> io::Error {
-        *lock(&self.given_up) = Some((Instant::now(), why.to_owned()));
+        *self.given_up.lock().unpoisoned() = Some((Instant::now(), why.to_owned()));
         gone(why, self.patience)
     }
 
     /// Fails if the server was given up since a request began.
     fn check_given_up(&self, began: Instant) -> io::Result<()> {
-        match &*lock(&self.given_up) {
+        match &*self.given_up.lock().unpoisoned() {
             Some((when, why)) if *when >= began => Err(gone(why, self.patience)),
             _ => Ok(()),
         }
@@ -186,7 +189,7 @@ impl Pool {
 
     /// The connection of a slot, made anew if it is lost.
     fn connection(&self, slot: usize, began: Instant, patience: &mut Option<Patience>) -> io::Result<Arc<Connection>> {
-        let mut held = lock(&self.slots[slot]);
+        let mut held = self.slots[slot].lock().unpoisoned();
         match held.as_ref() {
             Some(connection) if !connection.is_lost() => return Ok(connection.clone()),
             Some(lost) if lost.unflushed() > 0 => self.is_uncertain.store(true, Release),
@@ -218,7 +221,7 @@ fn add_connections(connector: &Connector, pool: &Weak<Pool>) {
         if *connection.export() != pool.export {
             return;
         }
-        *lock(&pool.slots[slot]) = Some(Arc::new(connection));
+        *pool.slots[slot].lock().unpoisoned() = Some(Arc::new(connection));
         pool.used.store(slot + 1, Release);
     }
 }
@@ -226,8 +229,4 @@ fn add_connections(connector: &Connector, pool: &Weak<Pool>) {
 fn gone(why: &str, patience: Duration) -> io::Error {
     let message = format!("the NBD server was lost, and not back within {} s: {why}", patience.as_secs());
     io::Error::new(io::ErrorKind::ConnectionAborted, message)
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

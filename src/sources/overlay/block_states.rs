@@ -7,9 +7,10 @@ use std::collections::BTreeSet;
 use std::ops::Range;
 use std::sync::atomic::Ordering::{AcqRel, Acquire, Release};
 use std::sync::atomic::{AtomicBool, AtomicU64};
-use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Mutex, OnceLock};
 
 use tintype_formats::ImageError;
+use tintype_formats::locks::Unpoisoned as _;
 
 use super::layout::{BLOCKS_PER_PAGE, Layout, PAGE_BYTES};
 
@@ -166,7 +167,7 @@ impl BlockStates {
         }
         // After the states: a flush takes the mark away first, and then looks at the states.
         if !page.is_changed.swap(true, AcqRel) {
-            lock(&self.changed).insert(index);
+            self.changed.lock().unpoisoned().insert(index);
         }
     }
 
@@ -178,7 +179,7 @@ impl BlockStates {
             return Ok(());
         }
         // One at a time: zeros written once more would come after the page's content.
-        let _turn = lock(&self.reserving);
+        let _turn = self.reserving.lock().unpoisoned();
         if !page.is_reserved.load(Acquire) {
             reserve(index)?;
             page.is_reserved.store(true, Release);
@@ -188,7 +189,7 @@ impl BlockStates {
 
     /// Copies of the pages that have changed, which then count as unchanged.
     pub fn take_changed(&self) -> Vec<PageCopy> {
-        let taken = std::mem::take(&mut *lock(&self.changed));
+        let taken = std::mem::take(&mut *self.changed.lock().unpoisoned());
         let pages = taken.into_iter().filter_map(|index| Some((index, self.pages.get(index)?.get()?)));
         pages
             .map(|(index, page)| {
@@ -207,7 +208,7 @@ impl BlockStates {
     pub fn give_back(&self, copies: &[PageCopy]) {
         for copy in copies {
             if !self.page_or_new(copy.index).is_changed.swap(true, AcqRel) {
-                lock(&self.changed).insert(copy.index);
+                self.changed.lock().unpoisoned().insert(copy.index);
             }
         }
     }
@@ -224,10 +225,6 @@ impl BlockStates {
 
 fn state_in(word: u64, block: u64) -> BlockState {
     BlockState::of_bits(word >> (2 * (block % BLOCKS_PER_WORD)) & 3)
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]

@@ -24,9 +24,10 @@ use std::ops::Range;
 use std::path::Path;
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering::{AcqRel, Acquire, Release};
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, RwLock};
 
 use tintype_formats::extent::DiskExtent;
+use tintype_formats::locks::Unpoisoned as _;
 use tintype_formats::{BlockSource, ErrorKind, Geometry, HostFileMut, ImageError, OpenFile};
 
 use self::block_states::{BlockState, PageCopy};
@@ -154,14 +155,14 @@ impl Overlay {
         let blocks = blocks_around(guest_offset..guest_offset + bytes.len() as u64);
         let lock = self.group_lock(guest_offset);
         {
-            let _shared = lock.read().unwrap_or_else(PoisonError::into_inner);
+            let _shared = lock.read().unpoisoned();
             if self.reader.states.are_all(&blocks, BlockState::Data) {
                 self.put(guest_offset, bytes)?;
                 self.is_changed.store(true, Release);
                 return Ok(());
             }
         }
-        let _alone = lock.write().unwrap_or_else(PoisonError::into_inner);
+        let _alone = lock.write().unpoisoned();
         self.reserve_page(blocks.start)?;
         let size_bytes = self.reader.layout.size_bytes;
         for part in parts(guest_offset..guest_offset + bytes.len() as u64, size_bytes) {
@@ -213,7 +214,7 @@ impl Overlay {
     /// Makes whole blocks of one group zero, and gives their place back to the file system.
     fn zero_in_group(&self, range: Range<u64>) -> Result<(), ImageError> {
         let blocks = blocks_around(range.clone());
-        let _alone = self.group_lock(range.start).write().unwrap_or_else(PoisonError::into_inner);
+        let _alone = self.group_lock(range.start).write().unpoisoned();
         if self.reader.states.are_all(&blocks, BlockState::Zero) {
             return Ok(());
         }
@@ -299,7 +300,7 @@ impl WritableDisk for Overlay {
         if !self.is_kept {
             return Ok(());
         }
-        let _turn = self.flushing.lock().unwrap_or_else(PoisonError::into_inner);
+        let _turn = self.flushing.lock().unpoisoned();
         self.check_not_broken()?;
         if !self.is_changed.swap(false, AcqRel) {
             return Ok(());

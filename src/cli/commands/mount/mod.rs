@@ -6,7 +6,7 @@ mod stored;
 
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use clap::Args as ClapArgs;
@@ -22,6 +22,7 @@ use crate::cli::{Global, Outcome, escape::printable, output, units};
 use crate::error::{Error, Kind, in_words};
 use crate::jobs::{catch_signals, is_stop};
 use crate::serve::fuse::{self, HELPERS, MountEntry, Mounted, Observer, mount_at};
+use tintype_formats::locks::Unpoisoned as _;
 
 /// How long those who still use it may take when it ends.
 const PATIENCE: Duration = Duration::from_millis(500);
@@ -211,7 +212,7 @@ struct Reporter {
 
 impl Observer for Reporter {
     fn failed(&self, doing: &str, cause: &Error) {
-        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut told = self.told.lock().unpoisoned();
         if told.0.is_some_and(|last| last.elapsed() < Duration::from_secs(1)) {
             told.1 += 1;
             return;

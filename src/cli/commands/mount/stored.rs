@@ -1,10 +1,11 @@
 //! A repository as a folder of its names, each with its snapshots.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 use std::time::{Duration, Instant, SystemTime};
 
 use serde_json::{Map, Value, json};
+use tintype_formats::locks::Unpoisoned as _;
 use tintype_formats::tin::read::ChunkReader;
 use tintype_tin::id::Id;
 use tintype_tin::manifest::{DiskRecord, Manifest};
@@ -98,7 +99,8 @@ fn description(snapshot: &Snapshot, record: &DiskRecord) -> Map<String, Value> {
 
 /// When a snapshot was begun, as far as it says.
 fn time_of(manifest: &Manifest) -> SystemTime {
-    time::parse(&manifest.time).map_or(SystemTime::UNIX_EPOCH, SystemTime::from)
+    let time = time::parse(&manifest.time).and_then(|time| SystemTime::try_from(time).ok());
+    time.unwrap_or(SystemTime::UNIX_EPOCH)
 }
 
 /// The snapshots of a repository, listed when somebody looks.
@@ -152,7 +154,7 @@ impl Catalog {
     }
 
     fn lock(&self) -> MutexGuard<'_, Known> {
-        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+        self.known.lock().unpoisoned()
     }
 
     /// What there is, listed not long ago. While it cannot be listed, what was there is shown: nobody has forgotten it.

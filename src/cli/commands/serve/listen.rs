@@ -8,6 +8,7 @@ use crate::cli::failure::Failure;
 use crate::cli::{Global, output, usage};
 use crate::error::{Error, Kind};
 use crate::serve::nbd::{Address, Listener};
+use crate::sources::nbd_uri_part;
 use crate::system;
 
 /// The port that is registered for the protocol.
@@ -92,7 +93,7 @@ fn resolve(text: &str) -> Result<Vec<SocketAddr>, Failure> {
 /// How clients name an export behind this address.
 pub fn uri(address: &Address, name: &str, encrypted: bool) -> String {
     let scheme = if encrypted { "nbds" } else { "nbd" };
-    let name = escaped(name.as_bytes());
+    let name = nbd_uri_part(name.as_bytes());
     match address {
         // Nobody connects to "any address": the machine's name is what they need.
         Address::Tcp(address) if address.ip().is_unspecified() => {
@@ -100,21 +101,9 @@ pub fn uri(address: &Address, name: &str, encrypted: bool) -> String {
         }
         Address::Tcp(address) => format!("{scheme}://{address}/{name}"),
         Address::Unix(path) => {
-            format!("{scheme}+unix:///{name}?socket={}", escaped(path.as_os_str().as_bytes()))
+            format!("{scheme}+unix:///{name}?socket={}", nbd_uri_part(path.as_os_str().as_bytes()))
         }
     }
-}
-
-/// Bytes as a URI has them: what means something there is escaped.
-fn escaped(bytes: &[u8]) -> String {
-    let mut text = String::with_capacity(bytes.len());
-    for byte in bytes {
-        match byte {
-            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' | b'/' => text.push(char::from(*byte)),
-            _ => text.push_str(&format!("%{byte:02X}")),
-        }
-    }
-    text
 }
 
 #[cfg(test)]

@@ -20,9 +20,10 @@ mod unsynced;
 use std::io::{self, Read as _};
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock};
 
 use rustix::io::Errno;
+use tintype_formats::locks::Unpoisoned as _;
 
 pub use self::create::{CreateOptions, NewFolder};
 pub(in crate::repository::store) use self::new_file::Way;
@@ -228,7 +229,7 @@ impl Store for LocalStore {
     }
 
     fn sync(&self) -> Result<(), StoreError> {
-        let _one_at_a_time = self.syncing.lock().unwrap_or_else(PoisonError::into_inner);
+        let _one_at_a_time = self.syncing.lock().unpoisoned();
         self.check_usable(SYNC, "")?;
         let folders = self.unsynced.take();
         for folder in &folders {

@@ -2,7 +2,9 @@
 
 use std::fs::File;
 use std::io;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use tintype_formats::locks::Unpoisoned as _;
 
 /// So many stay open. A restore reads from few packs at a time, and processes may have 1024 files by default.
 const MAX_OPEN_FILES: usize = 64;
@@ -46,7 +48,7 @@ impl OpenFiles {
     }
 
     fn lock(&self) -> MutexGuard<'_, Vec<(String, Arc<File>)>> {
-        self.files.lock().unwrap_or_else(PoisonError::into_inner)
+        self.files.lock().unpoisoned()
     }
 }
 

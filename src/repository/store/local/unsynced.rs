@@ -1,7 +1,9 @@
 //! Which folders a power cut could still change.
 
 use std::collections::BTreeSet;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard};
+
+use tintype_formats::locks::Unpoisoned as _;
 
 use crate::repository::store::name::split_name;
 
@@ -42,7 +44,7 @@ impl Unsynced {
     }
 
     fn lock(&self) -> MutexGuard<'_, Folders> {
-        self.folders.lock().unwrap_or_else(PoisonError::into_inner)
+        self.folders.lock().unpoisoned()
     }
 }
 

@@ -9,7 +9,9 @@ mod tests;
 mod world;
 
 use std::io;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use tintype_formats::locks::Unpoisoned as _;
 
 pub use self::faults::{Count, Counts, Faults, Operation};
 use self::world::{Change, Effect, World};
@@ -50,24 +52,24 @@ impl Simulation {
 
     /// A store object, as another process would have.
     pub fn client(&self) -> SimulatedStore {
-        let mut clients = lock(&self.clients);
+        let mut clients = self.clients.lock().unpoisoned();
         *clients += 1;
         SimulatedStore { shared: Arc::clone(&self.shared), client: *clients }
     }
 
     /// Changes how often things go wrong.
     pub fn set_faults(&self, faults: Faults) {
-        lock(&self.shared.world).faults = faults;
+        self.shared.world.lock().unpoisoned().faults = faults;
     }
 
     /// Cuts the power in the operation of this number; the first is 1. From then on all operations of all clients fail.
     pub fn cut_power_at(&self, operation: u64) {
-        lock(&self.shared.world).power_cut_at = Some(operation);
+        self.shared.world.lock().unpoisoned().power_cut_at = Some(operation);
     }
 
     /// Whether the power is gone.
     pub fn is_power_cut(&self) -> bool {
-        lock(&self.shared.world).is_power_cut
+        self.shared.world.lock().unpoisoned().is_power_cut
     }
 
     /// What is found when the power is back; it is cut now if it was not.
@@ -75,23 +77,23 @@ impl Simulation {
     /// Of what was put or deleted and not synced by the same client afterwards, each survives or is undone at random, and
     /// requests that were on their way are lost.
     pub fn after_power_cut(&self) -> Self {
-        Self::of(lock(&self.shared.world).after_power_cut())
+        Self::of(self.shared.world.lock().unpoisoned().after_power_cut())
     }
 
     /// What was asked until now.
     pub fn counts(&self) -> Counts {
-        lock(&self.shared.world).counts
+        self.shared.world.lock().unpoisoned().counts
     }
 
     /// Runs something in the middle of the next listing, so that a test with one thread sees listings that are torn.
     pub fn during_next_list(&self, meanwhile: impl FnOnce() + Send + 'static) {
-        *lock(&self.shared.meanwhile) = Some(Box::new(meanwhile));
+        *self.shared.meanwhile.lock().unpoisoned() = Some(Box::new(meanwhile));
     }
 }
 
 impl SimulatedStore {
     fn world(&self) -> MutexGuard<'_, World> {
-        lock(&self.shared.world)
+        self.shared.world.lock().unpoisoned()
     }
 
     /// Finds an object, as the dice have it.
@@ -169,7 +171,7 @@ impl Store for SimulatedStore {
         world.begin(Operation::List, self.client, LIST, prefix)?.answer?;
         let before = world.listed(prefix);
         drop(world);
-        let meanwhile = lock(&self.shared.meanwhile).take();
+        let meanwhile = self.shared.meanwhile.lock().unpoisoned().take();
         if let Some(meanwhile) = meanwhile {
             meanwhile();
         }
@@ -194,8 +196,4 @@ impl Store for SimulatedStore {
     fn shown(&self) -> String {
         format!("simulated store, client {}", self.client)
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -13,7 +13,7 @@ use std::fmt;
 use std::str::FromStr;
 
 use jiff::tz::TimeZone;
-use jiff::{Span, Timestamp, Zoned};
+use jiff::{Span, Timestamp, ZonedDateTime};
 use serde::Serialize;
 use tintype_tin::id::Id;
 
@@ -77,7 +77,7 @@ impl FromStr for Within {
 
 impl Within {
     /// The time that is so long before another; nothing if there is no such time.
-    fn before(self, time: &Zoned) -> Option<Timestamp> {
+    fn before(self, time: &ZonedDateTime) -> Option<Timestamp> {
         Some(time.checked_sub(self.0).ok()?.timestamp())
     }
 }
@@ -182,7 +182,7 @@ impl<'a> Candidate<'a> {
 }
 
 /// What a calendar makes of a time: the year, and what is counted in it.
-type Period = fn(&Zoned) -> (i16, i32);
+type Period = fn(&ZonedDateTime) -> (i16, i32);
 
 /// A rule that keeps the newest of each period.
 struct Rule {
@@ -206,7 +206,7 @@ impl Rule {
     }
 
     /// Whether the next older snapshot is kept by this rule.
-    fn judge(&mut self, time: &Zoned, is_oldest: bool) -> Option<Reason> {
+    fn judge(&mut self, time: &ZonedDateTime, is_oldest: bool) -> Option<Reason> {
         if !self.count.is_left() {
             return None;
         }
@@ -222,13 +222,13 @@ impl Rule {
 }
 
 /// Hours are counted as they pass: one that comes twice when the clocks are set back is two.
-fn hour(time: &Zoned) -> (i16, i32) {
+fn hour(time: &ZonedDateTime) -> (i16, i32) {
     // Where clocks are half an hour off, so are their hours.
     let past_hour = i64::from(time.offset().seconds() % 3600);
     (0, i32::try_from((time.timestamp().as_second() + past_hour).div_euclid(3600)).unwrap_or(i32::MAX))
 }
 
-fn week(time: &Zoned) -> (i16, i32) {
+fn week(time: &ZonedDateTime) -> (i16, i32) {
     let week = time.date().iso_week_date();
     (week.year(), i32::from(week.week()))
 }
@@ -290,13 +290,13 @@ impl<'a> List<'a> {
 
     /// `newest` is the time that the window is counted from.
     fn judge(&self, policy: &Policy, zone: &TimeZone, newest: Option<Timestamp>) -> Vec<(Id, Vec<Reason>)> {
-        let newest = newest.map(|time| time.to_zoned(zone.clone()));
+        let newest = newest.map(|time| time.to_zoned_datetime(zone.clone()));
         let since = newest.as_ref().zip(policy.within).map(|(newest, within)| within.before(newest));
         let mut rules = Rule::all(policy);
         let oldest = self.timed.len().saturating_sub(1);
         let mut judged: Vec<(Id, Vec<Reason>)> = self.untimed.iter().map(|(id, reason)| (*id, vec![*reason])).collect();
         for (place, (time, candidate)) in self.timed.iter().enumerate() {
-            let zoned = time.to_zoned(zone.clone());
+            let zoned = time.to_zoned_datetime(zone.clone());
             let mut reasons: Vec<Reason> =
                 rules.iter_mut().filter_map(|rule| rule.judge(&zoned, place == oldest)).collect();
             // A span that leads to before the beginning of time holds everything.

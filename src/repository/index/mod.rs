@@ -10,8 +10,9 @@ mod segment;
 mod tests;
 
 use std::collections::HashMap;
-use std::sync::{Mutex, PoisonError};
+use std::sync::Mutex;
 
+use tintype_formats::locks::Unpoisoned as _;
 use tintype_tin::id::{ChunkId, Id};
 use tintype_tin::keys::{KeyRing, Role};
 use tintype_tin::map::Location;
@@ -161,6 +162,6 @@ impl FreshChunks {
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<ChunkId, Location>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock().unpoisoned()
     }
 }
