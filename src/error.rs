@@ -7,6 +7,7 @@ use std::iter;
 use std::path::{Path, PathBuf};
 
 use tintype_formats::{ErrorKind as ImageErrorKind, ImageError};
+use tintype_volumes::partitions::TableError;
 
 /// The result of every fallible call outside the formats.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -175,6 +176,15 @@ impl From<ImageError> for Error {
             Some(Ok(own)) => *own,
             Some(Err(source)) => Error { kind, path: None, message, aftermath: None, source: Some(source) },
             None => Error { kind, path: None, message, aftermath: None, source: None },
+        }
+    }
+}
+
+impl From<TableError> for Error {
+    fn from(cause: TableError) -> Self {
+        match cause {
+            TableError::Disk(cause) => cause.into(),
+            TableError::Table(_) => Error::new(Kind::Io, cause.to_string()),
         }
     }
 }

@@ -1,4 +1,4 @@
-//! The arrows of the house go one way: cli -> engine -> {sources, targets, repository, serve, boot} -> formats.
+//! The arrows of the house go one way: cli -> engine -> {sources, targets, repository, serve, boot} -> volumes -> formats.
 
 #[path = "common/uses.rs"]
 mod uses;
@@ -51,7 +51,7 @@ fn rooms_use_only_what_is_below_them() {
 /// Files that use each other can only be read, and moved, together.
 #[test]
 fn no_files_use_each_other_in_a_circle() {
-    for root in ["src", "formats/src"] {
+    for root in ["src", "formats/src", "formats/volumes/src"] {
         let found = circles(&uses_below(&Path::new(env!("CARGO_MANIFEST_DIR")).join(root)));
         assert!(found.is_empty(), "{root}: {found:#?}");
     }
@@ -89,17 +89,34 @@ fn every_room_is_known() {
     }
 }
 
+/// The crates of this house that a crate depends on.
+fn own_dependencies(folder: &str) -> Vec<String> {
+    let manifest = Path::new(env!("CARGO_MANIFEST_DIR")).join(folder).join("Cargo.toml");
+    let text = fs::read_to_string(manifest).expect("a manifest");
+    let named = text.lines().filter(|line| line.contains("path = \""));
+    named.filter_map(|line| line.split_once(" = ")).map(|(name, _)| name.to_owned()).collect()
+}
+
 #[test]
-fn formats_print_nothing_start_no_threads_and_open_no_files() {
-    let formats = Path::new(env!("CARGO_MANIFEST_DIR")).join("formats/src");
-    for file in rust_files(&formats) {
+fn volumes_use_formats_only_and_formats_use_nothing() {
+    assert!(own_dependencies("formats/volumes").iter().all(|name| name == "tintype-formats"));
+    // Its own tests use it with the feature for testing.
+    assert!(own_dependencies("formats").iter().all(|name| name == "tintype-formats"));
+    assert!(own_dependencies("").iter().any(|name| name == "tintype-volumes"), "manifests are read");
+}
+
+#[test]
+fn formats_and_volumes_print_nothing_start_no_threads_and_open_no_files() {
+    let house = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let roots = ["formats/src", "formats/volumes/src"];
+    for file in roots.iter().flat_map(|root| rust_files(&house.join(root))) {
         let text = fs::read_to_string(&file).expect("a source file");
         let production = text.split("#[cfg(test)]").next().unwrap_or_default();
         if file.components().any(|part| ["testing", "tests"].iter().any(|name| part.as_os_str() == *name)) {
             continue;
         }
         for word in ["println!", "eprintln!", "thread::spawn", "thread::scope", "File::open", "std::net", "std::env"] {
-            assert!(!production.contains(word), "{}: formats must not use {word}", file.display());
+            assert!(!production.contains(word), "{}: must not use {word}", file.display());
         }
     }
 }

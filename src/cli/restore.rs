@@ -10,6 +10,7 @@ use clap::Args as ClapArgs;
 use serde::Serialize;
 use tintype_formats::tin::manifest::DiskRecord;
 use tintype_formats::{BlockSource, Format, Geometry, raw};
+use tintype_volumes::partitions::Partition;
 
 use super::choice::ChoiceArgs;
 use super::escape::printable;
@@ -29,7 +30,7 @@ use crate::error::{Error, Kind, OnPath as _};
 use crate::repository::Repository;
 use crate::repository::disk::SnapshotDisk;
 use crate::repository::snapshots::Snapshot;
-use crate::sources::{Partition, Slice, partition_of};
+use crate::sources::{Slice, partition_of};
 use crate::targets::{Access, TargetOptions};
 
 /// How many chunks are read at once at least: a store may be far away.

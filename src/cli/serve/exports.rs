@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use tintype_formats::{BlockSource, ImageError};
+use tintype_volumes::partitions::partitions;
 
 use super::super::address::Address;
 use super::super::failure::Failure;
@@ -11,7 +12,7 @@ use super::super::{Global, output, units};
 use super::Args;
 use crate::repository::lease::Lease;
 use crate::serve::nbd::{Access, Export, Exports};
-use crate::sources::{CachedDisk, DiskCache, Overlay, Slice, partitions};
+use crate::sources::{CachedDisk, DiskCache, Overlay, Slice};
 
 /// The name of a disk that has none.
 const NAMELESS: &str = "disk";

@@ -7,10 +7,11 @@ use std::time::SystemTime;
 use serde::Serialize;
 use tintype_formats::extent::DiskKind;
 use tintype_formats::{BlockSource, ImageError};
+use tintype_volumes::partitions::{Partition, partitions};
 
 use super::text::Text;
 use crate::error::{Error, Kind, Result};
-use crate::sources::{Partition, WritableDisk, partitions};
+use crate::sources::WritableDisk;
 
 /// An open disk.
 #[derive(Clone)]
@@ -179,7 +180,10 @@ impl LazyDisk {
         if let Some(parts) = &*lock(&self.parts) {
             return Arc::clone(parts);
         }
-        let found = self.open().map(|disk| (disk.source.geometry(), partitions(disk.source.as_ref())));
+        let found = self.open().map(|disk| {
+            let source = disk.source.as_ref();
+            (source.geometry(), partitions(source).map_err(Error::from))
+        });
         let (geometry, partitions) = match found {
             Ok((geometry, partitions)) => (Some(geometry), partitions),
             Err(cause) => (None, Err(cause)),

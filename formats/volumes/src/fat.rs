@@ -2,7 +2,7 @@
 
 use tintype_formats::BlockSource;
 
-use crate::sources::Partition;
+use crate::partitions::Partition;
 
 /// Most clusters of a folder that are looked at: a chain may be a loop.
 const MAX_FOLDER_CLUSTERS: usize = 256;
@@ -28,7 +28,7 @@ enum Width {
 type Want<'a, T> = dyn FnMut(&[u8; ENTRY_BYTES]) -> Option<T> + 'a;
 
 /// A FAT file system in a partition.
-pub struct Volume<'a> {
+pub struct FileSystem<'a> {
     disk: &'a dyn BlockSource,
     begin: u64,
     size_bytes: u64,
@@ -48,9 +48,9 @@ enum Folder {
     Chain(u32),
 }
 
-impl<'a> Volume<'a> {
+impl<'a> FileSystem<'a> {
     /// Reads the boot sector; none if this is no FAT file system.
-    pub fn open(disk: &'a dyn BlockSource, part: &Partition) -> Option<Volume<'a>> {
+    pub fn open(disk: &'a dyn BlockSource, part: &Partition) -> Option<FileSystem<'a>> {
         let mut head = [0; 512];
         disk.read_at(part.begin, &mut head).ok()?;
         let u16_at = |at: usize| u64::from(u16::from_le_bytes([head[at], head[at + 1]]));
@@ -84,7 +84,7 @@ impl<'a> Volume<'a> {
             Width::Fat32 => Folder::Chain(u32_at(44)),
             _ => Folder::Fixed { offset: root_offset, length_bytes: root_bytes },
         };
-        Some(Volume { disk, begin: part.begin, size_bytes, width, fat_offset, root, data_offset, cluster_bytes })
+        Some(FileSystem { disk, begin: part.begin, size_bytes, width, fat_offset, root, data_offset, cluster_bytes })
     }
 
     /// Whether there is a file of this path; its names have at most eight letters and three.
@@ -213,13 +213,12 @@ fn short_name(name: &str) -> [u8; 11] {
 
 #[cfg(test)]
 mod tests {
-    use super::super::test_disk::Bytes;
     use super::*;
-    use crate::sources::PartitionKind;
-    use tintype_formats::testing::Random;
+    use crate::partitions::PartitionKind;
+    use tintype_formats::testing::{MemoryDisk, Random};
 
     /// A FAT16 file system of 16 MiB with one file, /EFI/BOOT/BOOTX64.EFI, and the partition that it is.
-    fn disk() -> (Bytes, Partition) {
+    fn disk() -> (MemoryDisk, Partition) {
         let mut bytes = vec![0; 16 << 20];
         bytes[11..13].copy_from_slice(&512u16.to_le_bytes());
         bytes[13] = 4;
@@ -239,7 +238,7 @@ mod tests {
         entry(data, b"BOOT       ", ATTRIBUTE_FOLDER, 3);
         entry(data + 2048, b"BOOTX64 EFI", 0, 4);
         let part = Partition { number: 1, begin: 0, size_bytes: 16 << 20, kind: PartitionKind::Mbr(0xef), guid: None };
-        (Bytes(bytes), part)
+        (MemoryDisk::new(bytes), part)
     }
 
     const LOADER: [&str; 3] = ["EFI", "BOOT", "BOOTX64.EFI"];
@@ -247,12 +246,12 @@ mod tests {
     #[test]
     fn a_file_is_found_where_it_is() {
         let (disk, part) = disk();
-        let volume = Volume::open(&disk, &part).unwrap();
-        assert_eq!(volume.width, Width::Fat16);
-        assert!(volume.has_file(&LOADER));
-        assert_eq!(volume.folders_in("EFI"), ["BOOT"]);
-        assert!(volume.folders_in("BOOT").is_empty());
-        assert!(!volume.has_file(&["EFI", "BOOT"]) && !volume.has_file(&["EFI", "OTHER", "BOOTX64.EFI"]));
+        let system = FileSystem::open(&disk, &part).unwrap();
+        assert_eq!(system.width, Width::Fat16);
+        assert!(system.has_file(&LOADER));
+        assert_eq!(system.folders_in("EFI"), ["BOOT"]);
+        assert!(system.folders_in("BOOT").is_empty());
+        assert!(!system.has_file(&["EFI", "BOOT"]) && !system.has_file(&["EFI", "OTHER", "BOOTX64.EFI"]));
     }
 
     #[test]
@@ -267,11 +266,11 @@ mod tests {
                     33 * 512 + random.below(64),
                     65 * 512 + random.below(64),
                 ];
-                disk.0[at[random.below(4) as usize] as usize] = random.next_u64() as u8;
+                disk.bytes[at[random.below(4) as usize] as usize] = random.next_u64() as u8;
             }
-            if let Some(volume) = Volume::open(&disk, &part) {
-                volume.has_file(&LOADER);
-                assert!(volume.folders_in("EFI").len() <= MAX_FOLDERS);
+            if let Some(system) = FileSystem::open(&disk, &part) {
+                system.has_file(&LOADER);
+                assert!(system.folders_in("EFI").len() <= MAX_FOLDERS);
             }
         }
     }

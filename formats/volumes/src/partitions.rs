@@ -1,10 +1,10 @@
 //! The partitions of a disk: MBR with its logical ones, and GPT. Nothing that a table says is believed before it was checked.
 
+use std::error::Error;
+use std::fmt;
 use std::ops::Range;
 
 use tintype_formats::{BlockSource, ImageError};
-
-use crate::error::{Error, Kind, Result};
 
 /// Most logical partitions that are followed: each names the next one, and a loop would never end.
 const MAX_LOGICAL: usize = 256;
@@ -60,7 +60,62 @@ pub enum PartitionKind {
     Gpt([u8; 16]),
 }
 
-/// The partitions of a disk, by number; an error if there is no table, or it is damaged.
+/// Reason why the partitions of a disk are not known.
+#[derive(Debug)]
+pub enum TableError {
+    /// The disk could not be read.
+    Disk(ImageError),
+    /// There is no table, or it contradicts itself or the disk: what was found.
+    Table(String),
+}
+
+type Result<T> = std::result::Result<T, TableError>;
+
+impl From<ImageError> for TableError {
+    fn from(cause: ImageError) -> Self {
+        TableError::Disk(cause)
+    }
+}
+
+impl fmt::Display for TableError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            TableError::Disk(cause) => cause.fmt(f),
+            TableError::Table(found) => write!(f, "read the partition table of the disk: {found}"),
+        }
+    }
+}
+
+impl Error for TableError {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        match self {
+            TableError::Disk(cause) => cause.source(),
+            TableError::Table(_) => None,
+        }
+    }
+}
+
+impl PartitionTable {
+    /// Returns the name of the partition that begins here, as Linux makes it (`PARTUUID`).
+    pub fn part_uuid(&self, begin: u64) -> Option<String> {
+        let partition = self.partitions.iter().find(|partition| partition.begin == begin)?;
+        match (partition.guid, self.id) {
+            (Some(guid), _) => Some(guid_text(&guid)),
+            (None, Some(TableId::Mbr(id))) => Some(format!("{id:08x}-{:02x}", partition.number)),
+            _ => None,
+        }
+    }
+}
+
+/// Writes a GUID as people do: the first three groups are little-endian on the disk.
+pub fn guid_text(guid: &[u8; 16]) -> String {
+    let [a, b, c, d, e, f, g, h, rest @ ..] = *guid;
+    let hex = |bytes: &[u8]| bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
+    let groups = [hex(&[d, c, b, a]), hex(&[f, e]), hex(&[h, g]), hex(&rest[..2]), hex(&rest[2..])];
+    groups.join("-")
+}
+
+/// Reads the partitions of a disk, by number; an error if there is no table, or it is damaged.
 pub fn partitions(disk: &dyn BlockSource) -> Result<Vec<Partition>> {
     Ok(partition_table(disk)?.partitions)
 }
@@ -90,16 +145,6 @@ pub fn partition_table(disk: &dyn BlockSource) -> Result<PartitionTable> {
     let is_table = mbr[446..510].chunks_exact(16).all(|entry| matches!(entry[0], 0 | 0x80)) && !found.is_empty();
     let id = Some(u32_at(&mbr, 440)).filter(|id| is_table && *id != 0);
     Ok(PartitionTable { id: id.map(TableId::Mbr), partitions: found })
-}
-
-/// The partition of this number.
-pub fn partition_of(disk: &dyn BlockSource, number: u32) -> Result<Partition> {
-    let all = partitions(disk)?;
-    let known: Vec<_> = all.iter().map(|partition| partition.number.to_string()).collect();
-    all.into_iter().find(|partition| partition.number == number).ok_or_else(|| {
-        let known = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
-        Error::new(Kind::Usage, format!("the disk has no partition {number}; it has {known}"))
-    })
 }
 
 /// An entry of an MBR, in sectors.
@@ -251,17 +296,18 @@ fn partition(
 }
 
 /// Bytes of the disk; none past its end.
-fn read<const N: usize>(disk: &dyn BlockSource, offset: u64) -> Result<Option<[u8; N]>, ImageError> {
+fn read<const N: usize>(disk: &dyn BlockSource, offset: u64) -> Result<Option<[u8; N]>> {
     let mut bytes = [0; N];
     Ok(read_into(disk, offset, &mut bytes)?.then_some(bytes))
 }
 
-fn read_into(disk: &dyn BlockSource, offset: u64, bytes: &mut [u8]) -> Result<bool, ImageError> {
+fn read_into(disk: &dyn BlockSource, offset: u64, bytes: &mut [u8]) -> Result<bool> {
     let end = offset.checked_add(bytes.len() as u64);
     if end.is_none_or(|end| end > disk.geometry().size_bytes) {
         return Ok(false);
     }
-    disk.read_at(offset, bytes).map(|()| true)
+    disk.read_at(offset, bytes)?;
+    Ok(true)
 }
 
 fn u32_at(bytes: &[u8], at: usize) -> u32 {
@@ -276,59 +322,38 @@ fn guid_at(bytes: &[u8], at: usize) -> [u8; 16] {
     bytes.get(at..at + 16).and_then(|bytes| bytes.try_into().ok()).unwrap_or_default()
 }
 
-fn unreadable(what: &str) -> Error {
-    Error::new(Kind::Io, format!("read the partition table of the disk: {what}"))
+fn unreadable(found: &str) -> TableError {
+    TableError::Table(found.to_owned())
 }
 
 #[cfg(test)]
 mod tests {
-    use tintype_formats::Geometry;
-    use tintype_formats::extent::{DiskExtent, DiskKind};
-    use tintype_formats::testing::Random;
+    use tintype_formats::testing::{MemoryDisk, Random};
 
     use super::*;
 
-    struct Bytes(Vec<u8>);
-
-    impl BlockSource for Bytes {
-        fn geometry(&self) -> Geometry {
-            Geometry::of_512_byte_sectors(self.0.len() as u64, 512)
-        }
-
-        fn extent_at(&self, guest_offset: u64, max_bytes: u64) -> Result<DiskExtent, ImageError> {
-            let length_bytes = self.geometry().clamp(guest_offset, max_bytes)?;
-            Ok(DiskExtent { length_bytes, kind: DiskKind::Encoded })
-        }
-
-        fn read_at(&self, guest_offset: u64, buffer: &mut [u8]) -> Result<(), ImageError> {
-            self.geometry().check_range(guest_offset, buffer.len() as u64)?;
-            buffer.copy_from_slice(&self.0[guest_offset as usize..][..buffer.len()]);
-            Ok(())
-        }
-    }
-
-    fn entry(disk: &mut Bytes, sector: usize, place: usize, kind: u8, begin: u32, sectors: u32) {
+    fn entry(disk: &mut MemoryDisk, sector: usize, place: usize, kind: u8, begin: u32, sectors: u32) {
         let at = sector * 512 + 446 + place * 16;
-        disk.0[at + 4] = kind;
-        disk.0[at + 8..at + 12].copy_from_slice(&begin.to_le_bytes());
-        disk.0[at + 12..at + 16].copy_from_slice(&sectors.to_le_bytes());
-        disk.0[sector * 512 + 510..sector * 512 + 512].copy_from_slice(&[0x55, 0xaa]);
+        disk.bytes[at + 4] = kind;
+        disk.bytes[at + 8..at + 12].copy_from_slice(&begin.to_le_bytes());
+        disk.bytes[at + 12..at + 16].copy_from_slice(&sectors.to_le_bytes());
+        disk.bytes[sector * 512 + 510..sector * 512 + 512].copy_from_slice(&[0x55, 0xaa]);
     }
 
-    fn found(disk: &Bytes) -> Vec<(u32, u64, u64)> {
+    fn found(disk: &MemoryDisk) -> Vec<(u32, u64, u64)> {
         let all = partitions(disk).unwrap();
         all.iter().map(|found| (found.number, found.begin / 512, found.size_bytes / 512)).collect()
     }
 
-    fn gpt_disk() -> Bytes {
-        let mut disk = Bytes(vec![0; 200 * 512]);
+    fn gpt_disk() -> MemoryDisk {
+        let mut disk = MemoryDisk::new(vec![0; 200 * 512]);
         entry(&mut disk, 0, 0, 0xee, 1, 199);
         for (header, table) in [(1, 2), (199, 167)] {
             let at = table * 512 + 128;
-            disk.0[at..at + 16].fill(7);
-            disk.0[at + 32..at + 40].copy_from_slice(&40u64.to_le_bytes());
-            disk.0[at + 40..at + 48].copy_from_slice(&59u64.to_le_bytes());
-            let sum = crc32fast::hash(&disk.0[table * 512..table * 512 + 128 * 128]);
+            disk.bytes[at..at + 16].fill(7);
+            disk.bytes[at + 32..at + 40].copy_from_slice(&40u64.to_le_bytes());
+            disk.bytes[at + 40..at + 48].copy_from_slice(&59u64.to_le_bytes());
+            let sum = crc32fast::hash(&disk.bytes[table * 512..table * 512 + 128 * 128]);
             let mut bytes = [0; 92];
             bytes[..8].copy_from_slice(b"EFI PART");
             bytes[12..16].copy_from_slice(&92u32.to_le_bytes());
@@ -339,22 +364,20 @@ mod tests {
             bytes[88..92].copy_from_slice(&sum.to_le_bytes());
             let sum = crc32fast::hash(&bytes);
             bytes[16..20].copy_from_slice(&sum.to_le_bytes());
-            disk.0[header * 512..header * 512 + 92].copy_from_slice(&bytes);
+            disk.bytes[header * 512..header * 512 + 92].copy_from_slice(&bytes);
         }
         disk
     }
 
     #[test]
     fn primary_and_logical_partitions_have_their_numbers() {
-        let mut disk = Bytes(vec![0; 1000 * 512]);
+        let mut disk = MemoryDisk::new(vec![0; 1000 * 512]);
         entry(&mut disk, 0, 0, 0x83, 10, 20);
         entry(&mut disk, 0, 2, 0x0f, 100, 800);
         entry(&mut disk, 100, 0, 0x83, 2, 50);
         entry(&mut disk, 100, 1, 0x05, 200, 60);
         entry(&mut disk, 300, 0, 0x82, 2, 58);
         assert_eq!(found(&disk), [(1, 10, 20), (5, 102, 50), (6, 302, 58)]);
-        assert_eq!(partition_of(&disk, 6).unwrap().size_bytes, 58 * 512);
-        assert_eq!(partition_of(&disk, 2).unwrap_err().kind(), Kind::Usage);
         entry(&mut disk, 300, 1, 0x05, 200, 60);
         assert!(partitions(&disk).is_err(), "a loop");
         entry(&mut disk, 300, 1, 0x05, 5000, 60);
@@ -365,16 +388,16 @@ mod tests {
     fn a_gpt_is_read_and_its_backup_when_it_is_damaged() {
         let mut disk = gpt_disk();
         assert_eq!(found(&disk), [(2, 40, 20)]);
-        disk.0[2 * 512 + 300] ^= 1;
+        disk.bytes[2 * 512 + 300] ^= 1;
         assert_eq!(found(&disk), [(2, 40, 20)]);
-        disk.0[199 * 512] ^= 1;
+        disk.bytes[199 * 512] ^= 1;
         assert!(partitions(&disk).is_err());
     }
 
     #[test]
     fn a_disk_without_a_table_is_refused() {
         for length in [0, 512, 100 * 512] {
-            assert!(partitions(&Bytes(vec![0; length])).is_err(), "{length} bytes");
+            assert!(partitions(&MemoryDisk::new(vec![0; length])).is_err(), "{length} bytes");
         }
     }
 
@@ -389,11 +412,17 @@ mod tests {
             }
             for _ in 0..random.below(40) {
                 let at = [random.below(2048), 510 + random.below(200), 199 * 512 + random.below(100)];
-                disk.0[at[random.below(3) as usize] as usize] = random.next_u64() as u8;
+                disk.bytes[at[random.below(3) as usize] as usize] = random.next_u64() as u8;
             }
             for partition in partitions(&disk).unwrap_or_default() {
                 assert!(partition.begin + partition.size_bytes <= 200 * 512);
             }
         }
+    }
+
+    #[test]
+    fn guids_are_written_as_other_programs_write_them() {
+        let bytes = [0x28, 0x73, 0x2a, 0xc1, 0x1f, 0xf8, 0xd2, 0x11, 0xba, 0x4b, 0x00, 0xa0, 0xc9, 0x3e, 0xc9, 0x3b];
+        assert_eq!(guid_text(&bytes), "c12a7328-f81f-11d2-ba4b-00a0c93ec93b");
     }
 }

@@ -2,8 +2,9 @@
 
 use tintype_formats::BlockSource;
 
-use super::fat;
-use crate::sources::{Partition, PartitionKind, Volume, partitions, volume_at};
+use crate::content::{Volume, volume_at};
+use crate::fat::FileSystem;
+use crate::partitions::{Partition, PartitionKind, partitions};
 
 /// The system on a disk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -76,7 +77,7 @@ pub fn look_at(disk: &dyn BlockSource) -> Look {
     let mut first = [0; 512];
     let has_first = disk.read_at(0, &mut first).is_ok() && first[510..] == [0x55, 0xaa];
     let is_efi = |part: &&Partition| [EFI_SYSTEM, EFI_SYSTEM_MBR].contains(&part.kind);
-    let efi: Vec<_> = parts.iter().filter(is_efi).filter_map(|part| fat::Volume::open(disk, part)).collect();
+    let efi: Vec<_> = parts.iter().filter(is_efi).filter_map(|part| FileSystem::open(disk, part)).collect();
     Look {
         has_boot_code: has_first && first[..BOOT_CODE_BYTES].iter().any(|byte| *byte != 0),
         has_efi_partition: !efi.is_empty(),
@@ -86,7 +87,7 @@ pub fn look_at(disk: &dyn BlockSource) -> Look {
 }
 
 /// The boot loader on one of these EFI system partitions.
-fn loader_on(volumes: &[fat::Volume<'_>]) -> Option<String> {
+fn loader_on(volumes: &[FileSystem<'_>]) -> Option<String> {
     if volumes.iter().any(|volume| volume.has_file(&["EFI", "BOOT", "BOOTX64.EFI"])) {
         return Some(FALLBACK_LOADER.to_owned());
     }
@@ -131,13 +132,13 @@ fn system_at(disk: &dyn BlockSource, begin: u64) -> Option<System> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::test_disk::Bytes;
     use super::*;
+    use tintype_formats::testing::MemoryDisk;
 
-    fn disk_with(places: &[(usize, &[u8])]) -> Bytes {
+    fn disk_with(places: &[(usize, &[u8])]) -> MemoryDisk {
         let mut bytes = vec![0; 1 << 20];
         places.iter().for_each(|(at, content)| bytes[*at..at + content.len()].copy_from_slice(content));
-        Bytes(bytes)
+        MemoryDisk::new(bytes)
     }
 
     #[test]
