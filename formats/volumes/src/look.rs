@@ -47,6 +47,9 @@ impl Look {
 /// Where the boot code of a first sector ends and the partition table begins.
 const BOOT_CODE_BYTES: usize = 440;
 
+/// Most EFI system partitions that are searched. A disk has one or two, and a hostile table a thousand in the same place.
+const MAX_EFI_PARTITIONS: usize = 8;
+
 const EFI_SYSTEM: PartitionKind =
     PartitionKind::Gpt(*b"\x28\x73\x2a\xc1\x1f\xf8\xd2\x11\xba\x4b\x00\xa0\xc9\x3e\xc9\x3b");
 const EFI_SYSTEM_MBR: PartitionKind = PartitionKind::Mbr(0xef);
@@ -77,7 +80,8 @@ pub fn look_at(disk: &dyn BlockSource) -> Look {
     let mut first = [0; 512];
     let has_first = disk.read_at(0, &mut first).is_ok() && first[510..] == [0x55, 0xaa];
     let is_efi = |part: &&Partition| [EFI_SYSTEM, EFI_SYSTEM_MBR].contains(&part.kind);
-    let efi: Vec<_> = parts.iter().filter(is_efi).filter_map(|part| FileSystem::open(disk, part)).collect();
+    let efi = parts.iter().filter(is_efi).filter_map(|part| FileSystem::open(disk, part));
+    let efi: Vec<_> = efi.take(MAX_EFI_PARTITIONS).collect();
     Look {
         has_boot_code: has_first && first[..BOOT_CODE_BYTES].iter().any(|byte| *byte != 0),
         has_efi_partition: !efi.is_empty(),
