@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 
 use tintype_formats::{ErrorKind as ImageErrorKind, ImageError};
 use tintype_tin::TinError;
+use tintype_volumes::partitions::TableError;
 
 /// The result of every fallible call outside the formats.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -213,6 +214,15 @@ impl From<ImageError> for Error {
 impl From<TinError> for Error {
     fn from(cause: TinError) -> Self {
         ImageError::from(cause).into()
+    }
+}
+
+impl From<TableError> for Error {
+    fn from(cause: TableError) -> Self {
+        match cause {
+            TableError::Disk(cause) => cause.into(),
+            TableError::Table(_) => Error::new(Kind::Io, cause.to_string()),
+        }
     }
 }
 

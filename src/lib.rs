@@ -1,6 +1,6 @@
 //! Tintype: reads any disk, and makes any disk of it.
 //!
-//! Arrows go one way: `cli -> jobs -> access -> engine -> {sources, targets, repository, serve, boot} -> formats`; `error`, `system`,
+//! Arrows go one way: `cli -> jobs -> access -> engine -> {sources, targets, repository, serve, boot} -> volumes -> formats`; `error`, `system`,
 //! `progress`, `nbd_protocol` and `channel` are below all of them.
 
 mod access;

@@ -28,6 +28,7 @@ pub struct Finding {
 
 /// The result of a check. Only the first findings are kept, all are counted.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct CheckReport {
     /// The first findings ([`MAX_CHECK_FINDINGS`]).
     pub findings: Vec<Finding>,

@@ -2,6 +2,7 @@
 
 /// A disk inside a container.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct DiskInfo {
     /// Its name in the container; unique there.
     pub name: String,
@@ -13,6 +14,7 @@ pub struct DiskInfo {
 
 /// A snapshot kept inside an image.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct SnapshotInfo {
     /// Its id, unique in the image.
     pub id: String,

@@ -12,6 +12,7 @@ pub type Result<T> = std::result::Result<T, ImageError>;
 
 /// What sort of failure it was: small and stable, so that callers and tests can match on it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum ErrorKind {
     /// The file is not of the format that was asked for.
     NotThisFormat,

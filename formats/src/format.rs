@@ -6,6 +6,7 @@ use crate::layer::Image;
 use crate::sink::{Compression, CreateOptions, ImageWriter, TargetFiles, invalid_option};
 
 /// A format: its names and what can be done with it.
+#[non_exhaustive]
 pub struct Format {
     /// The name on the command line and in images that name their parent's format.
     pub name: &'static str,
@@ -32,6 +33,7 @@ pub struct Format {
 pub type Formats = &'static [&'static Format];
 
 /// Means to create images of a format.
+#[non_exhaustive]
 pub struct Create {
     /// Begins an image in empty files (or, for raw, one with old data).
     pub begin: Begin,
@@ -66,6 +68,7 @@ pub type Begin = fn(&dyn TargetFiles, &CreateOptions) -> Result<Box<dyn ImageWri
 pub type TouchedBytes<'a> = dyn Fn(u64) -> Result<u64> + 'a;
 
 /// One of a format's own options for new images.
+#[non_exhaustive]
 pub struct OptionHelp {
     /// Its name.
     pub name: &'static str,
@@ -77,6 +80,7 @@ pub struct OptionHelp {
 
 /// Size of an image.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Measure {
     /// With only the data stored, in bytes.
     pub required_bytes: u64,

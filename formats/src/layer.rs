@@ -83,6 +83,7 @@ pub trait ImageLayer: Send + Sync {
 
 /// What an image's header says, for people and programs.
 #[derive(Debug, Clone)]
+#[non_exhaustive]
 pub struct ImageInfo {
     /// The format's name in the registry.
     pub format: &'static str,

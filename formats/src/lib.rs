@@ -9,8 +9,9 @@
 //!  creating   GuestUnit ──► ImageWriter (encode, place, write, finish) ──► HostFileMut
 //! ```
 //!
-//! Formats read, and create anew; they never edit a file in place. This crate knows no policy about paths, starts no
-//! threads, prints nothing and opens no file by itself.
+//! Formats read, and create anew; they never edit a file in place. This crate starts no threads and prints nothing. Only
+//! [`local`] opens files, and shows how little it takes to read or convert an image; all else takes what it is given, and knows no
+//! policy about paths.
 //!
 //! The feature `tin` (on by default) adds the native format. Without it, this crate brings no cryptography.
 
@@ -22,6 +23,7 @@ pub mod bochs;
 pub mod chain;
 pub mod check;
 pub mod cloop;
+#[doc(hidden)]
 pub mod codec;
 pub mod contents;
 pub mod dmg;
@@ -33,12 +35,14 @@ pub mod format;
 pub mod gce;
 pub mod guess;
 mod gzip_file;
+#[doc(hidden)]
 pub mod hex;
 pub mod host_file;
 pub mod layer;
 pub mod limits;
 #[cfg(unix)]
 pub mod local;
+#[doc(hidden)]
 pub mod locks;
 mod lru;
 mod ova;
@@ -61,6 +65,7 @@ pub mod testing;
 #[cfg(feature = "tin")]
 pub mod tin;
 mod two_level;
+#[doc(hidden)]
 pub mod unit_cache;
 pub mod vdi;
 pub mod vhd;

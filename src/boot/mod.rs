@@ -16,11 +16,9 @@ mod condition;
 mod confine;
 mod event;
 mod exports;
-mod fat;
 mod firmware;
 mod inbox;
 mod kvm;
-mod look;
 mod machine;
 mod overlay;
 mod private_folder;
@@ -28,15 +26,12 @@ mod qemu;
 mod qmp;
 mod screen;
 mod settings;
-#[cfg(test)]
-mod test_disk;
 mod variables;
 mod watch;
 
 pub use condition::Condition;
 pub use event::Event;
 pub use exports::{BootDisk, Exports};
-pub use look::{Look, System, look_at};
 pub use machine::{End, Machine};
 pub use overlay::{Overlay, Parent};
 pub use settings::{Accelerator, Bus, Display, Firmware, Network, Plan, Serial, Settings};

@@ -6,10 +6,10 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 use tintype_formats::Geometry;
+use tintype_volumes::look::System;
 
 use super::confine::{Confinement, SANDBOX, SANDBOX_OF_WINDOW};
 use super::exports::Exports;
-use super::look::System;
 use super::settings::{Accelerator, Bus, Display, Network, Plan, Serial, Settings};
 
 /// The program.

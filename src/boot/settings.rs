@@ -5,9 +5,9 @@ use std::fmt;
 use std::path::PathBuf;
 
 use tintype_formats::Geometry;
+use tintype_volumes::look::{FALLBACK_LOADER, Look, System};
 
 use super::firmware::{self, Flash};
-use super::look::{FALLBACK_LOADER, Look, System};
 use crate::error::{Error, Kind, Result};
 
 /// What starts the machine.

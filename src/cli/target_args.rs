@@ -8,6 +8,8 @@ use std::time::Duration;
 use clap::Args;
 use serde::Serialize;
 use tintype_formats::{Format, Geometry, raw};
+use tintype_volumes::content::{Content, content_of};
+use tintype_volumes::partitions::partitions;
 
 use super::create_args::{CreateArgs, parse_bytes, parse_rate};
 use super::failure::Failure;
@@ -19,9 +21,7 @@ use crate::engine::disk_source::DiskSource;
 use crate::engine::fit::Caution;
 use crate::engine::write_disk::{Writing, Written};
 use crate::jobs::{catch_signals, with_aftermath};
-use crate::sources::{
-    Content, NbdOptions, OpenOptions, content_of, is_device, is_device_or_export, open_disk, partitions,
-};
+use crate::sources::{NbdOptions, OpenOptions, is_device, is_device_or_export, open_disk};
 use crate::targets::{Access, TargetOptions};
 
 /// What to write, and how to treat what is there.

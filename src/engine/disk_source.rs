@@ -6,12 +6,13 @@ use std::path::Path;
 
 use tintype_formats::host_file::FileIdentity;
 use tintype_formats::{BlockSource, Geometry};
+use tintype_volumes::content::HEAD_BYTES;
 
 use super::NamedDisk;
 use super::convert::Input;
 use super::fit::DiskSectors;
 use crate::error::{Error, Kind, Result};
-use crate::sources::{self, Extended, HEAD_BYTES, Head};
+use crate::sources::{self, Extended, Head};
 use crate::targets::Access;
 
 /// An open source.

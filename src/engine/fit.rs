@@ -3,9 +3,9 @@
 use std::path::Path;
 
 use tintype_formats::{BlockSource, Format, Geometry};
+use tintype_volumes::content::{Content, content_of};
 
 use crate::error::{Error, Kind, OnPath as _, Result};
-use crate::sources::{Content, content_of};
 use crate::targets::Target;
 
 /// A fact about a disk and its target that does not keep the disk from being written.

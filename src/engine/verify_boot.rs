@@ -5,10 +5,10 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tintype_formats::BlockSource;
+use tintype_volumes::look::{Look, look_at};
 
 use crate::boot::{
-    Accelerator, BootDisk, Condition, Exports, Look, Machine, Network, Overlay, Parent, Plan, Settings, Verdict,
-    look_at, watch_until,
+    Accelerator, BootDisk, Condition, Exports, Machine, Network, Overlay, Parent, Plan, Settings, Verdict, watch_until,
 };
 use crate::error::{Error, Kind, Result};
 use crate::progress::Progress;

@@ -6,12 +6,11 @@
 use std::path::Path;
 
 use tintype_formats::BlockSource;
-use tintype_formats::hex::to_hex;
 use tintype_tin::disk_identity::DiskIdentity;
+use tintype_volumes::partitions::{PartitionTable, TableId, guid_text, partition_table};
 
 use super::block_device::BlockDevice;
 use super::open::{OpenOptions, open_disk};
-use super::partitions::{PartitionTable, TableId, partition_table};
 use super::sysfs::{clean, text_of};
 
 /// Returns what tells a disk from others. `path` is the file or device that it is read from.
@@ -26,7 +25,7 @@ pub fn identify(disk: &dyn BlockSource, path: &Path) -> DiskIdentity {
     let opened = whole.node().and_then(|node| open_disk(&node, &OpenOptions::default(), None).ok());
     let table = opened.and_then(|opened| partition_table(opened.disk.as_ref()).ok());
     let known_to_udev = udev_fact(&folder, Path::new(UDEV), "ID_PART_ENTRY_UUID");
-    let partition = table.as_ref().and_then(|table| partition_name(table, begin)).or(known_to_udev);
+    let partition = table.as_ref().and_then(|table| table.part_uuid(begin)).or(known_to_udev);
     DiskIdentity { partition, ..with_table(hardware(&whole.folder(), Path::new(UDEV)), table.as_ref()) }
 }
 
@@ -37,7 +36,7 @@ pub fn identify_part(disk: &dyn BlockSource, path: &Path, begin: u64) -> DiskIde
     if whole.is_empty() {
         return whole;
     }
-    let name = partition_table(disk).ok().as_ref().and_then(|table| partition_name(table, begin));
+    let name = partition_table(disk).ok().as_ref().and_then(|table| table.part_uuid(begin));
     DiskIdentity { partition: name.or_else(|| Some(format!("at {begin:#x}"))), ..whole }
 }
 
@@ -50,23 +49,6 @@ fn with_table(identity: DiskIdentity, table: Option<&PartitionTable>) -> DiskIde
         Some(TableId::Mbr(id)) => DiskIdentity { mbr_id: Some(format!("{id:08x}")), ..identity },
         None => identity,
     }
-}
-
-/// Returns the name of the partition that begins here, as the kernel makes it (`PARTUUID`).
-fn partition_name(table: &PartitionTable, begin: u64) -> Option<String> {
-    let partition = table.partitions.iter().find(|partition| partition.begin == begin)?;
-    match (partition.guid, table.id) {
-        (Some(guid), _) => Some(guid_text(&guid)),
-        (None, Some(TableId::Mbr(id))) => Some(format!("{id:08x}-{:02x}", partition.number)),
-        _ => None,
-    }
-}
-
-/// Writes a GUID as people do: the first three groups are little-endian on the disk.
-fn guid_text(guid: &[u8; 16]) -> String {
-    let [a, b, c, d, e, f, g, h, rest @ ..] = *guid;
-    let groups = [&[d, c, b, a][..], &[f, e], &[h, g], &rest[..2], &rest[2..]].map(to_hex);
-    groups.join("-")
 }
 
 /// Returns the first byte of a partition on its disk.
@@ -129,11 +111,5 @@ mod tests {
         assert_eq!(found(&[("dev", b"8:16\n"), ("udev/b8:16", usb)]), (some("99"), some("0x5001")));
         let nothing = found(&[("serial", b""), ("device/serial", b"000000\n"), ("wwid", b"naa.0000000000000000\n")]);
         assert_eq!(nothing, (None, None));
-    }
-
-    #[test]
-    fn guids_are_written_as_other_programs_write_them() {
-        let bytes = [0x28, 0x73, 0x2a, 0xc1, 0x1f, 0xf8, 0xd2, 0x11, 0xba, 0x4b, 0x00, 0xa0, 0xc9, 0x3e, 0xc9, 0x3b];
-        assert_eq!(guid_text(&bytes), "c12a7328-f81f-11d2-ba4b-00a0c93ec93b");
     }
 }

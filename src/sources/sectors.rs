@@ -2,8 +2,8 @@
 
 use tintype_formats::extent::DiskExtent;
 use tintype_formats::{BlockSource, Geometry, ImageError, OpenFile, StorageOrder};
+use tintype_volumes::partitions::gpt_sector_bytes;
 
-use super::partitions::gpt_sector_bytes;
 use crate::error::{Error, Kind, Result};
 
 /// A disk that presents sectors of another size than its source does.

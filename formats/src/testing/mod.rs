@@ -6,6 +6,7 @@ mod crash_file;
 mod damage;
 mod exercise;
 mod faulty_file;
+mod memory_disk;
 mod memory_file;
 mod model_disk;
 
@@ -15,6 +16,7 @@ pub use crash_file::CrashFile;
 pub use damage::check_damage;
 pub use exercise::exercise;
 pub use faulty_file::{FaultPlan, FaultyFile};
+pub use memory_disk::MemoryDisk;
 pub use memory_file::MemoryFile;
 pub use model_disk::{ModelDisk, create_image, store_disk, store_disk_in};
 

@@ -10,6 +10,7 @@ use clap::Args as ClapArgs;
 use serde::Serialize;
 use tintype_formats::{BlockSource, Format, Geometry, raw};
 use tintype_tin::manifest::DiskRecord;
+use tintype_volumes::partitions::Partition;
 
 use crate::access::SnapshotName;
 use crate::cli::choice::ChoiceArgs;
@@ -30,7 +31,7 @@ use crate::jobs::{catch_signals, with_aftermath};
 use crate::repository::Repository;
 use crate::repository::disk::SnapshotDisk;
 use crate::repository::snapshots::Snapshot;
-use crate::sources::{Partition, Slice, partition_of};
+use crate::sources::{Slice, partition_of};
 use crate::targets::{Access, TargetOptions};
 
 /// How many chunks are read at once at least: a store may be far away.

@@ -8,10 +8,11 @@ use serde::Serialize;
 use tintype_formats::extent::DiskKind;
 use tintype_formats::locks::Unpoisoned as _;
 use tintype_formats::{BlockSource, ImageError};
+use tintype_volumes::partitions::{Partition, partitions};
 
 use super::text::Text;
 use crate::error::{Error, Kind, Result};
-use crate::sources::{Partition, WritableDisk, partitions};
+use crate::sources::WritableDisk;
 
 /// An open disk.
 #[derive(Clone)]
@@ -176,7 +177,10 @@ impl LazyDisk {
         if let Some(parts) = &*self.parts.lock().unpoisoned() {
             return Arc::clone(parts);
         }
-        let found = self.open().map(|disk| (disk.source.geometry(), partitions(disk.source.as_ref())));
+        let found = self.open().map(|disk| {
+            let source = disk.source.as_ref();
+            (source.geometry(), partitions(source).map_err(Error::from))
+        });
         let (geometry, partitions) = match found {
             Ok((geometry, partitions)) => (Some(geometry), partitions),
             Err(cause) => (None, Err(cause)),

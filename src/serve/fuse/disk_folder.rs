@@ -3,11 +3,12 @@
 use std::sync::Arc;
 use std::time::SystemTime;
 
+use tintype_volumes::partitions::Partition;
+
 use super::disk::{LazyDisk, partition_file};
 use super::names::file_name;
 use super::tree::{Entry, FixedFolder, Folder};
 use crate::error::Result;
-use crate::sources::Partition;
 
 /// The folder of one disk.
 struct DiskFolder(Arc<LazyDisk>);

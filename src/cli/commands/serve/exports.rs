@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use tintype_formats::{BlockSource, ImageError};
+use tintype_volumes::partitions::partitions;
 
 use super::Args;
 use crate::access::{Address, OpenedDisks};
@@ -10,7 +11,7 @@ use crate::cli::failure::Failure;
 use crate::cli::{Global, output, units};
 use crate::repository::lease::Lease;
 use crate::serve::nbd::{Access, Export, Exports};
-use crate::sources::{CachedDisk, DiskCache, Overlay, Slice, partitions};
+use crate::sources::{CachedDisk, DiskCache, Overlay, Slice};
 
 /// The name of a disk that has none.
 const NAMELESS: &str = "disk";

@@ -1,9 +1,8 @@
 //! Recognises what is on a disk by its first bytes: a partition table, or a file system or volume.
 
-use tintype_formats::extent::{DiskExtent, DiskKind};
-use tintype_formats::{BlockSource, Geometry, ImageError};
+use tintype_formats::BlockSource;
 
-use super::partitions::{gpt_sector_bytes, has_mbr};
+use crate::partitions::{gpt_sector_bytes, has_mbr};
 
 /// What a disk was found to hold.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -136,47 +135,28 @@ pub fn volume_at(disk: &dyn BlockSource, begin: u64) -> Option<Volume> {
     })
 }
 
-/// The beginning of a pipe's disk, as a disk.
-pub struct Head(pub Vec<u8>);
-
-impl BlockSource for Head {
-    fn geometry(&self) -> Geometry {
-        Geometry::of_512_byte_sectors(self.0.len() as u64, 512)
-    }
-
-    fn extent_at(&self, guest_offset: u64, max_bytes: u64) -> Result<DiskExtent, ImageError> {
-        let length_bytes = self.geometry().clamp(guest_offset, max_bytes)?;
-        Ok(DiskExtent { length_bytes, kind: DiskKind::Encoded })
-    }
-
-    fn read_at(&self, guest_offset: u64, buffer: &mut [u8]) -> Result<(), ImageError> {
-        self.geometry().check_range(guest_offset, buffer.len() as u64)?;
-        buffer.copy_from_slice(&self.0[guest_offset as usize..][..buffer.len()]);
-        Ok(())
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use tintype_formats::testing::ModelDisk;
+    use tintype_formats::testing::{MemoryDisk, ModelDisk};
 
     #[test]
     fn marks_fit_the_buffer_and_an_empty_disk_has_none() {
         assert!(MARKS.iter().all(|(_, mark, _)| mark.len() <= MAX_MARK_BYTES));
+        assert!(MARKS.iter().all(|(offset, mark, _)| offset + mark.len() as u64 <= HEAD_BYTES));
         assert_eq!(content_of(&ModelDisk::new(4 << 20)), None);
-        assert_eq!(content_of(&Head(Vec::new())), None);
+        assert_eq!(content_of(&MemoryDisk::new(Vec::new())), None);
     }
 
     #[test]
     fn a_file_system_is_not_taken_for_an_mbr() {
         let mut sector = vec![0; 512];
         sector[510..].copy_from_slice(&[0x55, 0xaa]);
-        assert_eq!(content_of(&Head(sector.clone())), None, "no entry is used");
+        assert_eq!(content_of(&MemoryDisk::new(sector.clone())), None, "no entry is used");
         sector[446 + 4] = 7;
         sector[446 + 12] = 1;
-        assert_eq!(content_of(&Head(sector.clone())), Some(Content::Mbr));
+        assert_eq!(content_of(&MemoryDisk::new(sector.clone())), Some(Content::Mbr));
         sector[82..90].copy_from_slice(b"FAT32   ");
-        assert_eq!(content_of(&Head(sector)), Some(Content::Volume(Volume::Fat)));
+        assert_eq!(content_of(&MemoryDisk::new(sector)), Some(Content::Volume(Volume::Fat)));
     }
 }

@@ -2,8 +2,9 @@
 
 use tintype_formats::BlockSource;
 
-use super::fat;
-use crate::sources::{Partition, PartitionKind, Volume, partitions, volume_at};
+use crate::content::{Volume, volume_at};
+use crate::fat::FileSystem;
+use crate::partitions::{Partition, PartitionKind, partitions};
 
 /// The system on a disk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -46,6 +47,9 @@ impl Look {
 /// Where the boot code of a first sector ends and the partition table begins.
 const BOOT_CODE_BYTES: usize = 440;
 
+/// Most EFI system partitions that are searched. A disk has one or two, and a hostile table a thousand in the same place.
+const MAX_EFI_PARTITIONS: usize = 8;
+
 const EFI_SYSTEM: PartitionKind =
     PartitionKind::Gpt(*b"\x28\x73\x2a\xc1\x1f\xf8\xd2\x11\xba\x4b\x00\xa0\xc9\x3e\xc9\x3b");
 const EFI_SYSTEM_MBR: PartitionKind = PartitionKind::Mbr(0xef);
@@ -76,7 +80,8 @@ pub fn look_at(disk: &dyn BlockSource) -> Look {
     let mut first = [0; 512];
     let has_first = disk.read_at(0, &mut first).is_ok() && first[510..] == [0x55, 0xaa];
     let is_efi = |part: &&Partition| [EFI_SYSTEM, EFI_SYSTEM_MBR].contains(&part.kind);
-    let efi: Vec<_> = parts.iter().filter(is_efi).filter_map(|part| fat::Volume::open(disk, part)).collect();
+    let efi = parts.iter().filter(is_efi).filter_map(|part| FileSystem::open(disk, part));
+    let efi: Vec<_> = efi.take(MAX_EFI_PARTITIONS).collect();
     Look {
         has_boot_code: has_first && first[..BOOT_CODE_BYTES].iter().any(|byte| *byte != 0),
         has_efi_partition: !efi.is_empty(),
@@ -86,7 +91,7 @@ pub fn look_at(disk: &dyn BlockSource) -> Look {
 }
 
 /// The boot loader on one of these EFI system partitions.
-fn loader_on(volumes: &[fat::Volume<'_>]) -> Option<String> {
+fn loader_on(volumes: &[FileSystem<'_>]) -> Option<String> {
     if volumes.iter().any(|volume| volume.has_file(&["EFI", "BOOT", "BOOTX64.EFI"])) {
         return Some(FALLBACK_LOADER.to_owned());
     }
@@ -131,13 +136,13 @@ fn system_at(disk: &dyn BlockSource, begin: u64) -> Option<System> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::test_disk::Bytes;
     use super::*;
+    use tintype_formats::testing::MemoryDisk;
 
-    fn disk_with(places: &[(usize, &[u8])]) -> Bytes {
+    fn disk_with(places: &[(usize, &[u8])]) -> MemoryDisk {
         let mut bytes = vec![0; 1 << 20];
         places.iter().for_each(|(at, content)| bytes[*at..at + content.len()].copy_from_slice(content));
-        Bytes(bytes)
+        MemoryDisk::new(bytes)
     }
 
     #[test]

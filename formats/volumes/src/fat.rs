@@ -1,14 +1,26 @@
 //! Looks for files in a FAT file system, as a firmware does. Nothing that it says of itself is believed.
 
+use std::cell::Cell;
+
 use tintype_formats::BlockSource;
 
-use crate::sources::Partition;
+use crate::partitions::Partition;
 
 /// Most clusters of a folder that are looked at: a chain may be a loop.
 const MAX_FOLDER_CLUSTERS: usize = 256;
 
 /// The largest cluster there is, in bytes.
 const MAX_CLUSTER_BYTES: u64 = 128 << 10;
+
+/// Most bytes that are read of one file system. Each search alone has a bound, but a search begins at the root again, and a hostile
+/// disk makes all of them long.
+const MAX_READ_BYTES: u64 = 16 << 20;
+
+/// Least that a read counts as, in bytes: each costs as much as a sector.
+const MIN_READ_BYTES: u64 = 512;
+
+/// Bytes of a folder that are read at once: nearly all folders end within them, whatever the size of their clusters.
+const PIECE_BYTES: usize = 4096;
 
 /// Most folders that are told of one folder.
 const MAX_FOLDERS: usize = 64;
@@ -28,7 +40,7 @@ enum Width {
 type Want<'a, T> = dyn FnMut(&[u8; ENTRY_BYTES]) -> Option<T> + 'a;
 
 /// A FAT file system in a partition.
-pub struct Volume<'a> {
+pub struct FileSystem<'a> {
     disk: &'a dyn BlockSource,
     begin: u64,
     size_bytes: u64,
@@ -37,6 +49,7 @@ pub struct Volume<'a> {
     root: Folder,
     data_offset: u64,
     cluster_bytes: u64,
+    left_bytes: Cell<u64>,
 }
 
 /// Where a folder lies.
@@ -48,9 +61,9 @@ enum Folder {
     Chain(u32),
 }
 
-impl<'a> Volume<'a> {
-    /// Reads the boot sector; none if this is no FAT file system.
-    pub fn open(disk: &'a dyn BlockSource, part: &Partition) -> Option<Volume<'a>> {
+impl<'a> FileSystem<'a> {
+    /// Reads the boot sector of a partition; none if this is no FAT file system.
+    pub fn open(disk: &'a dyn BlockSource, part: &Partition) -> Option<FileSystem<'a>> {
         let mut head = [0; 512];
         disk.read_at(part.begin, &mut head).ok()?;
         let u16_at = |at: usize| u64::from(u16::from_le_bytes([head[at], head[at + 1]]));
@@ -84,10 +97,11 @@ impl<'a> Volume<'a> {
             Width::Fat32 => Folder::Chain(u32_at(44)),
             _ => Folder::Fixed { offset: root_offset, length_bytes: root_bytes },
         };
-        Some(Volume { disk, begin: part.begin, size_bytes, width, fat_offset, root, data_offset, cluster_bytes })
+        let (begin, left_bytes) = (part.begin, Cell::new(MAX_READ_BYTES));
+        Some(FileSystem { disk, begin, size_bytes, width, fat_offset, root, data_offset, cluster_bytes, left_bytes })
     }
 
-    /// Whether there is a file of this path; its names have at most eight letters and three.
+    /// Returns true if there is a file of this path; its names have at most eight letters and three.
     pub fn has_file(&self, path: &[&str]) -> bool {
         let mut folder = self.root;
         for (index, name) in path.iter().enumerate() {
@@ -141,15 +155,17 @@ impl<'a> Volume<'a> {
 
     /// Looks through entries; an error where the folder ends or cannot be read.
     fn look_in<T>(&self, offset: u64, length_bytes: u64, want: &mut Want<'_, T>) -> Result<Option<T>, ()> {
-        let mut entries = vec![0; length_bytes as usize];
-        self.read(offset, &mut entries).ok_or(())?;
-        let (entries, _) = entries.as_chunks::<ENTRY_BYTES>();
-        for entry in entries {
-            if entry[0] == 0 {
-                return Err(());
-            }
-            if let Some(found) = want(entry) {
-                return Ok(Some(found));
+        let mut piece = [0; PIECE_BYTES];
+        for at in (0..length_bytes).step_by(PIECE_BYTES) {
+            let piece = &mut piece[..(length_bytes - at).min(PIECE_BYTES as u64) as usize];
+            self.read(offset + at, piece).ok_or(())?;
+            for entry in piece.as_chunks::<ENTRY_BYTES>().0 {
+                if entry[0] == 0 {
+                    return Err(());
+                }
+                if let Some(found) = want(entry) {
+                    return Ok(Some(found));
+                }
             }
         }
         Ok(None)
@@ -186,10 +202,11 @@ impl<'a> Volume<'a> {
     }
 
     fn read(&self, offset: u64, buffer: &mut [u8]) -> Option<()> {
-        let end = offset.checked_add(buffer.len() as u64)?;
-        if end > self.size_bytes {
+        let length_bytes = buffer.len() as u64;
+        if offset.checked_add(length_bytes)? > self.size_bytes {
             return None;
         }
+        self.left_bytes.set(self.left_bytes.get().checked_sub(length_bytes.max(MIN_READ_BYTES))?);
         self.disk.read_at(self.begin.checked_add(offset)?, buffer).ok()
     }
 }
@@ -213,13 +230,12 @@ fn short_name(name: &str) -> [u8; 11] {
 
 #[cfg(test)]
 mod tests {
-    use super::super::test_disk::Bytes;
     use super::*;
-    use crate::sources::PartitionKind;
-    use tintype_formats::testing::Random;
+    use crate::partitions::PartitionKind;
+    use tintype_formats::testing::{MemoryDisk, Random};
 
     /// A FAT16 file system of 16 MiB with one file, /EFI/BOOT/BOOTX64.EFI, and the partition that it is.
-    fn disk() -> (Bytes, Partition) {
+    fn disk() -> (MemoryDisk, Partition) {
         let mut bytes = vec![0; 16 << 20];
         bytes[11..13].copy_from_slice(&512u16.to_le_bytes());
         bytes[13] = 4;
@@ -239,7 +255,7 @@ mod tests {
         entry(data, b"BOOT       ", ATTRIBUTE_FOLDER, 3);
         entry(data + 2048, b"BOOTX64 EFI", 0, 4);
         let part = Partition { number: 1, begin: 0, size_bytes: 16 << 20, kind: PartitionKind::Mbr(0xef), guid: None };
-        (Bytes(bytes), part)
+        (MemoryDisk::new(bytes), part)
     }
 
     const LOADER: [&str; 3] = ["EFI", "BOOT", "BOOTX64.EFI"];
@@ -247,12 +263,12 @@ mod tests {
     #[test]
     fn a_file_is_found_where_it_is() {
         let (disk, part) = disk();
-        let volume = Volume::open(&disk, &part).unwrap();
-        assert_eq!(volume.width, Width::Fat16);
-        assert!(volume.has_file(&LOADER));
-        assert_eq!(volume.folders_in("EFI"), ["BOOT"]);
-        assert!(volume.folders_in("BOOT").is_empty());
-        assert!(!volume.has_file(&["EFI", "BOOT"]) && !volume.has_file(&["EFI", "OTHER", "BOOTX64.EFI"]));
+        let system = FileSystem::open(&disk, &part).unwrap();
+        assert_eq!(system.width, Width::Fat16);
+        assert!(system.has_file(&LOADER));
+        assert_eq!(system.folders_in("EFI"), ["BOOT"]);
+        assert!(system.folders_in("BOOT").is_empty());
+        assert!(!system.has_file(&["EFI", "BOOT"]) && !system.has_file(&["EFI", "OTHER", "BOOTX64.EFI"]));
     }
 
     #[test]
@@ -267,12 +283,38 @@ mod tests {
                     33 * 512 + random.below(64),
                     65 * 512 + random.below(64),
                 ];
-                disk.0[at[random.below(4) as usize] as usize] = random.next_u64() as u8;
+                disk.bytes[at[random.below(4) as usize] as usize] = random.next_u64() as u8;
             }
-            if let Some(volume) = Volume::open(&disk, &part) {
-                volume.has_file(&LOADER);
-                assert!(volume.folders_in("EFI").len() <= MAX_FOLDERS);
+            if let Some(system) = FileSystem::open(&disk, &part) {
+                system.has_file(&LOADER);
+                assert!(system.folders_in("EFI").len() <= MAX_FOLDERS);
             }
         }
+    }
+
+    /// As many folders in /EFI as are told, each of them as long as a chain is followed, of entries that are nothing.
+    #[test]
+    fn a_search_without_an_end_stops() {
+        let (mut disk, part) = disk();
+        disk.write(512 + 2 * 2, &[2, 0]);
+        let entries: Vec<u8> = (0..64).flat_map(|number| folder_entry(&format!("F{number}"), 2)).collect();
+        disk.write(65 * 512, &entries);
+        let system = FileSystem::open(&disk, &part).unwrap();
+        assert_eq!(system.folders_in("EFI").len(), 64);
+        for number in (0..64).cycle().take(1000) {
+            assert!(!system.has_file(&["EFI", &format!("F{number}"), "BOOT", "BOOTMGFW.EFI"]));
+        }
+        assert!(disk.reads() <= MAX_READ_BYTES / MIN_READ_BYTES, "{} reads", disk.reads());
+        let reads = disk.reads();
+        assert!(!system.has_file(&["EFI", "F0"]));
+        assert_eq!(disk.reads(), reads, "nothing is read any more");
+    }
+
+    fn folder_entry(name: &str, cluster: u16) -> [u8; ENTRY_BYTES] {
+        let mut entry = [0; ENTRY_BYTES];
+        entry[..11].copy_from_slice(&short_name(name));
+        entry[11] = ATTRIBUTE_FOLDER;
+        entry[26..28].copy_from_slice(&cluster.to_le_bytes());
+        entry
     }
 }
