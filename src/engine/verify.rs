@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use jiff::Timestamp;
+use rayon::ThreadPoolBuilder;
 use tintype_tin::id::Id;
 use tintype_tin::manifest::DiskRecord;
 
@@ -252,17 +253,19 @@ fn look_at_packs(
     progress.begin(to_read.map(|pack| pack.len_bytes).sum());
     let (room, done_bytes) = (Room::new(PACK_ROOM_BYTES), AtomicU64::new(0));
     let at_once = options.workers.clamp(1, MAX_PACKS_AT_ONCE);
-    let for_each = options.workers.div_ceil(at_once);
+    // Those that read packs wait for the store; what they have read is proved here.
+    let pool = ThreadPoolBuilder::new().num_threads(options.workers).build();
+    let pool = pool.map_err(|cause| Error::new(Kind::Io, format!("start threads: {cause}")))?;
     let states = in_parallel(at_once, packs, |pack| {
         progress.check_cancelled()?;
         if let Some(state) = known.get(&pack.id) {
             return Ok(state.clone());
         }
         if !chosen.contains(&pack.id) {
-            return look_at_pack(repository, *pack, Depth::Structure, for_each);
+            return look_at_pack(repository, *pack, Depth::Structure, &pool);
         }
         let taken = room.take(pack.len_bytes);
-        let state = look_at_pack(repository, *pack, options.depth, for_each)?;
+        let state = look_at_pack(repository, *pack, options.depth, &pool)?;
         drop(taken);
         progress.reach(done_bytes.fetch_add(pack.len_bytes, Relaxed) + pack.len_bytes);
         Ok(state)

@@ -41,7 +41,7 @@ pub fn write(disk: &dyn BlockSource, path: impl AsRef<Path>) -> Result<()> {
 ///
 /// # Errors
 ///
-/// Those of [`write`], and [`ErrorKind::Unsupported`](crate::ErrorKind::Unsupported) for a format that is only read.
+/// Those of [`write()`], and [`ErrorKind::Unsupported`](crate::ErrorKind::Unsupported) for a format that is only read.
 pub fn write_as(disk: &dyn BlockSource, path: &Path, format: &Format, options: &CreateOptions) -> Result<()> {
     let io = |cause| ImageError::io("write a new image", cause);
     let files = NewFiles::begin(path).map_err(io)?;

@@ -45,7 +45,9 @@ enum Places {
 }
 
 /// The grain tables of all extents of an image that were used last, by the extent's number and the table's.
-pub(super) struct TableCache(Mutex<Lru<(usize, u64), Arc<[Grain]>>>);
+pub(super) struct TableCache(Mutex<KeptTables>);
+
+type KeptTables = Lru<(usize, u64), Arc<[Grain]>>;
 
 /// What the tables that were loaded so far name.
 #[derive(Default)]

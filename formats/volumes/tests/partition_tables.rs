@@ -107,14 +107,17 @@ impl Gpt {
     }
 }
 
+/// A partition: number, type, sectors.
+type Expected = (u32, u8, Range<u64>);
+
 impl Mbr {
     /// Slot of the extended partition: the first that is free.
     fn extended_slot(&self) -> Option<usize> {
         (0..4).find(|slot| !self.logical.is_empty() && self.primary.iter().all(|(used, _)| used != slot))
     }
 
-    /// Writes the table; returns its disk and its partitions: number, type, sectors.
-    fn disk(&self) -> (Vec<u8>, Vec<(u32, u8, Range<u64>)>) {
+    /// Writes the table; returns its disk and its partitions.
+    fn disk(&self) -> (Vec<u8>, Vec<Expected>) {
         let unit = self.sector_bytes as usize;
         let mut disk = vec![0; SECTORS as usize * unit];
         let mut expected = Vec::new();

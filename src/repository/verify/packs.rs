@@ -3,6 +3,8 @@
 use std::cell::RefCell;
 use std::collections::HashMap;
 
+use rayon::ThreadPool;
+use rayon::iter::{IntoParallelRefIterator as _, ParallelIterator as _};
 use tintype_formats::tin::read::read_header;
 use tintype_tin::chunk::{self, ChunkHeader, ChunkKind, HEADER_BYTES};
 use tintype_tin::id::{ChunkId, Id};
@@ -10,7 +12,7 @@ use tintype_tin::map::{Location, Page};
 use tintype_tin::pack::{self, PackHeader, PackTable, TRAILER_BYTES};
 use tintype_tin::seal::{Purpose, SegmentKey};
 
-use super::{Depth, in_parallel};
+use super::Depth;
 use crate::error::{Error, Kind, Result, in_words};
 use crate::repository::disk::StorePacks;
 use crate::repository::protocol::ListedPack;
@@ -84,10 +86,10 @@ impl PackState {
     }
 }
 
-/// Looks at a pack as deeply as asked; `workers` threads share the work of one pack.
+/// Looks at a pack as deeply as asked; the threads of `pool` share the work.
 ///
 /// A failure of the store to give this pack is a problem of the pack.
-pub fn look_at_pack(repository: &Repository, pack: ListedPack, depth: Depth, workers: usize) -> Result<PackState> {
+pub fn look_at_pack(repository: &Repository, pack: ListedPack, depth: Depth, pool: &ThreadPool) -> Result<PackState> {
     if depth == Depth::Structure {
         let state = look_at_frame(repository, pack);
         // What its table does not tell is looked for in its bytes.
@@ -102,7 +104,7 @@ pub fn look_at_pack(repository: &Repository, pack: ListedPack, depth: Depth, wor
         }
         Err(cause) => return Ok(PackState::unreadable(pack, in_words(&cause))),
     };
-    look_at_bytes(repository, pack, &bytes, depth, workers)
+    Ok(look_at_bytes(repository, pack, &bytes, depth, pool))
 }
 
 /// Reads the header and the table only.
@@ -202,21 +204,22 @@ fn look_at_bytes(
     pack: ListedPack,
     bytes: &[u8],
     depth: Depth,
-    workers: usize,
-) -> Result<PackState> {
+    pool: &ThreadPool,
+) -> PackState {
     let parts = take_apart(repository, pack, bytes);
     let mut state = PackState::new(pack);
     state.problem = parts.problem.clone();
     state.kind = parts.header.as_ref().map(|header| header.kind).or_else(|| Some(parts.chunks.first()?.1.kind()));
     let prover = Prover::new(repository, &parts, depth);
-    let problems = in_parallel(workers, &parts.chunks, |(offset, header)| Ok(prover.problem(bytes, *offset, header)))?;
+    let problem = |(offset, header): &(u32, ChunkHeader)| prover.problem(bytes, *offset, header);
+    let problems: Vec<_> = pool.install(|| parts.chunks.par_iter().map(problem).collect());
     for ((offset, header), problem) in parts.chunks.iter().zip(problems) {
         state.chunks.push(chunk_state(*offset, header, problem.is_none()));
         if let Some(problem) = problem {
             state.fail(format!("the chunk at {offset:#x}: {problem}"));
         }
     }
-    Ok(state)
+    state
 }
 
 /// Says of single chunks of one pack whether they are whole.
