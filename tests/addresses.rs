@@ -215,3 +215,22 @@ fn a_hint_is_for_the_command_that_was_typed() {
     sandbox.run(["backup", "a.raw", "-r", "repo"]).ok();
     sandbox.run(["restore", "a@-6m", "x.raw", "-r", "repo"]).fails(1, "6min or 6mo");
 }
+
+/// `REPO::` is the whole repository: where one disk is wanted, a snapshot has to be named.
+#[test]
+fn a_whole_repository_is_an_address() {
+    let sandbox = Sandbox::new();
+    sandbox.raw_disk("d.raw", MIB as u64, 4);
+    sandbox.run(["init", "repo", "--no-encryption"]).ok();
+    sandbox.run(["backup", "d.raw", "-r", "repo"]).ok();
+    let info = sandbox.run(["info", "repo::"]).ok().stdout;
+    assert!(info.contains("snapshots     1 of 1 name") && info.contains("whose role is admin"), "{info}");
+    let info = sandbox.run(["info", "repo::", "--json"]).ok().stdout;
+    let info: serde_json::Value = serde_json::from_str(&info).unwrap();
+    assert_eq!((info["snapshots"].as_u64(), info["encryption"].as_str()), (Some(1), Some("none")));
+    for command in [&["digest", "repo::"][..], &["convert", "repo::", "e.raw"], &["backup", "repo::", "-r", "repo"]] {
+        let refused = sandbox.run(command).fails(2, "repo:: is a whole repository; name one of its snapshots");
+        assert!(refused.stderr.contains("\"tintype snapshots\""), "{}", refused.stderr);
+    }
+    sandbox.run(["info", "repo::?disk=d"]).fails(2, "REPO::NAME?disk=");
+}

@@ -85,7 +85,13 @@ fn forgotten_snapshots_give_their_space_back_and_the_others_read_as_before() {
     let before = pack_bytes(&sandbox);
     run(&sandbox, &["forget", "--keep-last", "2"]).ok();
     assert_eq!(pack_bytes(&sandbox), before, "forget frees nothing");
+    let unused = || {
+        let stats = run(&sandbox, &["stats", "--json"]).ok().stdout;
+        serde_json::from_str::<serde_json::Value>(&stats).expect("JSON")["unused_bytes"].as_u64().expect("a number")
+    };
+    let unused_before = unused();
     let report = json(&run(&sandbox, &["prune", "--json", "--max-unused", "0"]).ok());
+    assert!(unused_before > 0 && report["before"]["unused_bytes"] == unused_before, "{unused_before} of {report}");
     assert!(report["deleted_packs"].as_u64().expect("a number") > 0, "{report}");
     assert!(report["repacked_packs"].as_u64().expect("a number") > 0, "{report}");
     let stats: serde_json::Value =

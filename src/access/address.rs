@@ -14,7 +14,7 @@ pub const REPOSITORY_VARIABLE: &str = "TINTYPE_REPOSITORY";
 pub struct Address {
     /// The file or device; "-" is standard input. Of a stored snapshot, the repository.
     pub path: PathBuf,
-    /// Which snapshot of the repository is meant: a name, NAME@ID, or an id.
+    /// Which snapshot of the repository is meant: a name, NAME@ID, or an id; nothing for all of it (`REPO::`).
     pub stored: Option<String>,
     /// The disk inside a container, by name or number.
     pub disk: Option<String>,
@@ -110,9 +110,6 @@ impl Address {
         }
         let (repository, wanted) = (OsStr::from_bytes(&bytes[..mark]), &bytes[mark + 2..]);
         let wanted = std::str::from_utf8(wanted).map_err(|_| "the snapshot's name is not UTF-8".to_owned())?;
-        if wanted.is_empty() {
-            return Err("no snapshot is named after \"::\"; expected REPO::NAME or REPO::ID".to_owned());
-        }
         let repository = match repository.is_empty() {
             false => PathBuf::from(repository),
             true => default_repository
@@ -136,6 +133,11 @@ impl Address {
     /// The path, for people.
     pub fn shown(&self) -> &Path {
         if self.is_standard_input() { Path::new("standard input") } else { &self.path }
+    }
+
+    /// True if it is a whole repository, and no snapshot in it.
+    pub fn is_repository(&self) -> bool {
+        self.stored.as_deref() == Some("")
     }
 
     /// Whether it is standard input.
@@ -204,7 +206,9 @@ mod tests {
             (found.disk.as_deref(), found.to_string().as_str()),
             (Some("sda"), "/no/such/repo::web@01a2?disk=sda")
         );
-        assert!(parse("/no/such/repo::").is_err());
+        let whole = parse("/no/such/repo::").unwrap();
+        assert!(whole.is_repository() && !found.is_repository());
+        assert_eq!(whole.to_string(), "/no/such/repo::");
     }
 
     #[test]

@@ -9,10 +9,10 @@ use tintype_formats::Geometry;
 use tintype_tin::id::Id;
 use tintype_tin::manifest::DiskRecord;
 
-use super::Listener;
 use super::address::Address;
 use super::in_use::warn_if_in_use;
 use super::repository::{Keys, open_repository};
+use super::{LIST_SNAPSHOTS, Listener};
 use crate::engine::disk_source::parts_within;
 use crate::error::{Error, Kind, Result, in_words};
 use crate::repository::Repository;
@@ -210,6 +210,10 @@ impl Access<'_> {
 
     /// Opens the repository of an address, and finds the snapshot that is wanted.
     pub fn snapshot(&self, address: &Address, wanted: &str) -> Result<(Arc<Repository>, Snapshot)> {
+        if address.is_repository() {
+            let message = format!("{address} is a whole repository; name one of its snapshots");
+            return Err(usage(message).with_advice(LIST_SNAPSHOTS));
+        }
         if address.snapshot.is_some() {
             return Err(usage(format!("{address}: a stored disk has no snapshots inside; say NAME@ID instead")));
         }

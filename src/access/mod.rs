@@ -21,6 +21,9 @@ pub use in_use::{Admitted, Found, LIVE, admit, ask_again, warn_if_in_use};
 pub use repository::{Keys, open_repository, open_store, refuse_remote};
 pub use snapshot_name::SnapshotName;
 
+/// What to do where a snapshot has to be named.
+const LIST_SNAPSHOTS: &str = "\"tintype snapshots\" lists what there is";
+
 /// Who is told what is found on the way.
 pub trait Listener {
     /// Tells what is worth knowing.

@@ -6,6 +6,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
+use super::LIST_SNAPSHOTS;
 use crate::error::{Error, Kind, Result};
 
 /// A snapshot as a user names it.
@@ -36,7 +37,7 @@ impl SnapshotName {
     pub fn one(&self) -> Result<&str> {
         self.snapshot.as_deref().ok_or_else(|| {
             let message = format!("{self} is a whole repository; name one of its snapshots");
-            Error::new(Kind::Usage, message).with_advice("\"tintype snapshots\" lists what there is")
+            Error::new(Kind::Usage, message).with_advice(LIST_SNAPSHOTS)
         })
     }
 }

@@ -9,6 +9,7 @@ mod escape;
 mod failure;
 mod findings;
 mod habits;
+mod info_repository;
 mod info_stored;
 mod job;
 mod live_args;

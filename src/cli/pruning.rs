@@ -178,7 +178,7 @@ fn text(pruned: &Pruned, dry_run: bool) -> String {
             units::size(before.bytes),
             packs(before.packs),
             units::size(before.used_bytes),
-            units::size(before.bytes.saturating_sub(before.used_bytes)),
+            units::size(before.unused_bytes),
         ));
         if plan.garbage.is_empty() && plan.repack.is_empty() {
             lines.push("nothing to delete".to_owned());

@@ -13,12 +13,12 @@ use crate::access::Address;
 use crate::cli::choice::ChoiceArgs;
 use crate::cli::failure::Failure;
 use crate::cli::source_args::ImageArgs;
-use crate::cli::{Global, Outcome, escape::printable, info_stored, output, units};
+use crate::cli::{Global, Outcome, escape::printable, info_repository, info_stored, output, units};
 use crate::sources::{self, OpenedImage, ReferencePolicy};
 
-/// Show what an image or a stored snapshot is: format, size, options, snapshots, files
+/// Show what an image, a stored snapshot or a repository (REPO::) is: format, size, options, snapshots, files
 ///
-/// No file that the image names is opened.
+/// No file that an image names is opened.
 #[derive(Debug, ClapArgs)]
 pub struct Args {
     #[command(flatten)]
@@ -82,6 +82,9 @@ struct Snapshot {
 }
 
 pub fn run(args: &Args, global: Global) -> Result<Outcome, Failure> {
+    if args.image.address.is_repository() {
+        return info_repository::run(&args.image.address, &args.image.secrets, global);
+    }
     if let Some(wanted) = &args.image.address.stored {
         return info_stored::run(&args.image.address, wanted, (&args.image.secrets, &args.choice), global);
     }

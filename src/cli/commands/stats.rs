@@ -10,7 +10,7 @@ use crate::cli::repository_args::RepositoryArgs;
 use crate::cli::{Global, Outcome, job, output, units};
 use crate::error::{Error, Kind};
 use crate::repository::listing::Listing;
-use crate::repository::prune::{Assumptions, PackUse, Survey};
+use crate::repository::prune::{Assumptions, Survey};
 
 /// Say how much a repository holds, and what of it is used
 #[derive(Debug, ClapArgs)]
@@ -29,7 +29,7 @@ struct Report {
     data_bytes: u64,
     packs: usize,
     stored_bytes: u64,
-    /// What deleting what nobody uses would free; only who reads all maps knows.
+    /// What a prune that leaves nothing over frees; only who reads all maps knows.
     unused_bytes: Option<u64>,
     deduplication: Option<f64>,
     index_segments: usize,
@@ -53,7 +53,7 @@ pub fn run(args: &Args, global: Global) -> Result<Outcome, Failure> {
         let dead = repository.protocol().epochs()?.dead();
         let assumptions = Assumptions { dead, ..Assumptions::default() };
         match job::run(global, "looking", |progress| Survey::new(&repository, &assumptions, progress)) {
-            Ok(survey) => report.unused_bytes = Some(unused_bytes(&survey)),
+            Ok(survey) => report.unused_bytes = Some(survey.unused_bytes()),
             Err(failure) if failure.kind() == Kind::Cancelled => return Err(failure),
             Err(failure) => damage.push(format!("what is unused is not known: {}", failure.message())),
         }
@@ -67,18 +67,6 @@ pub fn run(args: &Args, global: Global) -> Result<Outcome, Failure> {
     }
     damage.iter().for_each(|text| output::warn(text, global));
     Ok(if damage.is_empty() { Outcome::Done } else { Outcome::Incomplete })
-}
-
-/// The length of the packs that nobody uses, and of the chunks that nobody uses in the others.
-fn unused_bytes(survey: &Survey) -> u64 {
-    let returned: u64 = survey.returned.iter().map(|pack| pack.len_bytes).sum();
-    let unused = |pack: &PackUse| match (pack.kind, pack.used_bytes) {
-        // Nobody knows what is in it.
-        (None, _) => 0,
-        (_, 0) => pack.len_bytes,
-        _ => pack.unused_bytes(),
-    };
-    returned + survey.packs.values().map(unused).sum::<u64>()
 }
 
 fn totals(listing: &Listing) -> Report {

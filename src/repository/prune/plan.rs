@@ -47,7 +47,7 @@ pub struct Amounts {
     pub bytes: u64,
     /// The length of the chunks that are in use.
     pub used_bytes: u64,
-    /// The length of those that are not.
+    /// What a prune that leaves nothing over frees of it.
     pub unused_bytes: u64,
 }
 
@@ -69,6 +69,7 @@ impl Plan {
             plan.before.packs += 1;
             plan.before.bytes += pack.len_bytes;
         }
+        plan.before.unused_bytes = survey.unused_bytes();
         plan.garbage.sort();
         plan
     }

@@ -50,9 +50,14 @@ pub struct PackUse {
 }
 
 impl PackUse {
-    /// The length of the chunks that nobody needs here.
+    /// What a prune that leaves nothing over frees of it: the whole pack if none of its chunks is needed, else those that are not.
+    /// Of a pack of which nothing is known, nothing.
     pub fn unused_bytes(&self) -> u64 {
-        self.chunk_bytes.saturating_sub(self.used_bytes)
+        match (self.kind, self.used_bytes) {
+            (None, _) => 0,
+            (_, 0) => self.len_bytes,
+            _ => self.chunk_bytes.saturating_sub(self.used_bytes),
+        }
     }
 }
 
@@ -123,6 +128,12 @@ pub struct Assumptions<'a> {
 }
 
 impl Survey {
+    /// What a prune that leaves nothing over frees.
+    pub fn unused_bytes(&self) -> u64 {
+        let returned: u64 = self.returned.iter().map(|pack| pack.len_bytes).sum();
+        returned + self.packs.values().map(PackUse::unused_bytes).sum::<u64>()
+    }
+
     /// P2, P6: reads all visible snapshots, then lists the packs, then marks.
     pub fn new(repository: &Arc<Repository>, assumptions: &Assumptions<'_>, progress: &Progress) -> Result<Survey> {
         let snapshots = snapshots_to_keep(repository, assumptions.without)?;

@@ -43,13 +43,13 @@ pub struct Content {
 pub fn open(args: &Args, global: Global) -> Result<Content, Failure> {
     let source = &args.source;
     let shared = Shared { pool: OpenDisks::up_to(MAX_OPEN_DISKS), cache: DiskCache::of_bytes(CACHE_BYTES) };
-    if let Some(wanted) = &source.stored {
+    if let Some(wanted) = source.stored.as_ref().filter(|_| !source.is_repository()) {
         return snapshot(args, wanted, &shared, global);
     }
     if source.is_standard_input() {
         return Err(Failure::usage("mount needs a file, a device or a repository, not standard input"));
     }
-    if is_repository(&source.path) {
+    if source.is_repository() || is_repository(&source.path) {
         return repository(args, shared, global);
     }
     let entries = match disk_names(args, global)? {
