@@ -87,8 +87,14 @@ fn two_hosts_with_one_name_have_their_own_places() {
     assert_eq!((world.count(Some("alpha")), world.count(Some("beta"))), (3, 3));
     let listed = world.run(NOW, &["snapshots"]).ok().stdout;
     assert!(listed.contains("host") && listed.contains("alpha") && listed.contains("beta"), "{listed}");
-    let forgot = world.run(NOW, &["forget", "--keep-last", "1", "--group-by", "name"]).ok().stdout;
-    assert!(forgot.contains("forgot 5 snapshots"), "{forgot}");
+    // One line for each snapshot, unless somebody wants to know why.
+    let rule = ["forget", "--keep-last", "1", "--group-by", "name"];
+    let table = world.run(NOW, &[&rule[..], &["--dry-run"]].concat()).ok().stdout;
+    assert!(table.contains("because"), "{table}");
+    let forgot = world.run(NOW, &rule).ok().stdout;
+    let begins = |what: &str| forgot.lines().filter(|line| line.starts_with(what)).count();
+    assert_eq!((begins("kept "), begins("forgot "), forgot.lines().count()), (1, 6, 7), "{forgot}");
+    assert!(forgot.ends_with("forgot 5 snapshots\n"), "{forgot}");
     assert!(!world.run(NOW, &["snapshots"]).ok().stdout.contains("host"), "one host is not worth a column");
 }
 
@@ -115,7 +121,8 @@ fn two_disks_are_never_one_group() {
     for disk in ["a/disk.raw", "b/disk.raw", "sda.raw", "sdb.raw"].repeat(2) {
         world.backup(NOW, &[disk, "--name", "vm"]);
     }
-    let forgot = world.run(NOW, &["forget", "--keep-last", "1"]).ok();
+    let forgot = world.run(NOW, &["forget", "--keep-last", "1", "-v"]).ok();
+    assert!(forgot.stdout.contains("because"), "{}", forgot.stdout);
     assert_eq!(world.count(None), 4, "{}", forgot.stdout);
     // Two of them may be the same disk: nothing tells but their names.
     assert!(forgot.stderr.contains("2 groups of \"vm\"") && forgot.stderr.contains("--group-by name,holder,host"));

@@ -53,6 +53,9 @@ pub struct Args {
     /// Change nothing; say what would be forgotten
     #[arg(long)]
     dry_run: bool,
+    /// Print the whole table: groups, and why each snapshot is kept. A dry run always does
+    #[arg(long, short)]
+    verbose: bool,
     /// Free the space, too
     #[arg(long)]
     prune: bool,
@@ -142,6 +145,9 @@ struct Row {
     /// The id, cut short for people.
     #[serde(skip)]
     shown: String,
+    /// What it is a snapshot of; for programs its group's name says that.
+    #[serde(skip)]
+    name: String,
     time: String,
     incomplete: bool,
     reasons: Vec<Reason>,
@@ -164,7 +170,9 @@ pub fn run(args: &Args, global: Global) -> Result<Outcome, Failure> {
         doomed.iter().try_for_each(|id| repository.forget(*id))?;
     }
     if !global.json && !global.quiet {
-        let printed = output::print(&text(&groups, &doomed, args.dry_run));
+        let whole = args.verbose || args.dry_run;
+        let lines = if whole { groups.iter().map(whole_table).collect() } else { lines(&groups) };
+        let printed = output::print(&format!("{lines}{}\n", what(doomed.len(), args.dry_run)));
         output::reported(&what(doomed.len(), args.dry_run), printed, global);
     }
     let mut report = Report { r#type: "forget", dry_run: args.dry_run, groups, forgotten: doomed, prune: None };
@@ -265,8 +273,9 @@ fn judge(args: &Args, policy: &Policy, group: &policy::Group<'_>, clock: &Clock)
     let row = |(id, reasons): &(Id, Vec<Reason>)| {
         let snapshot = group.snapshots.iter().find(|snapshot| snapshot.id == *id);
         let time = snapshot.map_or_else(String::new, |snapshot| snapshot.manifest.time.clone());
+        let name = snapshot.map_or_else(String::new, |snapshot| snapshot.manifest.name.clone());
         let incomplete = snapshot.is_some_and(|snapshot| is_incomplete(snapshot));
-        Row { id: *id, shown: clock.ids.show(*id), time, incomplete, reasons: reasons.clone() }
+        Row { id: *id, shown: clock.ids.show(*id), name, time, incomplete, reasons: reasons.clone() }
     };
     let (keep, forget) = judged.rows().map(row).partition(|row| left.is_some() || !row.reasons.is_empty());
     let GroupKey { name, holder, host } = group.key.clone();
@@ -327,25 +336,31 @@ fn named(args: &Args, repository: &Arc<Repository>, global: Global) -> Result<Ve
     Ok(doomed)
 }
 
-fn text(groups: &[Group], doomed: &[Id], dry_run: bool) -> String {
-    let mut text = String::new();
-    for group in groups {
-        text += &format!("{}:\n", title(group));
-        if let Some(left) = &group.left {
-            text += &format!("left as it is: {}\n", printable(left));
-        }
-        let mut rows = vec![["", "id", "time", "because"].map(str::to_owned)];
-        let mut all: Vec<(&Row, &str)> = group.keep.iter().map(|row| (row, "keep")).collect();
-        all.extend(group.forget.iter().map(|row| (row, "forget")));
-        all.sort_by(|(one, _), (other, _)| (&other.time, other.id).cmp(&(&one.time, one.id)));
-        for (row, what) in all {
-            let mut reasons: Vec<String> = row.reasons.iter().map(Reason::to_string).collect();
-            reasons.extend(row.incomplete.then(|| "incomplete".to_owned()));
-            let time = printable(&time::local_text(&row.time));
-            rows.push([what.to_owned(), row.shown.clone(), time, reasons.join(", ")]);
-        }
-        text += &table(&rows);
+/// A line for each snapshot that was kept or forgotten by a rule, for those who read it every morning.
+fn lines(groups: &[Group]) -> String {
+    let line = |what: &str, row: &Row| {
+        [what.to_owned(), row.shown.clone(), printable(&time::local_text(&row.time)), printable(&row.name)]
+    };
+    let kept = groups.iter().flat_map(|group| &group.keep).map(|row| line("kept", row));
+    let forgot = groups.iter().flat_map(|group| &group.forget).map(|row| line("forgot", row));
+    table(&kept.chain(forgot).collect::<Vec<_>>())
+}
+
+/// The snapshots of a group, the newest first, and why each is kept.
+fn whole_table(group: &Group) -> String {
+    let mut text = format!("{}:\n", title(group));
+    if let Some(left) = &group.left {
+        text += &format!("left as it is: {}\n", printable(left));
     }
-    let count = units::count(doomed.len() as u64, "snapshot", "snapshots");
-    text + &if dry_run { format!("would forget {count}\n") } else { format!("forgot {count}\n") }
+    let mut rows = vec![["", "id", "time", "because"].map(str::to_owned)];
+    let mut all: Vec<(&Row, &str)> = group.keep.iter().map(|row| (row, "keep")).collect();
+    all.extend(group.forget.iter().map(|row| (row, "forget")));
+    all.sort_by(|(one, _), (other, _)| (&other.time, other.id).cmp(&(&one.time, one.id)));
+    for (row, what) in all {
+        let mut reasons: Vec<String> = row.reasons.iter().map(Reason::to_string).collect();
+        reasons.extend(row.incomplete.then(|| "incomplete".to_owned()));
+        let time = printable(&time::local_text(&row.time));
+        rows.push([what.to_owned(), row.shown.clone(), time, reasons.join(", ")]);
+    }
+    text + &table(&rows)
 }
