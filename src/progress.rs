@@ -34,11 +34,13 @@ impl Progress {
 
     /// Sets the current phase: "converting", "syncing", "verifying".
     pub fn enter(&self, phase: &'static str) {
+        tracing::info!(phase, "enter");
         self.now.lock().unpoisoned().phase = phase;
     }
 
     /// Sets the disk that the next phases are about, where there are several.
     pub fn enter_disk(&self, name: &str) {
+        tracing::info!(name, "enter disk");
         self.now.lock().unpoisoned().disk = Some(name.to_owned());
     }
 
@@ -49,6 +51,7 @@ impl Progress {
 
     /// Counts anew: so many guest bytes are to be passed.
     pub fn begin(&self, total_bytes: u64) {
+        tracing::info!(total_bytes, "begin");
         self.done_bytes.store(0, Relaxed);
         self.total_bytes.store(total_bytes, Relaxed);
     }
@@ -65,6 +68,7 @@ impl Progress {
 
     /// Asks the job to stop soon.
     pub fn cancel(&self) {
+        tracing::info!("asked to stop");
         self.cancelled.store(true, Relaxed);
     }
 
@@ -80,7 +84,9 @@ impl Progress {
 
     /// Leaves a word for the user that is no failure.
     pub fn note(&self, text: impl Into<String>) {
-        self.notes.lock().unpoisoned().push(text.into());
+        let text = text.into();
+        tracing::warn!("{text}");
+        self.notes.lock().unpoisoned().push(text);
     }
 
     /// Takes the words left so far.

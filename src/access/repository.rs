@@ -7,7 +7,7 @@ use std::time::Duration;
 use tintype_formats::secrets::Secret;
 
 use crate::error::{Error, Kind, Result};
-use crate::repository::store::{LocalStore, PatientStore, Store};
+use crate::repository::store::{LocalStore, LoggedStore, PatientStore, Store};
 use crate::repository::{Repository, names};
 use crate::sources::looks_remote;
 
@@ -59,7 +59,7 @@ fn store(path: &Path, patience: Option<Duration>) -> Result<Box<dyn Store>> {
     let Some(patience) = patience else { return open_store(path) };
     refuse_remote(path)?;
     match PatientStore::open(path, names::REPOSITORY, patience) {
-        Ok(store) => Ok(Box::new(store)),
+        Ok(store) => Ok(Box::new(LoggedStore::new(Box::new(store)))),
         // Nothing there to wait for: this one says what it is instead.
         Err(_) => open_store(path),
     }
@@ -86,6 +86,6 @@ pub fn open_store(path: &Path) -> Result<Box<dyn Store>> {
         Err(cause) if cause.kind() == std::io::ErrorKind::NotFound => none("there is no such folder"),
         Err(cause) => Err(Error::io("look at the repository", cause).with_path(path)),
         Ok(found) if !found.is_dir() => none("it is no folder, and so no repository"),
-        Ok(_) => Ok(Box::new(LocalStore::open(path)?)),
+        Ok(_) => Ok(Box::new(LoggedStore::new(Box::new(LocalStore::open(path)?)))),
     }
 }

@@ -13,6 +13,7 @@ mod info_repository;
 mod info_stored;
 mod job;
 mod live_args;
+mod log;
 mod machine_args;
 mod output;
 mod profile;
@@ -31,6 +32,7 @@ mod units;
 mod usage;
 mod verify_boot;
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 
@@ -62,6 +64,9 @@ use crate::system;
 pub struct Cli {
     #[command(flatten)]
     global: Global,
+    /// Append to FILE what is done, and how long it takes; for those who help others. Passwords never stand in it
+    #[arg(long, global = true, value_name = "FILE", env = "TINTYPE_LOG", help_heading = "Options of every command")]
+    log: Option<PathBuf>,
     #[command(subcommand)]
     command: Command,
 }
@@ -144,7 +149,7 @@ impl From<Outcome> for ExitCode {
 
 /// Runs the program with the arguments of the process.
 pub fn main() -> ExitCode {
-    let Cli { global, command } = match usage::parse() {
+    let Cli { global, log, command } = match usage::parse() {
         Ok(cli) => cli,
         Err(exit_code) => return exit_code,
     };
@@ -152,7 +157,8 @@ pub fn main() -> ExitCode {
     outlive_questions();
     allow_many_open_files();
     system::forbid_core_dumps();
-    match run(command, global) {
+    let began = log.map_or(Ok(()), |path| log::begin(&path));
+    match began.and_then(|()| run(command, global)) {
         Ok(Outcome::Done) if output::is_incomplete() => Outcome::Incomplete.into(),
         Ok(outcome) => outcome.into(),
         Err(failure) => output::report(&failure, global).into(),

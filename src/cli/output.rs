@@ -81,6 +81,7 @@ struct WarningEvent<'a> {
 /// Says that something is not as it should be, without keeping the work from being done.
 pub fn warn(text: &str, global: Global) {
     let text = printable(text);
+    tracing::warn!("{text}");
     if global.quiet {
         return;
     }
@@ -113,6 +114,7 @@ pub fn say_json(event: &impl Serialize) {
 
 /// Tells a person what else is worth knowing; programs see it in what they get.
 pub fn note(text: &str, global: Global) {
+    tracing::info!("{}", printable(text));
     if !global.quiet && !global.json {
         say(&format!("note: {}", printable(text)));
     }
@@ -129,6 +131,7 @@ struct FailureEvent<'a> {
 /// Says why the command failed, and gives the exit code for it.
 pub fn report(failure: &Failure, global: Global) -> u8 {
     let (message, hint, exit_code) = (failure.message(), failure.hint(), failure.exit_code());
+    tracing::error!(exit_code, "{message}");
     if global.json {
         say_json(&FailureEvent { r#type: "error", message: &message, hint, exit_code });
         return exit_code;

@@ -128,6 +128,9 @@ fn opened_image(disk: Disk) -> Result<OpenedDisk> {
     let layers: Vec<_> = disk.layers().map(|(name, info)| (name.to_owned(), info.clone())).collect();
     let top = layers.first().and_then(|(_, info)| registry::by_name(info.format));
     let is_silent = top.and_then(|format| format.create.as_ref()).is_some_and(|create| !create.records_sectors);
+    for (name, info) in &layers {
+        tracing::info!(name, format = info.format, size_bytes = info.geometry.size_bytes, "open image");
+    }
     let (snapshots, guess, unreadable) = (disk.snapshot_count(), disk.guess().copied(), disk.unreadable());
     let disk: Box<dyn BlockSource> = Box::new(disk);
     let disk = if is_silent { with_recognised_sectors(disk)? } else { disk };
@@ -181,6 +184,7 @@ fn open_device(file: OpenFile, device: &Device, path: &Path, choice: Choice<'_>)
     if let Some(snapshot) = choice.snapshot {
         return Err(ImageError::no_such_snapshot(snapshot, &[]).into());
     }
+    tracing::info!(path = %path.display(), sector_bytes = ?device.sector_bytes, direct = device.is_direct, "open device");
     let disk = PhysicalDisk::new(file, device.sector_bytes)?;
     let (remarks, watch) = (device.remarks(path), Watch::begin(path, disk.host_files()));
     let disk = Box::new(disk);

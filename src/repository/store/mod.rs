@@ -8,6 +8,7 @@
 
 mod error;
 pub mod local;
+mod logged;
 mod name;
 mod patient;
 #[cfg(any(test, feature = "testing"))]
@@ -17,6 +18,7 @@ mod tests;
 
 pub use error::{StoreError, StoreErrorKind};
 pub use local::{CreateOptions, DEFAULT_RESERVE_BYTES, LocalStore, NewFolder};
+pub use logged::LoggedStore;
 pub use patient::PatientStore;
 
 /// Keeps objects. Many threads, and many processes by stores of their own, may use one place at once.
