@@ -402,3 +402,11 @@ fn a_snapshot_is_restored_to_an_export() {
     let digested = sandbox.run(["digest", "old.raw", "--with-overlay", "o"]).ok().stdout;
     assert!(digested.starts_with(&digest(&sandbox, &other)));
 }
+
+#[test]
+fn clients_may_not_be_idle_for_no_time_at_all() {
+    let sandbox = Sandbox::new();
+    sandbox.raw_disk("a.raw", 1 << 20, 1);
+    let run = ["serve", "a.raw", "--socket", "s", "--idle-timeout", "0"];
+    sandbox.run(run).fails(2, "longer than nothing");
+}

@@ -50,6 +50,12 @@ pub fn parse_duration(text: &str) -> Result<Duration, String> {
     exact.ok_or_else(|| "expected a time like 90s, 10min, 24h or 7d".to_owned())
 }
 
+/// Reads a length of time that is longer than nothing, for clap.
+pub fn parse_some_time(text: &str) -> Result<Duration, String> {
+    let length = parse_duration(text)?;
+    if length.is_zero() { Err("expected a time longer than nothing".to_owned()) } else { Ok(length) }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -7,7 +7,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Args;
-use jiff::SignedDuration;
 use serde::Serialize;
 use tintype_tin::id::Id;
 
@@ -15,6 +14,7 @@ use super::escape::printable;
 use super::failure::Failure;
 use super::machine_args::MachineArgs;
 use super::texts::unreadable_text;
+use super::units::parse_some_time;
 use super::{Global, Outcome, output};
 use crate::boot::{Condition, Serial, Settings};
 use crate::engine::verify_boot::{BootReport, BootTest, verify_boot};
@@ -37,21 +37,13 @@ pub struct BootArgs {
     #[arg(help_heading = "Boot", long, value_name = "CONDITION", requires = "boot", value_parser = clap::value_parser!(Condition))]
     until: Option<Condition>,
     /// How long it may take; 5m by default
-    #[arg(help_heading = "Boot", long, value_name = "TIME", requires = "boot", value_parser = parse_timeout)]
+    #[arg(help_heading = "Boot", long, value_name = "TIME", requires = "boot", value_parser = parse_some_time)]
     timeout: Option<Duration>,
     /// Write a picture of its screen in the end into this file, as PNG
     #[arg(help_heading = "Boot", long, value_name = "FILE.png", requires = "boot")]
     screenshot: Option<PathBuf>,
     #[command(flatten)]
     machine: MachineArgs,
-}
-
-fn parse_timeout(text: &str) -> Result<Duration, String> {
-    let length: SignedDuration = text.parse().map_err(|_| "expected a time such as 90s or 5m".to_owned())?;
-    Duration::try_from(length)
-        .ok()
-        .filter(|length| !length.is_zero())
-        .ok_or("expected a time longer than nothing".to_owned())
 }
 
 impl BootArgs {

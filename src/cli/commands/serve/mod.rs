@@ -14,7 +14,7 @@ use self::listen::{ListenArgs, uri};
 use crate::access::Address;
 use crate::cli::failure::Failure;
 use crate::cli::source_args::{SourceArgs, address_parser};
-use crate::cli::units::parse_duration;
+use crate::cli::units::parse_some_time;
 use crate::cli::{Global, Outcome, escape, output, units};
 use crate::error::Error;
 use crate::jobs::{Wish, catch_signals, is_stop, obey};
@@ -59,7 +59,7 @@ pub struct Args {
     max_requests: u16,
     /// Disconnect clients that are idle for this long, like 90s, 10m or 24h. Where --max-connections is reached, the client
     /// that is idle longest makes room for a new one after 10 s
-    #[arg(long, value_name = "TIME", default_value = "24h", value_parser = parse_duration)]
+    #[arg(long, value_name = "TIME", default_value = "24h", value_parser = parse_some_time)]
     idle_timeout: Duration,
 }
 
