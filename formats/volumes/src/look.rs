@@ -164,4 +164,35 @@ mod tests {
         let with_ntfs = [&table[..], &[(8 * 512 + 3, b"NTFS    ".as_slice())]].concat();
         assert_eq!(look_at(&disk_with(&with_ntfs)).system, System::Windows);
     }
+
+    /// A disk with logical partitions of the type of EFI system partitions; all but the last are the same one, without a loader.
+    fn disk_with_efi_partitions(count: u8) -> MemoryDisk {
+        let seed = include_bytes!("../../../fixtures/fuzz/volumes/good-mbr-fat32-linux");
+        let system = &seed[2 * 512..];
+        let sectors = (system.len() / 512) as u8;
+        let entry = |kind: u8, begin: u8, sectors: u8| [0, 0, 0, 0, kind, 0, 0, 0, begin, 0, 0, 0, sectors, 0, 0, 0];
+        let mut disk = MemoryDisk::new(vec![0; 256 * 512]);
+        disk.write(446, &entry(0x05, 1, 255));
+        disk.write(510, &[0x55, 0xaa]);
+        for at in 1..=count {
+            let place = if at < count { 100 } else { 150 };
+            disk.write(usize::from(at) * 512 + 446, &entry(0xef, place - at, sectors));
+            let next = if at < count { entry(0x05, at, 1) } else { [0; 16] };
+            disk.write(usize::from(at) * 512 + 462, &next);
+            disk.write(usize::from(at) * 512 + 510, &[0x55, 0xaa]);
+        }
+        disk.write(150 * 512, system);
+        let loader = system.windows(11).position(|name| name == b"SHIMX64 EFI").unwrap();
+        disk.write(100 * 512, system);
+        disk.write(100 * 512 + loader, b"OTHER   EFI");
+        disk
+    }
+
+    #[test]
+    fn a_boot_loader_is_looked_for_on_some_efi_partitions_only() {
+        let look = look_at(&disk_with_efi_partitions(MAX_EFI_PARTITIONS as u8));
+        assert_eq!(look.efi_loader.as_deref(), Some(r"\EFI\DEBIAN\SHIMX64.EFI"));
+        let look = look_at(&disk_with_efi_partitions(MAX_EFI_PARTITIONS as u8 + 1));
+        assert!(look.has_efi_partition && look.efi_loader.is_none());
+    }
 }
