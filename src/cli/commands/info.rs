@@ -16,9 +16,9 @@ use crate::cli::source_args::ImageArgs;
 use crate::cli::{Global, Outcome, escape::printable, info_repository, info_stored, output, units};
 use crate::sources::{self, OpenedImage, ReferencePolicy};
 
-/// Show what an image, a stored snapshot or a repository (REPO::) is: format, size, options, snapshots, files
+/// Show what an image, a stored snapshot or a whole repository (REPO::) is
 ///
-/// No file that an image names is opened.
+/// Of an image: format, size, options, snapshots, files. No file that it names is opened.
 #[derive(Debug, ClapArgs)]
 pub struct Args {
     #[command(flatten)]
