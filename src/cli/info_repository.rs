@@ -55,7 +55,7 @@ pub fn run(address: &Address, secrets: &SecretArgs, global: Global) -> Result<Ou
         damaged_snapshots: listing.damaged.len(),
         uncommitted_snapshots: listing.uncommitted.len(),
         oldest: manifests().next().map(|manifest| manifest.time.as_str()),
-        newest: manifests().last().map(|manifest| manifest.time.as_str()),
+        newest: manifests().next_back().map(|manifest| manifest.time.as_str()),
         packs: packs.len(),
         stored_bytes: packs.iter().map(|pack| pack.len_bytes).sum(),
     };
