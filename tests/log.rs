@@ -30,4 +30,7 @@ fn a_run_can_be_followed_and_no_password_is_in_it() {
     let both = fs::read_to_string(sandbox.path("run.log")).unwrap();
     assert!(both.starts_with(&log) && both.contains("ERROR") && both.contains("missing.raw"), "{both}");
     sandbox.run(["formats", "--log", "no/such/folder/run.log"]).fails(1, "open the log");
+    // A log that cannot be written is said once, and ends nothing.
+    let full = sandbox.run(["digest", "d.raw", "--log", "/dev/full"]).ok();
+    assert_eq!(full.stderr.matches("the log is not complete").count(), 1, "{}", full.stderr);
 }
